@@ -103,6 +103,11 @@ def list_constants() -> Iterator[tuple[str, Any, str]]:
     yield "RUN_WAITING", waiting, "The statuses of a run that waits for a person."
     yield "DEBUG_LEVELS", list_choices(run.DebugLevel), "The levels of debug capture."
     yield "AGENT_STATUSES", list_choices(agent.AgentStatus), "The statuses of an agent."
+    yield (
+        "SHELLS_AT_CLOSE",
+        list_choices(agent.ShellsAtClose),
+        "What becomes of an agent's background shells.",
+    )
     yield "AGENT_RETENTIONS", list_choices(agent.AgentRetention), "What becomes of an agent after its run."
     yield "ISOLATIONS", list_choices(agent.Isolation), "Whether an agent has a git worktree of its own."
     states = list_filters(mailbox.MailboxListParams, "state")

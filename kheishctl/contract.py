@@ -86,6 +86,13 @@ METHODS: Final = (
     "mailbox.dead_letters",
     "mailbox.get",
     "mailbox.ack",
+    "memory.remember",
+    "memory.recall",
+    "memory.get",
+    "memory.list",
+    "memory.forget",
+    "memory.export",
+    "memory.import",
     "journal.read",
     "journal.subscribe",
     "journal.unsubscribe",
@@ -121,6 +128,17 @@ METHODS: Final = (
     "workspace.trust",
     "workspace.untrust",
     "workspace.list",
+    "event.publish",
+    "event.get",
+    "event.list",
+    "event.subscribe",
+    "event.unsubscribe",
+    "trigger.create",
+    "trigger.get",
+    "trigger.list",
+    "trigger.pause",
+    "trigger.resume",
+    "trigger.delete",
 )
 """The methods of the daemon."""
 
@@ -190,6 +208,12 @@ AGENT_STATUSES: Final = (
     "failed",
 )
 """The statuses of an agent."""
+
+SHELLS_AT_CLOSE: Final = (
+    "stop",
+    "pass",
+)
+"""What becomes of an agent's background shells."""
 
 AGENT_RETENTIONS: Final = (
     "retain",

@@ -11,6 +11,7 @@ HINTS: dict[str, tuple[str, ...]] = {
     "artifact_not_found": ("run", "debug", "RUN"),
     "conversation_not_found": ("conversation", "list"),
     "debug_not_found": ("send", "--debug", "redacted"),
+    "event_not_found": ("event", "list"),
     "goal_not_found": ("goal", "set", "SESSION", "OBJECTIVE"),
     "grant_not_found": ("permission", "list"),
     "indoubt_not_found": ("indoubt", "list"),
@@ -20,6 +21,8 @@ HINTS: dict[str, tuple[str, ...]] = {
     "member_forbidden": ("definition", "show", "AGENT"),
     "method_not_found": ("call", "rpc.discover"),
     "no_such_agent": ("agent", "list", "--closed"),
+    "note_not_found": ("memory", "list"),
+    "notebook_full": ("memory", "forget", "NAME"),
     "persona_not_found": ("persona", "list"),
     "question_not_found": ("question", "list"),
     "root_not_found": ("workspace", "list"),
@@ -42,5 +45,7 @@ HINTS: dict[str, tuple[str, ...]] = {
     "token_limit": ("token", "list"),
     "token_missing": ("token", "create"),
     "token_not_found": ("token", "list"),
+    "trigger_limit": ("trigger", "list"),
+    "trigger_not_found": ("trigger", "list"),
 }
 """The command for each reason, as its arguments; words in capitals are placeholders."""

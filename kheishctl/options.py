@@ -35,6 +35,8 @@ COMPLETIONS: dict[str, tuple[str, Json, str, str]] = {
     "personas": ("persona.list", {"limit": 500}, "personas", "persona_id"),
     "tasks": ("task.list", {"limit": 100}, "tasks", "task_id"),
     "skills": ("skill.list", {"limit": 500}, "skills", "name"),
+    "triggers": ("trigger.list", {"limit": 500}, "triggers", "trigger_id"),
+    "events": ("event.list", {"limit": 100}, "events", "event_id"),
     "indoubts": ("indoubt.list", {"limit": 100}, "indoubts", "indoubt_id"),
 }
 """The source of each kind of name: the method, its params, the list in its result, the field in a row."""

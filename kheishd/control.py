@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from kheishd.config.sections.workspace import WorkspaceSection
 from kheishd.kernel.route import keys_of
+from kheishd.objects.node.names import MAX_NAME_WARNINGS, find_unknown_names
 from kheishd.objects.people.audience import find_unanswerable
 from kheishd.objects.talk.workspace import find_problem
 from kheishd.store.commit import GONE
@@ -266,13 +267,18 @@ class DaemonControl:
         yield from self._find_unready_routes()
         parked: list[str] = []
         unanswerable: list[str] = []
+        unknown: list[str] = []
         # The status of a damaged store is reported without its rows that cannot be read.
         with suppress(StoreDamaged), self._state.read() as store:
             newest = islice(store.scan(RUNS, reverse=True), MAX_PARKED_SEARCH_RUNS)
             parked = [run.run_id for _, run in newest if run.error and run.error.reason == "parked"]
             shared = self._runtimes.current().config.listen.shared
             unanswerable = find_unanswerable(store, self._state.now_ms(), shared)
+            runtime = self._runtimes.current()
+            named = find_unknown_names(store, runtime, runtime.definitions.values())
+            unknown = [*islice(chain.from_iterable(warnings for _, warnings in named), MAX_NAME_WARNINGS)]
         yield from unanswerable
+        yield from unknown
         for run_id in parked:
             yield f"the run {run_id} was parked, because the daemon crashed each time it executed the run"
         if self._vitals.after_crash and uptime_s < CRASH_WARNING_SECONDS:

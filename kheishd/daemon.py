@@ -117,6 +117,7 @@ WORK: Final = (
     "kheishd.providers.openai",
     "kheishd.providers.responses",
     "kheishd.workers.agents",
+    "kheishd.workers.bus",
     "kheishd.workers.completion",
     "kheishd.workers.goals",
     "kheishd.workers.mail",
@@ -314,11 +315,13 @@ class Daemon:
         await self._work_loaded.wait()
         # Their code is part of the code of runs.
         from kheishd.workers.agents import AgentWorker
+        from kheishd.workers.bus import BusWorker
         from kheishd.workers.goals import GoalWorker
         from kheishd.workers.mail import MailWorker
 
         services = cast("Services", self._toolbox.services)
-        for worker in (*workers, MailWorker(services), GoalWorker(services), AgentWorker(services)):
+        loaded = (MailWorker(services), GoalWorker(services), AgentWorker(services), BusWorker(services))
+        for worker in (*workers, *loaded):
             await nursery.start(self._work, worker, name=worker.name)
 
     async def _start_workers_later(self, nursery: trio.Nursery, workers: Sequence[Worker]) -> None:

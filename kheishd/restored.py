@@ -20,7 +20,15 @@ from kheishd.objects.agents import mail
 from kheishd.records.writer import SessionWriter, StreamWriter
 from kheishd.store.backup import count_open_work
 from kheishd.store.epoch import OpenWork, RestoreMark, Withdrawal, put_restore_mark, read_restore_mark
-from kheishd.store.tables import MAILBOXES_DUE, RUNS, RUNS_TO_CONCLUDE, SESSIONS, TOKENS
+from kheishd.store.tables import (
+    BUS_FANOUT,
+    MAILBOXES_DUE,
+    RUNS,
+    RUNS_TO_CONCLUDE,
+    SESSIONS,
+    TOKENS,
+    TRIGGERS_DUE,
+)
 from kheishd.store.withdrawn import make_events
 from protocol.events.daemon import DaemonRestored
 from protocol.events.token import TokenRevoked
@@ -59,6 +67,7 @@ async def finish_restore(state: State) -> RestoreMark | None:
             # The worker skips it for the same reason.
             log.error("an open run cannot be read; check the store", extra={"run_id": run_id})
     await _withdraw_mail(state)
+    await _withdraw_events(state)
     withdrawn = mark.withdrawn
     for token_id in withdrawn.tokens if withdrawn is not None else ():
         await state.update(partial(_revoke_token, token_id=token_id))
@@ -108,6 +117,20 @@ async def _withdraw_mail(state: State) -> None:
     for session_id in session_ids:
         while await state.update(partial(mail.withdraw_restored, session_id=session_id)):
             pass
+
+
+async def _withdraw_events(state: State) -> None:
+    """Give up the events of the backup that are not delivered: runs may have been woken by them since."""
+    from kheishd.objects.wake import event, trigger
+
+    note = "the store was restored from a backup that was made before"
+    with state.read() as store:
+        event_ids = [event_id for _, event_id in store.scan(BUS_FANOUT)]
+        trigger_ids = [key[1] for key, _ in store.scan(TRIGGERS_DUE)]
+    for event_id in event_ids:
+        await state.update(partial(event.withdraw, event_id=event_id, note=note))
+    for trigger_id in trigger_ids:
+        await state.update(partial(trigger.give_up_held, trigger_id=trigger_id, note=note))
 
 
 def _revoke_token(tx: Transaction, token_id: str) -> None:

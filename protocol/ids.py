@@ -48,6 +48,8 @@ OUTPUT = "out"
 ARTIFACT = "art"
 PERSONA = "per"
 MESSAGE = "msg"
+EVENT = "evt"
+TRIGGER = "trg"
 
 
 # Two characters at a time. The standard library's encoder, made for long texts, takes twice as long, and four

@@ -13,6 +13,7 @@ from kheishctl.contract import (
     PERMISSION_MODES,
     PROFILES,
     PROMPT_MODES,
+    SHELLS_AT_CLOSE,
     Json,
 )
 from kheishctl.options import (
@@ -185,6 +186,11 @@ _request = options(
         "--retention",
         type=click.Choice(AGENT_RETENTIONS),
         help="Whether it stays idle after its run, or closes.",
+    ),
+    click.option(
+        "--shells",
+        type=click.Choice(SHELLS_AT_CLOSE),
+        help="Whether its background shells are stopped when it is closed, or pass to its parent.",
     ),
     name_option("--route", "route", "routes", "The route of its runs."),
     click.option("--model", metavar="MODEL", help="The model of its runs."),

@@ -5,8 +5,9 @@ from typing import IO, Any
 import click
 
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
+from kheishctl.contract import Json
 from kheishctl.options import JsonValue, drop_unset, id_argument, mutating, paged
-from kheishctl.render.layout import Column, format_record
+from kheishctl.render.layout import Column, Display, format_record
 from protocol.text import sanitize
 
 group = make_group("definition", "Definitions of agents, from agents/<name>.md and from the store.")
@@ -30,11 +31,18 @@ def list_(app: App, everything: bool, **params: Any) -> None:
 @command(group, "show", alias="get", method="definition.get", examples=("kheishctl definition show default",))
 @id_argument("name", "AGENT", "agents")
 def show(app: App, name: str) -> None:
-    """Show an agent's definition; its instructions come last."""
-    result = app.call("definition.get", {"name": name})
-    fields = {field: value for field, value in result.items() if field != "instructions"}
-    instructions = sanitize(result["instructions"])
-    app.emit(result, lambda _, display: f"{format_record(fields, display)}\n\n{instructions}".rstrip("\n"))
+    """Show an agent's definition, with warnings about names that do not exist."""
+    app.emit(app.call("definition.get", {"name": name}), _format_definition)
+
+
+def _format_definition(definition: Json, display: Display) -> str:
+    """Format a definition; its instructions, of which it has the digest, come last."""
+    fields = {
+        "digest of instructions" if field == "digest" else field: value
+        for field, value in definition.items()
+        if field != "instructions"
+    }
+    return f"{format_record(fields, display)}\n\n{sanitize(definition['instructions'])}".rstrip("\n")
 
 
 @command(
@@ -65,7 +73,7 @@ def put(app: App, text: IO[bytes] | None, **params: Any) -> None:
             params["text"] = text.read().decode("utf-8-sig")
         except UnicodeDecodeError:
             raise click.UsageError(f"{text.name} is not UTF-8 text") from None
-    app.emit(app.call("definition.put", drop_unset(**params)), format_record)
+    app.emit(app.call("definition.put", drop_unset(**params)), _format_definition)
 
 
 @command(group, "delete", method="definition.delete", examples=("kheishctl definition delete critic",))

@@ -83,7 +83,11 @@ def follow(app: App, types: tuple[str, ...], after: int | None, epoch: str | Non
     Following survives a restart of the daemon: no event is lost or repeated. If a backup is restored
     meanwhile, a note says so (with --json a line with 'gap'), and the events after the backup follow.
     """
-    follower = JournalFollower(app, drop_unset(types=list(types), **params), after, epoch)
+    follow_events(app, JournalFollower(app, drop_unset(types=list(types), **params), after, epoch))
+
+
+def follow_events(app: App, follower: "JournalFollower") -> None:
+    """Follow until the daemon ends the subscription, over restarts of the daemon."""
     app.client  # noqa: B018 - fail at once if there is no daemon.
     while True:
         try:
@@ -102,11 +106,20 @@ def follow(app: App, types: tuple[str, ...], after: int | None, epoch: str | Non
 class JournalFollower:
     """A subscription that survives reconnections.
 
-    ``cursor`` is the cursor of the last event, ``epoch`` the id of its line of history.
+    ``cursor`` is the cursor of the last event, ``epoch`` the id of its line of history, ``method`` the method
+    that subscribes.
     """
 
-    def __init__(self, app: App, params: Json, cursor: int | None, epoch: str | None = None) -> None:
+    def __init__(
+        self,
+        app: App,
+        params: Json,
+        cursor: int | None,
+        epoch: str | None = None,
+        method: str = "journal.subscribe",
+    ) -> None:
         self.app = app
+        self.method = method
         self.params = params
         self.cursor = cursor
         self.epoch = epoch
@@ -114,7 +127,7 @@ class JournalFollower:
     def run(self) -> None:
         """Follow over one connection; return when the daemon ends the subscription. Errors: Failure."""
         subscription = self.app.call(
-            "journal.subscribe", self.params | drop_unset(after=self.cursor, epoch=self.epoch)
+            self.method, self.params | drop_unset(after=self.cursor, epoch=self.epoch)
         )
         self.epoch = subscription.get("epoch")
         if self.cursor is None:

@@ -104,6 +104,11 @@ def format_place(route: str | None, auth_ref: str | None) -> str:
     return (f"{route} ({auth_ref})" if auth_ref else route) or ""
 
 
+def _count_deliveries(e: Json) -> str:
+    counts = [f"{e[name]} {name}" for name in ("delivered", "held", "refused", "stopped") if e.get(name)]
+    return ", ".join(counts) or ("delivered to no trigger" if e.get("done") else "")
+
+
 SUMMARIES: dict[str, Callable[[Json], str]] = {
     "daemon_started": lambda e: (
         f"version {e['version']}, pid {e['pid']}" + (", after a crash" if e.get("after_crash") else "")
@@ -122,6 +127,9 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     "persona_bound": lambda e: (
         f"{e['binding']['persona_id']}, version {e['binding']['version']}" if e["binding"] else "(none)"
     ),
+    "note_written": lambda e: f"{e['agent']}: {e['name']}",
+    "note_deleted": lambda e: str(e["number"]),
+    "notebook_changed": lambda e: f"{e['agent']}: {e.get('notes', 0)} notes, {e.get('archives', 0)} archives",
     "session_created": lambda e: f"{e['agent']} as {e.get('sender') or '-'} {e.get('title') or ''}",
     "session_updated": _as_json,
     "session_renamed": lambda e: str(e.get("title") or "(no title)"),
@@ -132,6 +140,12 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     "conversation_unbound": lambda e: f"{e['agent']} as {e['sender']}",
     "definition_stored": lambda e: str(e["definition"]["name"]),
     "definition_deleted": lambda e: str(e["name"]),
+    "event_published": lambda e: f"{e['source']} {json.dumps(e.get('payload'), ensure_ascii=False)}",
+    "event_delivered": lambda e: f"{e['event_id']} {_count_deliveries(e)}" + _note(e.get("note")),
+    "trigger_created": lambda e: f"{e['trigger_id']} on {e['source']}",
+    "trigger_changed": lambda e: f"{e['trigger_id']} {e['status']}",
+    "trigger_fired": lambda e: f"{e['trigger_id']} {e['outcome']} {e['event_id']}" + _note(e.get("note")),
+    "trigger_deleted": lambda e: f"{e['trigger_id']} {e['why'].replace('_', ' ')}",
     "route_stored": lambda e: f"{e['route_id']}, revision {e['revision']}",
     "route_deleted": lambda e: str(e["route_id"]),
     "default_route_changed": lambda e: str(e["route_id"] or "that of the configuration"),
@@ -204,6 +218,8 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     "task_stop_requested": lambda e: str(e["task_id"]) + _actor(e) + _note(e.get("note")),
     "task_stalled": lambda e: f"{e['task_id']} printed a question and waits for input",
     "task_ended": lambda e: f"{e['task_id']} {format_task_end(e)}",
+    "task_moved": lambda e: f"{e['task_id']} to {e['to_session_id']}",
+    "task_adopted": lambda e: f"{e['task_id']} from {e['task']['session_id']}",
     "budget_reserved": _as_json,
     "budget_settled": _as_json,
     "mail_posted": lambda e: f"{e['message_id']} from {e['from_agent']}: {e['subject']}",

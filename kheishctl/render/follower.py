@@ -361,6 +361,8 @@ def _notices(event: Json) -> list[DisplayChange]:
             note = f"the background shell {event['task_id']} waits for input, which it cannot receive"
         case "task_ended":
             note = f"the background shell {event['task_id']} has ended: {format_task_end(event)}"
+        case "task_adopted":
+            note = f"the background shell {event['task_id']} of a closed agent belongs to this session now"
         case _:
             return []
     return [Notice(note)]

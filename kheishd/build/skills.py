@@ -236,6 +236,12 @@ class ConfiguredSkills:
         """The problems of the daemon's skills that the last scan found; none before the first one."""
         return self._registry.catalogue(self._roots(())).warnings
 
+    @property
+    def scanned(self) -> Mapping[str, Skill] | None:
+        """The daemon's skills that the last scan found, by name; None before the first one."""
+        roots = self._roots(())
+        return None if self._registry.find_unknown(roots) else self._registry.catalogue(roots).skills
+
     def catalogue(self, workspaces: Sequence[str] = (), *, fresh: bool = False) -> Catalogue:
         """Return the skills of the last scan; scan roots that never were, or look for changes first."""
         roots = self._roots(workspaces)

@@ -98,6 +98,9 @@ def hash_request(request: SpawnRequest) -> str:
     content = msgspec.to_builtins(request)
     for name in ("idempotency_key", "check", "spawn_request_id", "parent"):
         content.pop(name, None)
+    if request.shells == "stop":
+        # Requests of earlier versions did not have it, and may be repeated.
+        del content["shells"]
     return sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
 
 

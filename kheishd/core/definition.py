@@ -27,7 +27,7 @@ DEFAULT_INSTRUCTIONS: Final = (
     "Say so when you do not know something or cannot do it."
 )
 
-_LISTS: Final = ("tools", "skills", "mcp", "members")
+_LISTS: Final = ("tools", "skills", "mcp", "members", "memory")
 
 
 class DefinitionError(FrontMatterError):

@@ -23,7 +23,7 @@ from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.goal import GoalCleared, GoalReviewed, GoalSet
 from protocol.events.persona import PersonaBound
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
-from protocol.events.run import MessageAppended, RunAccepted, RunEnded
+from protocol.events.run import MessageAppended, RunAccepted, RunEnded, Steered
 from protocol.events.session import (
     SessionCreated,
     SessionEnded,
@@ -60,18 +60,10 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
             changed = replace(_add_usage(session, usage, cost), title=title)
         case SessionEnded():
             changed = replace(session, status="ended")
-        case RunAccepted(queue_index=index):
-            assert envelope.run_id is not None
-            index = len(session.open_runs) if index is None else index
-            open_runs = [*session.open_runs[:index], envelope.run_id, *session.open_runs[index:]]
-            changed = replace(session, open_runs=open_runs, runs=session.runs + 1)
-        case RunEnded(origins=origins, worked_ms=worked_ms):
-            open_runs = [run_id for run_id in session.open_runs if run_id != envelope.run_id]
-            changed = replace(
-                count_work(session, worked_ms),
-                open_runs=open_runs,
-                origins=join_origins(session.origins, origins),
-            )
+        case Steered() | RunAccepted() | RunEnded():
+            changed = _evolve_runs(session, envelope, event)
+            if changed is session:
+                return session
         case ContextCompacted(usage=usage, cost=cost, upto=upto, strategy=strategy):
             changed = _add_usage(session, usage, cost)
             if strategy != "results" and session.active_skills:
@@ -114,6 +106,25 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
             if changed is session:
                 return session
     return replace(changed, updated_cursor=envelope.cursor, updated_at_ms=envelope.at_ms)
+
+
+def _evolve_runs(session: Session, envelope: Envelope, event: Steered | RunAccepted | RunEnded) -> Session:
+    """Return the session after a run was accepted, got a message or ended."""
+    match event:
+        case Steered(hops=hops):
+            return session if hops <= session.hops else replace(session, hops=hops)
+        case RunAccepted(queue_index=index):
+            assert envelope.run_id is not None
+            index = len(session.open_runs) if index is None else index
+            open_runs = [*session.open_runs[:index], envelope.run_id, *session.open_runs[index:]]
+            hops = session.hops if event.kind == "compaction" else event.hops
+            return replace(session, open_runs=open_runs, runs=session.runs + 1, hops=hops)
+        case RunEnded(origins=origins, worked_ms=worked_ms):
+            return replace(
+                count_work(session, worked_ms),
+                open_runs=[run_id for run_id in session.open_runs if run_id != envelope.run_id],
+                origins=join_origins(session.origins, origins),
+            )
 
 
 def activate_skill(active: list[ActiveSkill], envelope: Envelope, event: SkillActivated) -> list[ActiveSkill]:

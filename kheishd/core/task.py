@@ -25,10 +25,12 @@ from protocol.errors.task import (
     TaskTitleTaken,
 )
 from protocol.events.task import (
+    TaskAdopted,
     TaskCreated,
     TaskDeleted,
     TaskEnded,
     TaskEvent,
+    TaskMoved,
     TaskStalled,
     TaskStarted,
     TaskStopRequested,
@@ -42,14 +44,27 @@ from protocol.text import fold_text
 # The record.
 
 
-def evolve(task: Task | None, envelope: Envelope, event: TaskEvent) -> Task:
-    """Return the task after one of its events. After its end, only a deletion changes it.
+def evolve(task: Task | None, envelope: Envelope, event: TaskEvent) -> Task | None:
+    """Return the task after one of its events; None once it is a task of another session.
 
-    Errors: AssertionError for a first event that is not ``TaskCreated``: the journal is damaged.
+    After its end, only a deletion changes it.
+    Errors: AssertionError for a first event that is not ``TaskCreated`` or ``TaskAdopted``: the journal is
+    damaged.
     """
     if isinstance(event, TaskCreated):
         return task or _create(envelope, event)
+    if isinstance(event, TaskAdopted):
+        assert envelope.session_id is not None
+        return replace(
+            event.task,
+            session_id=envelope.session_id,
+            moved_from=event.task.moved_from or event.task.session_id,
+            updated_at_ms=envelope.at_ms,
+            created_cursor=envelope.cursor,
+        )
     assert task is not None, "a task's first event is its creation"
+    if isinstance(event, TaskMoved):
+        return None
     if task.deleted_at_ms is not None:
         return task
     if isinstance(event, TaskDeleted):
@@ -64,6 +79,7 @@ def evolve(task: Task | None, envelope: Envelope, event: TaskEvent) -> Task:
             updated_at_ms=envelope.at_ms,
             created_cursor=task.created_cursor,
             created_by_run_id=task.created_by_run_id,
+            moved_from=task.moved_from,
             ended_at_ms=task.ended_at_ms,
             deleted_at_ms=envelope.at_ms,
         )
@@ -329,6 +345,14 @@ def format_ended_note(
     hosts = ", ".join(refused[:MAX_NOTED_HOSTS]) + (", …" if len(refused) > MAX_NOTED_HOSTS else "")
     network = f" Connections were refused to {hosts}: no rule allows these hosts." if refused else ""
     return f"The background shell {task.task_id}, '{abbreviate(task.title)}', {outcome}.{output}{network}"
+
+
+def format_adopted_note(task: Task, path: str) -> str:
+    """Format the note for the agent that takes a shell of a closed one, whose path is given."""
+    return (
+        f"The background shell {task.task_id}, '{abbreviate(task.title)}', of the agent {path}, which was "
+        "closed, still runs and is a task of this session now."
+    )
 
 
 def format_stalled_note(task: Task) -> str:

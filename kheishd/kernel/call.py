@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from kheishd.store.environment import Transaction
     from protocol.export import ExportEnd
     from protocol.objects.daemon import DaemonStatus
+    from protocol.objects.event import EventSubscribe
     from protocol.objects.journal import Filter, Subscribed
     from protocol.rpc.method import AnyMethod, Scope
     from protocol.transcript import DeclaredOrigin
@@ -85,7 +86,7 @@ class Connection(Protocol):
 
     def subscribe(
         self,
-        filter_: Filter,
+        filter_: Filter | EventSubscribe,
         after: int | None,
         *,
         epoch: str | None = None,

@@ -32,6 +32,11 @@ class Skills(Protocol):
         """The problems of the daemon's skills that the last scan found; none before the first one."""
         ...
 
+    @property
+    def scanned(self) -> Mapping[str, Skill] | None:
+        """The daemon's skills that the last scan found, by name; None before the first one."""
+        ...
+
     def catalogue(self, workspaces: Sequence[str] = (), *, fresh: bool = False) -> Catalogue:
         """Return the skills of the last scan; scan roots that never were.
 
@@ -56,6 +61,7 @@ class NoSkills:
     """The skills of a runtime without any."""
 
     warnings: Sequence[str] = ()
+    scanned: Mapping[str, Skill] | None = None
 
     def catalogue(self, workspaces: Sequence[str] = (), *, fresh: bool = False) -> Catalogue:
         """Return the empty catalogue."""

@@ -46,7 +46,7 @@ class IndexRow(NamedTuple):
 
     table: Table[Any]
     key: Key
-    value: bytes | str = b""
+    value: bytes | str | int = b""
 
 
 class RecordReader(Protocol):
@@ -61,9 +61,9 @@ class Projection(Value, Generic[R], frozen=True):
     """One type of record.
 
     ``kind`` names the type. ``stream`` is the kind of the streams in which its events stand. ``begins`` is
-    the type of a record's first event; ``events`` are the types of all of them (None: every event of the
-    stream). ``key`` returns the key of the record that an event changes; None if it changes none. Where
-    events change several records, ``keys`` returns the keys of all, and ``key`` that of a first event.
+    the type of a record's first event, or the types; ``events`` are the types of all of them (None: every
+    event of the stream). ``key`` returns the key of the record that an event changes; None if there is none.
+    Where events change several records, ``keys`` returns the keys of all, and ``key`` that of a first event.
     ``evolve`` returns the record after an event; None deletes it. ``source`` returns the stream and cursor of
     the event that began a record. No event changes a record that is ``final``. ``rows`` returns a record's
     index rows, all of them in tables of ``indexes``.
@@ -77,7 +77,7 @@ class Projection(Value, Generic[R], frozen=True):
 
     kind: str
     table: Table[R]
-    begins: type[Event]
+    begins: type[Event] | tuple[type[Event], ...]
     events: tuple[type[Event], ...] | None
     key: Callable[[Envelope, Any], Key | None]
     evolve: Callable[[R | None, Envelope, Any], R | None]

@@ -117,7 +117,7 @@ class RecordReplay:
                 yield from self._alone(store, projection, key)
             return
         record = projection.evolve(records.pop(place, None), envelope, event)
-        if record is not None and projection.final(record):
+        if (record is None and not projection.bounded) or (record is not None and projection.final(record)):
             yield from _rows(projection, key, record)
             return
         records[place] = record

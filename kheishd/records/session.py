@@ -16,7 +16,7 @@ from protocol.events.goal import GoalCleared, GoalReviewed, GoalSet
 from protocol.events.permission import PermissionsChanged
 from protocol.events.persona import PersonaBound
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
-from protocol.events.run import MessageAppended, ModelFailed, RunAccepted, RunEnded
+from protocol.events.run import MessageAppended, ModelFailed, RunAccepted, RunEnded, Steered
 from protocol.events.session import (
     SessionCreated,
     SessionEnded,
@@ -48,6 +48,7 @@ EVENTS: Final = (
     SessionImported,
     RunAccepted,
     RunEnded,
+    Steered,
     MessageAppended,
     ModelFailed,
     BudgetReserved,

@@ -14,10 +14,11 @@ from kheishd.store.tables import (
     TASKS_OPEN,
     TASKS_WAITING,
 )
-from protocol.events.task import TaskCreated, TaskEvent
+from protocol.events.task import TaskAdopted, TaskCreated, TaskEvent
 from protocol.objects.task import OPEN
 
 if TYPE_CHECKING:
+    from kheishd.store.environment import Snapshot
     from protocol.objects.task import Task
 
 TASK: Final = "task"
@@ -26,6 +27,11 @@ TASK: Final = "task"
 def is_final(record: Task) -> bool:
     """Whether no event changes the task any more."""
     return record.deleted_at_ms is not None
+
+
+def is_superseded(store: Snapshot, stream: str, stored: Task | None, replayed: Task | None) -> bool:
+    """Whether a shell that one stream has moved is a task of another session."""
+    return replayed is None and stored is not None and stored.session_id != stream
 
 
 def index_rows(record: Task) -> frozenset[IndexRow]:
@@ -47,7 +53,7 @@ def index_rows(record: Task) -> frozenset[IndexRow]:
 TASK_RECORDS: Final = Projection(
     kind=TASK,
     table=TASKS,
-    begins=TaskCreated,
+    begins=(TaskCreated, TaskAdopted),
     events=TaskEvent.__args__,
     key=key_in("task_id"),
     evolve=task.evolve,
@@ -55,4 +61,5 @@ TASK_RECORDS: Final = Projection(
     final=is_final,
     rows=index_rows,
     indexes=(RECORDS_BY_SESSION, TASKS_OPEN, TASKS_WAITING, SHELLS_LIVE, SHELLS_STOPPING),
+    superseded=is_superseded,
 )

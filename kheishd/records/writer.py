@@ -8,17 +8,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from kheishd.core.account import state_work, use_of
+from kheishd.core.event import done_source
 from kheishd.core.run import machine
-from kheishd.core.run.commands import BeginModelCall
+from kheishd.core.run.commands import BeginModelCall, EndRestored
 from kheishd.core.run.due import AskModel, due
+from kheishd.core.trust import join_origins
+from kheishd.records.event import has_listener, is_followed
 from kheishd.records.registry import REGISTRY
 from kheishd.records.run import read_pinned
-from kheishd.store.tables import RUNS, SESSIONS
-from protocol.events.run import RunAccepted
+from kheishd.store.tables import BUS_LISTENERS, PUBLICATIONS, RUNS, SESSIONS
+from protocol.events.event import EventPublished
+from protocol.events.output import OutputEmitted
+from protocol.events.run import MessageAppended, RunAccepted
+from protocol.ids import EVENT
+from protocol.journal.envelope import BUS_STREAM
+from protocol.journal.line import decode_event
+from protocol.limits.event import MAX_EVENT_OUTPUT_BYTES, MAX_RUN_END_BYTES, MAX_TRIGGER_NOTE_BYTES
 from protocol.limits.store import MAX_BEGIN_BYTES
 from protocol.structs import Value
+from protocol.text import truncate, truncate_json
+from protocol.transcript import text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -31,6 +43,7 @@ if TYPE_CHECKING:
     from kheishd.store.table import Key, KeyPart, Table
     from protocol.journal.envelope import Envelope
     from protocol.journal.line import JournalEvent
+    from protocol.objects.event import Publication
     from protocol.objects.run import Pinned
     from protocol.objects.session import Session
 
@@ -301,4 +314,65 @@ class SessionWriter(StreamWriter):
         if session.account is not None:
             events = state_work(events, run, self.tx.now_ms)
         self.append_all(events)
-        self.has_progressed |= self.run.starts_without_progress == 0
+        run = self.run
+        self.has_progressed |= run.starts_without_progress == 0
+        if run.ended_at_ms is not None and not isinstance(command, EndRestored):
+            publish_end(self.tx, run)
+
+
+# The event bus.
+
+
+def publish(tx: Transaction, event: EventPublished, origin: Origin = BY_DAEMON) -> Publication:
+    """Publish an event on the bus; note whether any trigger or waiting run may want it."""
+    writer = StreamWriter(tx, BUS_STREAM, origin=origin)
+    writer.append(replace(event, matched=has_listener(tx, event.source)))
+    publication = writer.need(PUBLICATIONS, event.event_id)
+    writer.write()
+    return publication
+
+
+def publish_end(tx: Transaction, run: RunRecord) -> None:
+    """Publish that a run has ended, if a trigger, a waiting run or a connection wants to know.
+
+    The run of a guest, and one that only summarizes, are no work of the agent. The id of the event follows
+    from that of the run, so that the end is published once.
+    """
+    if not (tx.count(BUS_LISTENERS) or tx.followed) or run.guest is not None or run.kind == "compaction":
+        return
+    source = done_source(run.agent)
+    if not (has_listener(tx, source) or is_followed(tx, source)):
+        return
+    cursor = run.output_cursors[-1] if run.output_cursors else run.output_cursor
+    entry = tx.entry(run.session_id, cursor) if cursor is not None else None
+    match decode_event(entry[1]) if entry is not None else None:
+        case MessageAppended(message=message):
+            output = text_of(message.items)
+        case OutputEmitted(text=text):
+            output = text
+        case _:
+            output = ""
+    payload: dict[str, Any] = {
+        "status": run.status,
+        "session_id": run.session_id,
+        "run_id": run.run_id,
+        "sender": run.sender,
+        "output": truncate_json(
+            output, max(min(MAX_EVENT_OUTPUT_BYTES, tx.free_bytes - MAX_RUN_END_BYTES), 0)
+        ),
+    }
+    if run.error is not None:
+        payload["error"] = {
+            "reason": run.error.reason,
+            "message": truncate(run.error.message, MAX_TRIGGER_NOTE_BYTES),
+        }
+    event = EventPublished(
+        event_id=f"{EVENT}_{run.run_id.removeprefix('run_')}",
+        source=source,
+        publisher=run.session_id,
+        payload=payload,
+        hops=run.hops,
+        by_run=run.run_id,
+        origins=join_origins(run.origins, ["agent"]),
+    )
+    publish(tx, event)

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.call import Caller
     from kheishd.server.subscriptions import Hub, Subscription
     from protocol.errors.refusal import Refusal
+    from protocol.objects.event import EventSubscribe
     from protocol.objects.journal import Filter, Subscribed
 
 log = logging.getLogger(__name__)
@@ -257,7 +258,7 @@ class ClientConnection(ABC):
 
     def subscribe(
         self,
-        filter_: Filter,
+        filter_: Filter | EventSubscribe,
         after: int | None,
         *,
         epoch: str | None = None,

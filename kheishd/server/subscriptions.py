@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.live import Kind, Live, LiveText
     from kheishd.kernel.state import Bell, State
     from kheishd.store.environment import Snapshot
+    from protocol.objects.event import EventSubscribe
     from protocol.objects.journal import Filter
 
 log = logging.getLogger(__name__)
@@ -375,7 +376,7 @@ class Hub:
     def subscribe(
         self,
         peer: Subscriber,
-        filter_: Filter,
+        filter_: Filter | EventSubscribe,
         after: int | None,
         epoch: str | None = None,
         *,
@@ -383,7 +384,7 @@ class Hub:
         subscription: str | None,
         until_settled: str | None,
     ) -> Subscribed:
-        """Create a subscription for a client. Errors: SessionNotFound, RunNotFound.
+        """Create a subscription for a client. Errors: SessionNotFound, RunNotFound, EventBusForbidden.
 
         A cursor of another line of history is replaced by the last one that both lines share.
         """
@@ -402,6 +403,8 @@ class Hub:
         assert peer.subscriptions is not None, "the peer keeps its subscriptions"
         peer.subscriptions[name] = made
         self._all[made] = None
+        if selection.pattern is not None:
+            self.state.store.followers.add(selection.pattern)
         if deltas:
             self.live.follow(made)
         self.catch_up(made)
@@ -442,6 +445,8 @@ class Hub:
         self.leave(subscription)
         self._behind.pop(subscription, None)
         self.live.unfollow(subscription)
+        if subscription in self._all and subscription.selection.pattern is not None:
+            self.state.store.followers.remove(subscription.selection.pattern)
         self._all.pop(subscription, None)
 
     async def run(self) -> None:

@@ -130,6 +130,22 @@ def refuse_damaged(damage: str) -> StoreDamaged:
     return StoreDamaged(f"the store is damaged: {damage}. {REPAIR}")
 
 
+class EventFollowers:
+    """The patterns of event sources that connections follow, for the writer: replaced as a whole."""
+
+    def __init__(self) -> None:
+        self.patterns: tuple[str, ...] = ()
+
+    def add(self, pattern: str) -> None:
+        """Add the pattern of one more follower."""
+        self.patterns = (*self.patterns, pattern)
+
+    def remove(self, pattern: str) -> None:
+        """Remove the pattern of one follower."""
+        index = self.patterns.index(pattern)
+        self.patterns = (*self.patterns[:index], *self.patterns[index + 1 :])
+
+
 class Environment(Value, frozen=True):
     """An open LMDB environment, the handles of its tables, and its identity."""
 
@@ -139,6 +155,7 @@ class Environment(Value, frozen=True):
     identity: str
     readers: Readers = field(default_factory=Readers)
     health: Health = field(default_factory=Health)
+    followers: EventFollowers = field(default_factory=EventFollowers)
 
     @property
     def data(self) -> Path:
@@ -259,6 +276,11 @@ class Snapshot:
         """Note that stored data is damaged; return the refusal. In maintenance, return the error."""
         return self._environment.explain(error, subject)
 
+    @property
+    def followed(self) -> tuple[str, ...]:
+        """The patterns of event sources that connections follow now."""
+        return self._environment.followers.patterns
+
     def count(self, table: Table[Any]) -> int:
         """Return the number of rows of a table, without counting them."""
         handle = self._handles.get(table)
@@ -305,6 +327,12 @@ class Snapshot:
             except self._unreadable as error:
                 raise self._environment.explain(error, f"a row of the table '{table.name}'") from None
             yield row
+
+    def scan_packed(
+        self, table: Table[Any], *prefix: KeyPart, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield rows as ``scan`` does, with keys and values as they are stored: for long lists of numbers."""
+        return self._rows(table, table.prefix(prefix), None, reverse)
 
     def entries(self, stream: str, after: int = 0, *, reverse: bool = False) -> Iterator[tuple[int, bytes]]:
         """Yield the entries of one stream, (cursor, line), oldest first, beyond ``after``.

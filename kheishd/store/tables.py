@@ -20,13 +20,16 @@ from kheishd.store.records import (
 from kheishd.store.table import Table
 from protocol.objects.agent import ManagedAgent
 from protocol.objects.approval import Approval
+from protocol.objects.event import Publication
 from protocol.objects.goal import Goal
 from protocol.objects.indoubt import Indoubt
 from protocol.objects.mailbox import Mail, Mailbox
+from protocol.objects.memory import Note, Notebook
 from protocol.objects.persona import Persona
 from protocol.objects.question import QuestionRequest
 from protocol.objects.session import Session
 from protocol.objects.task import Task
+from protocol.objects.trigger import Trigger
 
 # The journal.
 
@@ -140,6 +143,34 @@ GOALS_OPEN = Table("goals_open", (str,), bytes)
 
 PERSONAS = Table("personas", (str,), Persona)
 """(persona id) → the persona."""
+
+# Bus.
+
+PUBLICATIONS = Table("publications", (str,), Publication)
+"""(event id) → the event on the bus, without its payload, and its deliveries."""
+BUS_FANOUT = Table("bus_fanout", (int,), str)
+"""(cursor of the event) → event id: not delivered to all its triggers yet."""
+BUS_LISTENERS = Table("bus_listeners", (str, str, str), bytes)
+"""("exact" or "prefix", the source or its beginning, id) → nothing: a trigger, or a run that waits."""
+TRIGGERS = Table("triggers", (str,), Trigger)
+"""(trigger id) → the trigger."""
+TRIGGERS_DUE = Table("triggers_due", (int, str), bytes)
+"""(time in ms, trigger id) → nothing: a trigger that delivers then the events that it holds."""
+TRIGGERS_TROUBLED = Table("triggers_troubled", (str,), bytes)
+"""(trigger id) → nothing: its last event was refused or stopped."""
+
+# Memory.
+
+NOTES = Table("notes", (int,), Note)
+"""(cursor of its first event) → the note."""
+NOTES_BY_NAME = Table("notes_by_name", (str, str), int)
+"""(agent, digest of a folded name or alias) → number of the note."""
+NOTES_BY_KIND = Table("notes_by_kind", (str, str, int), bytes)
+"""(agent, kind, number of the note) → nothing."""
+NOTE_POSTINGS = Table("note_postings", (str, str, int), bytes)
+"""(agent, term, number of a note that contains it) → how often, and the number of terms in the note."""
+NOTEBOOKS = Table("notebooks", (str,), Notebook)
+"""(agent) → the totals of its notes."""
 
 # The daemon.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from kheishd.store.checkup import Checkup, check_data, check_snapshot
 from kheishd.store.commit import Committer, Group, Job
-from kheishd.store.environment import DATA, Scrub, Snapshot, Transaction, refuse_damaged
+from kheishd.store.environment import DATA, EventFollowers, Scrub, Snapshot, Transaction, refuse_damaged
 from kheishd.store.opening import MAP_BYTES, NO_PLAN, open_environment
 from kheishd.store.upgrades import SCHEMA, Rebuild, Upgraded, UpgradePlan
 from protocol.errors.daemon import DaemonDraining
@@ -202,6 +202,11 @@ class Store:
     def scrub(self) -> Scrub | None:
         """The redaction of secrets in each line, and in all other JSON that leaves the daemon."""
         return self._committer.scrub
+
+    @property
+    def followers(self) -> EventFollowers:
+        """The patterns of event sources that connections follow."""
+        return self._environment.followers
 
     def set_scrub(self, scrub: Scrub | None) -> None:
         """Redact each line with ``scrub`` before it is hashed, from the next append on."""

@@ -23,7 +23,7 @@ from kheishd.core.workspace import is_within
 from kheishd.objects.agents.tree import live_children, root_id_of
 from kheishd.objects.talk.bounds import has_work_below, open_children
 from kheishd.objects.talk.budget import has_open_children, settle
-from kheishd.objects.work.shell import live_shells, request_stop_all
+from kheishd.objects.work.shell import live_shells, pass_on_shells, request_stop_all
 from kheishd.records.checkpoint import delete_checkpoint
 from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import (
@@ -306,7 +306,10 @@ def stop_shells(tx: Transaction, agent: ManagedAgent) -> None:
 
 
 def finish(tx: Transaction, agent: ManagedAgent, *, kept: KeptWork | None = None) -> None:
-    """Close an agent of which nothing runs, and end its session. ``kept`` is what stays of its worktree."""
+    """Close an agent of which nothing runs, and end its session. ``kept`` is what stays of its worktree.
+
+    Its background shells pass to the agent above it, or are stopped, as was declared when it was spawned.
+    """
     session = tx.need(SESSIONS, agent.agent_id)
     if session.open_runs or has_open_children(tx, session):
         return
@@ -316,6 +319,7 @@ def finish(tx: Transaction, agent: ManagedAgent, *, kept: KeptWork | None = None
         note = f"{agent.close_note}; {kept.note}"
         closed = AgentClosed(note=note, kept_worktree=kept.path, kept_branch=kept.branch)
     writer.append(closed)
+    pass_on_shells(writer, agent)
     end(writer, agent.close_note)
 
 

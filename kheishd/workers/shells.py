@@ -323,12 +323,12 @@ class ShellWorker(Worker):
                 del self._running[task_id]
 
     def _judge(self, task: Task, claim: Claim) -> Ruling:
-        """Judge a connection of a running shell by the current rules.
+        """Judge a connection of a running shell by the current rules of the session that began it.
 
         A host that was allowed with the command stays allowed unless a rule denies it now.
         """
         with self._state.read() as store:
-            session = store.need(SESSIONS, task.session_id)
+            session = store.need(SESSIONS, task.moved_from or task.session_id)
             run = None if task.created_by_run_id is None else store.get(RUNS, task.created_by_run_id)
             layers = layers_of(store, self._services.runtimes.current(), session, run)
         ruling = judge_claim(SHELL, claim, layers)

@@ -34,7 +34,7 @@ class RunAccepted(Event, frozen=True, tag="run_accepted"):
 
     ``reports``: the agent's parent caused it, and is told once how it ended.
     ``queue_index`` is its index among the open runs of the session if it is ahead of queued ones; null: it is
-    the last.
+    the last. ``hops`` is the number of events on the bus that led to it.
     """
 
     input_id: str
@@ -46,6 +46,7 @@ class RunAccepted(Event, frozen=True, tag="run_accepted"):
     origins: list[InputOrigin] = []
     reports: bool = False
     queue_index: int | None = None
+    hops: int = 0
 
 
 class RunStarted(Event, frozen=True, tag="run_started"):
@@ -106,7 +107,8 @@ class MessageAppended(Event, frozen=True, tag="message_appended"):
 class Steered(Event, frozen=True, tag="steered"):
     """A message was added to the run in flight; the model reads it before its next answer.
 
-    ``origins`` are those of everything that the author of its task, an agent, had read.
+    ``origins`` are those of everything that the author of its task, an agent, had read. ``hops`` is the
+    number of events on the bus that led to it.
     """
 
     steer_id: str
@@ -116,6 +118,7 @@ class Steered(Event, frozen=True, tag="steered"):
     source: str = ""
     authority: Authority | None = None
     origins: list[InputOrigin] = []
+    hops: int = 0
 
 
 class AgentsFilesLoaded(Event, frozen=True, tag="agents_files_loaded"):

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import UNSET, UnsetType
 
 from protocol.journal.envelope import Event
-from protocol.objects.task import ShellCommand, ShellEnding, TaskEnding, TaskKind, TaskStatus
+from protocol.objects.task import ShellCommand, ShellEnding, Task, TaskEnding, TaskKind, TaskStatus
 
 
 class TaskCreated(Event, frozen=True, tag="task_created"):
@@ -81,6 +81,29 @@ class TaskEnded(Event, frozen=True, tag="task_ended"):
     refused: list[str] = []
 
 
+class TaskMoved(Event, frozen=True, tag="task_moved"):
+    """A shell is a task of another session from now on: its agent was closed, and another one takes it."""
+
+    task_id: str
+    to_session_id: str
+
+
+class TaskAdopted(Event, frozen=True, tag="task_adopted"):
+    """A shell of a closed agent is a task of this session now. ``task`` is its state before."""
+
+    task_id: str
+    task: Task
+    note: str = ""
+
+
 TaskEvent = (
-    TaskCreated | TaskUpdated | TaskDeleted | TaskStarted | TaskStopRequested | TaskStalled | TaskEnded
+    TaskCreated
+    | TaskUpdated
+    | TaskDeleted
+    | TaskStarted
+    | TaskStopRequested
+    | TaskStalled
+    | TaskEnded
+    | TaskMoved
+    | TaskAdopted
 )

@@ -27,5 +27,8 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="ty
     """The base class of every event."""
 
 
+BUS_STREAM = "bus/events"
+"""The stream of the event bus: its events, their deliveries, and the changes of triggers."""
+
 DAEMON_STREAM = "daemon"
 """The stream of events that belong to no session. No session may have this id."""

@@ -28,6 +28,7 @@ from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.daemon import DaemonReloaded, DaemonRestored, DaemonStarted, DaemonStopped
 from protocol.events.definition import DefinitionDeleted, DefinitionStored
+from protocol.events.event import EventDelivered, EventPublished
 from protocol.events.goal import GoalCleared, GoalContinued, GoalReviewed, GoalSet, GoalUpdated
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.mailbox import (
@@ -37,6 +38,7 @@ from protocol.events.mailbox import (
     MailPosted,
     MailRequeued,
 )
+from protocol.events.memory import NotebookChanged, NoteDeleted, NoteWritten
 from protocol.events.output import OutputEmitted, RequirementSatisfied
 from protocol.events.permission import PermissionsChanged
 from protocol.events.persona import PersonaBound, PersonaCreated, PersonaDeleted, PersonaUpdated
@@ -68,6 +70,7 @@ from protocol.events.session import (
 from protocol.events.skill import DefaultSkillsResolved, SkillActivated, SkillDeactivated
 from protocol.events.task import TaskEvent
 from protocol.events.token import TokenCreated, TokenRevoked
+from protocol.events.trigger import TriggerChanged, TriggerCreated, TriggerDeleted, TriggerFired
 from protocol.events.workspace import WorkspaceTrusted, WorkspaceUntrusted
 from protocol.journal.envelope import Envelope
 from protocol.journal.upgrade import TAGS, upgrade
@@ -90,6 +93,9 @@ JournalEvent = (
     | GoalReviewed
     | GoalContinued
     | GoalCleared
+    | NoteWritten
+    | NoteDeleted
+    | NotebookChanged
     | DefinitionStored
     | DefinitionDeleted
     | RouteStored
@@ -163,6 +169,12 @@ JournalEvent = (
     | CancelRequested
     | RunEnded
     | RunConcluded
+    | EventPublished
+    | EventDelivered
+    | TriggerCreated
+    | TriggerChanged
+    | TriggerFired
+    | TriggerDeleted
 )
 
 
@@ -188,7 +200,7 @@ TAG_VALUES: dict[str, frozenset[str]] = {
     "type": EVENT_TYPES | TAGS.keys() | {"workspace_file"},
     "kind": frozenset(
         "text thinking tool_call tool_result asset input compaction mailbox task shell diff command call"
-        " network output request events answer query mutation control".split()
+        " network output request events answer query mutation control note archive".split()
     ),
     "role": frozenset(("user", "assistant", "tool")),
 }

@@ -65,6 +65,9 @@ PromptMode = Literal["append", "replace"]
 
 AgentState = Literal["open", "closing", "closed"]
 
+ShellsAtClose = Literal["stop", "pass"]
+"""``stop``: when an agent is closed, its background shells end. ``pass``: they become its parent's."""
+
 Isolation = Literal["shared", "worktree"]
 """``shared``: an agent works in a directory of its parent. ``worktree``: in a git worktree of its own."""
 
@@ -98,6 +101,7 @@ class AgentProperties(Struct, frozen=True, kw_only=True, omit_defaults=True):
     its parent, ``fingerprint`` is the SHA-256 (hex) of what it asked for. ``launch_run_id`` is its first run.
     ``prompt_digest`` names the blob of its own prompt, which replaces the instructions of its definition or
     follows them. ``owner`` answers what it asks people. ``worktree`` is made before its first run starts.
+    ``shells`` declares what becomes of its background shells when it is closed.
     """
 
     parent_id: str
@@ -115,6 +119,7 @@ class AgentProperties(Struct, frozen=True, kw_only=True, omit_defaults=True):
     prompt_digest: str | None = None
     prompt_mode: PromptMode = "append"
     worktree: AgentWorktree | None = None
+    shells: ShellsAtClose = "stop"
 
 
 class ManagedAgent(AgentProperties, frozen=True, kw_only=True, omit_defaults=True):
@@ -170,6 +175,7 @@ class AgentView(Struct, frozen=True, kw_only=True, omit_defaults=True):
     title: str | None = None
     description: str = ""
     retention: AgentRetention = "retain"
+    shells: ShellsAtClose = "stop"
     spawned_by_run_id: str | None = None
     launch_run_id: str | None = None
     active_run_id: str | None = None
@@ -251,7 +257,7 @@ class SpawnRequest(Mutation, frozen=True, kw_only=True):
     no credential of connectors and MCP servers. ``allowed_tools`` leave only these, within its ``profile``.
     With the ``isolation`` ``worktree``, it works in a git worktree of its own, of the repository whose top is
     its ``workspace``. ``owner`` is the person who answers the approvals and questions of it and of the agents
-    below it.
+    below it. ``shells``: when it is closed, its background shells are stopped, or ``pass`` to its parent.
     """
 
     name: Annotated[str, Meta(min_length=1, max_length=256)]
@@ -264,6 +270,7 @@ class SpawnRequest(Mutation, frozen=True, kw_only=True):
     nickname: Nickname | None = None
     owner: Person | None = None
     retention: AgentRetention = "retain"
+    shells: ShellsAtClose = "stop"
     route: Name | None = None
     model: ModelName | None = None
     permission_mode: PermissionMode | None = None

@@ -14,13 +14,15 @@ from protocol.errors.definition import (
 )
 from protocol.errors.session import InputTooLarge
 from protocol.errors.store import StorageFull
+from protocol.ids import Id
 from protocol.limits.budget import MAX_BUDGET_TOKENS, MAX_MICROS, MAX_WORK_SECONDS
-from protocol.limits.names import MAX_MODEL_BYTES, MAX_PATH_BYTES
+from protocol.limits.memory import MAX_NOTEBOOKS
+from protocol.limits.names import MAX_PATH_BYTES
 from protocol.limits.permission import MAX_RULES
 from protocol.limits.session import MAX_AGENT_FILE_BYTES
 from protocol.objects.conversation import Agent
 from protocol.objects.permission import PermissionMode, Rule
-from protocol.objects.run import Busy
+from protocol.objects.run import Busy, ModelName, Name
 from protocol.objects.session import Allowlist
 from protocol.rpc.method import Method, Mutation, Page, Params
 
@@ -32,8 +34,8 @@ class DefinitionSettings(Struct, frozen=True, kw_only=True, omit_defaults=True, 
     """
 
     description: Annotated[str, Meta(max_length=1024)] = ""
-    route: str | None = None
-    model: Annotated[str, Meta(max_length=MAX_MODEL_BYTES)] | None = None
+    route: Name | None = None
+    model: ModelName | None = None
     max_turns: Annotated[int, Meta(ge=1)] | None = None
     max_tokens: Annotated[int, Meta(ge=1, le=MAX_BUDGET_TOKENS)] | None = None
     max_work_s: Annotated[float, Meta(gt=0, le=MAX_WORK_SECONDS)] | None = None
@@ -41,19 +43,20 @@ class DefinitionSettings(Struct, frozen=True, kw_only=True, omit_defaults=True, 
     permission_mode: PermissionMode | None = None
     permissions: Annotated[list[Rule], Meta(max_length=MAX_RULES)] = []
     workspace: Annotated[str, Meta(max_length=MAX_PATH_BYTES)] | None = None
-    persona: str | None = None
+    persona: Name | None = None
     tools: Allowlist = None
     skills: Allowlist = None
     mcp: Allowlist = None
     members: Allowlist = None
+    memory: Annotated[list[Id], Meta(max_length=MAX_NOTEBOOKS)] | None = None
     busy: Busy | None = None
 
 
 class Definition(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A named agent. For lists, ``null`` means everything and an empty list nothing.
 
-    ``members`` are the agents to which it may delegate. ``busy`` is the policy for a message that arrives
-    while a run is in flight.
+    ``members`` are the agents to which it may delegate. ``memory`` are the agents whose notes it may read,
+    its own among them if it may write notes; null: its own only. ``busy`` is the policy for a message that
     """
 
     name: str
@@ -73,8 +76,10 @@ class Definition(Struct, frozen=True, kw_only=True, omit_defaults=True):
     skills: Allowlist = None
     mcp: Allowlist = None
     members: Allowlist = None
+    memory: list[str] | None = None
     busy: Busy | None = None
     path: str | None = None
+    warnings: list[str] = []
 
 
 class DefinitionList(Struct, frozen=True):

@@ -16,7 +16,8 @@ from protocol.rpc.method import Method, Params
 class Filter(Params, frozen=True, kw_only=True):
     """A filter of events: one session (with ``subtree``, its descendants too), one run, some types.
 
-    Without ``session_id`` and ``run_id``: everything the caller may read, including the daemon's own events.
+    Without ``session_id`` and ``run_id``: everything the caller may read, including the daemon's own events
+    and those of the event bus.
     """
 
     session_id: Id | None = None

@@ -200,6 +200,8 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``mail`` is the number of messages that it delivers, and ``reports`` whether the agent's parent is to be
     told of its end; both are unset once that is done, after its end.
 
+    ``hops`` is the number of events on the bus, each the consequence of the one before, that led to it.
+
     ``goal``: the daemon accepted the run by itself, for its session's goal. ``urgent``: it was accepted
     ahead of the queued ones, because its message interrupted a run.
 
@@ -252,6 +254,7 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     agents_files_cursor: Cursor | None = None
     mail: int = 0
     reports: bool = False
+    hops: int = 0
     worked_ms: int = 0
     reserved: Amounts = Amounts()
     delegated: Amounts = Amounts()

@@ -203,7 +203,8 @@ class Session(SessionProperties, frozen=True, kw_only=True, omit_defaults=True):
     transcript. ``active_skills`` are in the order of their activation; if a message up to
     ``compacted_cursor`` held the text of one of them, the model no longer reads that message.
     ``preparing``: no run starts until the worktree of its agent has been made. ``account`` is the use of the
-    budget, and of what its runs reserved for children.
+    budget, and of what its runs reserved for children. ``hops`` is the number of events on the bus that led
+    to its newest run.
     ``updated_cursor`` is the cursor of the last event that changed this record.
     """
 
@@ -235,6 +236,7 @@ class Session(SessionProperties, frozen=True, kw_only=True, omit_defaults=True):
     compacted_cursor: Cursor = 0
     preparing: bool = False
     account: Account | None = None
+    hops: int = 0
 
 
 class SessionRow(Session, frozen=True, kw_only=True, omit_defaults=True):

@@ -121,14 +121,14 @@ class SkillDeactivate(Mutation, frozen=True, kw_only=True):
 
 LIST = Method(
     "skill.list",
-    "query",
+    "control",
     SkillListParams,
     SkillList,
     "List the skills of this daemon, by name: of the configured roots, the home and the user.",
 )
 GET = Method(
     "skill.get",
-    "query",
+    "control",
     SkillRef,
     SkillView,
     "Show one skill of this daemon with its instructions.",
@@ -144,7 +144,7 @@ RELOAD = Method(
 )
 SESSION = Method(
     "session.skills",
-    "query",
+    "control",
     SessionSkills,
     SessionSkillList,
     "List the skills that a session can use, by name, and those that are active in it.",

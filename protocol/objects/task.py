@@ -100,7 +100,8 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A task as stored. ``created_by_run_id`` is the run that created it, if any.
 
     ``blocked_by`` are the tasks that must be completed first. ``owner`` is the agent or person who does it. A
-    deleted task keeps only its identity.
+    deleted task keeps only its identity. ``moved_from`` is the session of the closed agent that began a
+    shell; its rules still apply to the shell.
     """
 
     task_id: Id
@@ -118,6 +119,7 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
     metadata: dict[str, Any] = {}
     note: str = ""
     created_by_run_id: str | None = None
+    moved_from: Id | None = None
     ended_at_ms: int | None = None
     deleted_at_ms: int | None = None
     shell: Shell | None = None

@@ -6,10 +6,12 @@ from protocol.objects import (
     conversation,
     daemon,
     definition,
+    event,
     goal,
     indoubt,
     journal,
     mailbox,
+    memory,
     memory_context,
     output,
     permission,
@@ -22,6 +24,7 @@ from protocol.objects import (
     skill,
     task,
     token,
+    trigger,
     workspace,
 )
 from protocol.rpc.method import AnyMethod
@@ -44,6 +47,7 @@ METHODS: dict[str, AnyMethod] = {
         task,
         goal,
         mailbox,
+        memory,
         journal,
         definition,
         persona,
@@ -51,6 +55,8 @@ METHODS: dict[str, AnyMethod] = {
         route,
         token,
         workspace,
+        event,
+        trigger,
     )
     for method in module.METHODS
 }

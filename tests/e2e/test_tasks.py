@@ -115,6 +115,40 @@ def test_ending_a_session_ends_its_shells(daemon: Daemon) -> None:
     assert daemon.call("task.get", task_id=second_task["task_id"])["status"] == "in_progress"
 
 
+def test_a_shell_passes_to_the_parent_of_a_closed_agent(daemon: Daemon) -> None:
+    """It goes on as the parent's, which is told and may stop it; a killed daemon ends it."""
+    parent = daemon.call("session.create")["session_id"]
+    prompt = order("bash", command="echo begun; sleep 997", run_in_background=True)
+    shells = []
+    for _ in range(2):
+        spawned = daemon.call("agent.spawn", parent=parent, name="scout", prompt=prompt, shells="pass")
+        agent = spawned["agent_id"]
+        daemon.call("run.wait", run_id=spawned["launch_run_id"])
+        (task,) = daemon.call("task.list", session_id=agent)["tasks"]
+        daemon.call("task.output", task_id=task["task_id"], wait=True, offset=0)
+        daemon.call("agent.close", agent=agent)
+        shells.append(task["task_id"])
+        assert daemon.call("task.list", session_id=agent, status="any")["tasks"] == []
+    first, second = daemon.call("task.list", session_id=parent)["tasks"]
+    assert [first["task_id"], second["task_id"]] == shells
+    assert daemon.call("task.output", task_id=shells[0])["text"] == "begun\n"
+    daemon.call("session.send", session_id=parent, content="hello", wait="settled")
+    answers = str(
+        [event for event in daemon.events(session_id=parent) if event["type"] == "message_appended"]
+    )
+    assert all(f"The background shell {task_id}," in answers for task_id in shells)
+    stop = order("task_stop", task_id=shells[0])
+    daemon.call("session.send", session_id=parent, content=stop, wait="settled")
+    daemon.call("task.output", task_id=shells[0], wait=True)
+    assert is_sound(daemon)
+    daemon.kill()
+    daemon.start()
+    wait_until_gone("997")
+    ended = daemon.call("task.get", task_id=shells[1])
+    assert (ended["session_id"], ended["shell"]["terminal_reason"]) == (parent, "daemon_restarted")
+    assert is_sound(daemon)
+
+
 def test_a_kill_at_any_moment_leaves_one_task_per_call(daemon: Daemon) -> None:
     """A kill at any moment of a background call leaves one task and no orphan process."""
     command = order("bash", command="exec sleep 4404.5", run_in_background=True)

@@ -36,6 +36,9 @@ NOT_OPTIONS = {
     "session.compact": {"wait", "timeout_s"},
     "session.steer": {"content"},
     "persona.import": {"filename"},
+    "memory.export": {"limit", "after"},
+    # It writes many files, each with a request of its own.
+    "memory.import": {"content", "filename", "idempotency_key"},
     "run.list": {"order"},
     "session.list": {"order"},
     "session.history": {"order"},

@@ -4,13 +4,27 @@ import hashlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
+
 from kheishd.core.definition import parse
+from kheishd.objects.agents.notes import forget_note, write_note
 from kheishd.objects.talk.persona import bind
-from kheishd.records.writer import SessionWriter, StreamWriter
+from kheishd.records.writer import BY_DAEMON, SessionWriter, StreamWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.records import Receipt
 from kheishd.store.table import Table
-from kheishd.store.tables import BLOBS, JOURNAL, PERSONAS, RECEIPTS, RECEIPTS_BY_AGE, RUNS, SESSIONS, TABLES
+from kheishd.store.tables import (
+    BLOBS,
+    JOURNAL,
+    PERSONAS,
+    PUBLICATIONS,
+    RECEIPTS,
+    RECEIPTS_BY_AGE,
+    RUNS,
+    SESSIONS,
+    TABLES,
+    TASKS,
+)
 from kheishd.store.writer import Store
 from protocol.events.agent import (
     AgentClosed,
@@ -24,6 +38,7 @@ from protocol.events.call import CallsJudged, ToolCalled, ToolReturned
 from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.daemon import DaemonStarted
 from protocol.events.definition import DefinitionDeleted, DefinitionStored
+from protocol.events.event import EventDelivered, EventPublished
 from protocol.events.goal import GoalCleared, GoalReviewed, GoalSet, GoalUpdated
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.mailbox import (
@@ -50,25 +65,30 @@ from protocol.events.run import (
 from protocol.events.session import SessionCreated, SessionRenamed
 from protocol.events.skill import SkillActivated, SkillDeactivated
 from protocol.events.task import (
+    TaskAdopted,
     TaskCreated,
     TaskDeleted,
     TaskEnded,
+    TaskMoved,
     TaskStarted,
     TaskStopRequested,
     TaskUpdated,
 )
 from protocol.events.token import TokenCreated, TokenRevoked
+from protocol.events.trigger import TriggerChanged, TriggerCreated, TriggerDeleted, TriggerFired
 from protocol.events.workspace import WorkspaceTrusted, WorkspaceUntrusted
-from protocol.journal.envelope import DAEMON_STREAM
+from protocol.journal.envelope import BUS_STREAM, DAEMON_STREAM
 from protocol.journal.line import JournalEvent
 from protocol.objects.agent import AgentWorktree
 from protocol.objects.approval import Remember
+from protocol.objects.memory import NoteProperties
 from protocol.objects.permission import Grant, Rule, RuleRef, Verdict
 from protocol.objects.question import Option, Question
 from protocol.objects.route import RouteSettings
 from protocol.objects.run import Outcome, Pinned, RunError
 from protocol.objects.task import ShellCommand
 from protocol.objects.token import TokenGrant
+from protocol.objects.wake import WakeTarget
 from protocol.transcript import Item, Message, Text, ToolCall, Usage
 
 T = TypeVar("T")
@@ -255,6 +275,40 @@ def rich_history(store: Store) -> None:
     token(store, "tok_a")
     token(store, "tok_b", revoked=True)
     update(store, _personas)
+    update(store, _notes)
+    update(store, _bus)
+
+
+def _bus(tx: Transaction) -> None:
+    """Publish events and create triggers in every state."""
+    writer = StreamWriter(tx, BUS_STREAM)
+    target = WakeTarget(agent="default", sender="ses_a", prompt="Look.")
+    for number, source in enumerate(("ci.build", "ci.*", "*", "gone")):
+        writer.append(
+            TriggerCreated(
+                trigger_id=f"trg_{number}",
+                author="agent",
+                owner_session="ses_a",
+                source=source,
+                target=target,
+            )
+        )
+    for event_id, matched in (("evt_a", True), ("evt_b", True), ("evt_c", False)):
+        writer.append(
+            EventPublished(event_id=event_id, source="ci.build", publisher="uid:0", matched=matched)
+        )
+    cursor = writer.need(PUBLICATIONS, "evt_a").created_cursor
+    held = TriggerFired(
+        trigger_id="trg_0", event_id="evt_a", event_cursor=cursor, outcome="held", due_at_ms=NOW_MS + 5_000
+    )
+    writer.append(held)
+    writer.append(replace(held, trigger_id="trg_1", outcome="refused", due_at_ms=None, note="full"))
+    writer.append(replace(held, trigger_id="trg_2", outcome="delivered", due_at_ms=None))
+    writer.append(EventDelivered(event_id="evt_a", done=True, held=1, refused=1, delivered=1))
+    writer.append(EventDelivered(event_id="evt_b", position=["exact", "ci.build", "trg_0"], held=1))
+    writer.append(TriggerChanged(trigger_id="trg_2", status="paused"))
+    writer.append(TriggerDeleted(trigger_id="trg_3", why="once"))
+    writer.write()
 
 
 def mail_posted(message_id: str, **more: Any) -> MailPosted:
@@ -285,6 +339,17 @@ def _mail(tx: Transaction) -> None:
         if number < 4:
             writer.append(RunConcluded(report="mail", message_id=f"notice:run_mail_{number}"))
     writer.write()
+
+
+def _notes(tx: Transaction) -> None:
+    """Write notes: one that was changed, one that was forgotten, and an archive of another agent."""
+    first = NoteProperties(agent="default", name="Build", content="Run make.", aliases=["make"])
+    write_note(tx, first, BY_DAEMON)
+    write_note(tx, replace(first, content="Run ninja. 東京都"), BY_DAEMON, session_id="ses_a")
+    gone = write_note(tx, NoteProperties(agent="default", name="Gone", content="x"), BY_DAEMON)
+    forget_note(tx, gone, BY_DAEMON)
+    archive = NoteProperties(agent="critic", name="archive-1", content="They talked.", kind="archive")
+    write_note(tx, archive, BY_DAEMON)
 
 
 def _personas(tx: Transaction) -> None:
@@ -343,9 +408,16 @@ def _tasks(tx: Transaction) -> None:
             TaskStopRequested(task_id="tsk_stops", note="enough"),
             task_created("tsk_over", shell=True),
             task_ended("tsk_over"),
+            task_created("tsk_moves", shell=True),
+            TaskStarted(task_id="tsk_moves", pid=9, start_ticks=10),
         ]
     )
+    moving = writer.need(TASKS, "tsk_moves")
+    writer.append(TaskMoved(task_id="tsk_moves", to_session_id="ses_a"))
     writer.write()
+    heir = SessionWriter(tx, "ses_a", session=tx.get(SESSIONS, "ses_a"))
+    heir.append(TaskAdopted(task_id="tsk_moves", task=moving, note="it is yours"))
+    heir.write()
 
 
 def agent_spawned(name: str, nickname: str, **more: Any) -> AgentSpawned:

@@ -17,7 +17,7 @@ from kheishd.kernel.runtime import RouteSpec
 from kheishd.kernel.shells import Shells
 from kheishd.kernel.state import State
 from kheishd.objects.agents import agent as agents
-from kheishd.objects.agents import goal, mailbox, memory_context, persona
+from kheishd.objects.agents import goal, mailbox, memory, memory_context, persona
 from kheishd.objects.node import journal, workspace
 from kheishd.objects.people import approval, audit, indoubt, permission, question
 from kheishd.objects.talk import (
@@ -33,6 +33,7 @@ from kheishd.objects.talk import (
     stop,
     transfer,
 )
+from kheishd.objects.wake import event, trigger
 from kheishd.objects.work import task
 from kheishd.server.listeners import TcpListen
 from kheishd.store.tables import SESSIONS
@@ -70,9 +71,12 @@ HANDLERS: tuple[Handler, ...] = (
     *mailbox.HANDLERS,
     *agents.HANDLERS,
     *persona.HANDLERS,
+    *memory.HANDLERS,
     *memory_context.HANDLERS,
     *journal.HANDLERS,
     *workspace.HANDLERS,
+    *event.HANDLERS,
+    *trigger.HANDLERS,
 )
 
 

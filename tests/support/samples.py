@@ -27,8 +27,9 @@ def _sample(info: inspect.Type, full: bool) -> Any:
             return _sample(inner, full)
         case inspect.ListType(item_type=item, min_length=minimum):
             return [_sample(item, full)] if full or minimum else []
-        case inspect.DictType():
-            return {"key": [1, None, "x"]} if full else {}
+        case inspect.DictType(value_type=value):
+            free = isinstance(value, inspect.AnyType)
+            return {"key": [1, None, "x"] if free else _sample(value, full)} if full else {}
         case inspect.LiteralType(values):
             return values[0]
         case inspect.IntType(ge=minimum):

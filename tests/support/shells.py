@@ -53,16 +53,27 @@ class Yard:
         await self.desk.state.update(change)
 
     async def begin(
-        self, command: str, task_id: str = "t", *, workdir: str = "", boxed: bool = False
+        self,
+        command: str,
+        task_id: str = "t",
+        *,
+        workdir: str = "",
+        boxed: bool = False,
+        is_stopped: bool = False,
     ) -> None:
-        """Create a task whose command runs in the background."""
+        """Create a task whose command runs in the background; perhaps with the request that it is stopped."""
         shell = ShellCommand(
             command=command,
             workdir=str(self.workspace / workdir),
             workspace=str(self.workspace),
             sandboxed=boxed,
         )
-        await self.append(TaskCreated(task_id=task_id, title=command[:80], kind="shell", shell=shell))
+        events: list[JournalEvent] = [
+            TaskCreated(task_id=task_id, title=command[:80], kind="shell", shell=shell)
+        ]
+        if is_stopped:
+            events.append(TaskStopRequested(task_id=task_id))
+        await self.append(*events)
 
     async def stop(self, task_id: str = "t", reason: str = "") -> None:
         """Request that a shell is stopped."""

@@ -33,7 +33,7 @@ from protocol.events.run import (
     Steered,
 )
 from protocol.events.session import SessionCreated, TranscriptImported
-from protocol.events.task import TaskEnded, TaskStalled
+from protocol.events.task import TaskAdopted, TaskEnded, TaskStalled
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent, Unknown
 from protocol.transcript import Item, Message, Text, ToolCall, ToolResult
@@ -107,7 +107,12 @@ class Transcript(Struct):
                 self._add_result(envelope, ToolResult(call_id, tool, text, is_error))
             case Steered():
                 self._add_steer(run_id, message_of(event))
-            case IndoubtResolved(note=note) | TaskStalled(note=note) | TaskEnded(note=note) if note:
+            case (
+                IndoubtResolved(note=note)
+                | TaskStalled(note=note)
+                | TaskEnded(note=note)
+                | TaskAdopted(note=note)
+            ) if note:
                 self.pending.append(Message("user", [Text(note)]))
             case ModelAsked():
                 self._add_pending(envelope)

@@ -244,6 +244,7 @@ class Steer(Value, frozen=True):
     source: str = ""
     authority: Authority | None = None
     origins: Sequence[InputOrigin] = ()
+    hops: int = 0
 
 
 class NoteAgentsFiles(Value, frozen=True):

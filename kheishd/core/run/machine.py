@@ -431,8 +431,13 @@ def evolve(run: RunRecord | None, envelope: Envelope, event: JournalEvent) -> Ru
         case RunReleased():
             return replace(run, starts_without_progress=0, claimed=False)
         case Steered(origin=origin):
-            origins = join_origins(add_origin(run.origins, origin), event.origins)
-            return replace(run, pending_steers=run.pending_steers + 1, follow_up=None, origins=origins)
+            return replace(
+                run,
+                pending_steers=run.pending_steers + 1,
+                follow_up=None,
+                origins=join_origins(add_origin(run.origins, origin), event.origins),
+                hops=max(run.hops, event.hops),
+            )
         case AgentsFilesLoaded():
             return replace(run, agents_files_cursor=envelope.cursor)
         case OutputEmitted() | RequirementSatisfied():
@@ -466,6 +471,7 @@ def _create(envelope: Envelope, event: RunAccepted) -> RunRecord:
         origins=event.origins,
         reports=event.reports,
         urgent=event.queue_index is not None,
+        hops=event.hops,
     )
 
 

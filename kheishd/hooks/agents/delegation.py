@@ -34,6 +34,7 @@ from protocol.limits.agent import (
 )
 from protocol.limits.budget import MAX_BUDGET_TOKENS
 from protocol.limits.call import MAX_TOOL_TEXT_BYTES
+from protocol.limits.session import MAX_INPUT_ITEMS
 from protocol.objects.agent import (
     SETTLED_AGENT,
     AgentRetention,
@@ -41,12 +42,13 @@ from protocol.objects.agent import (
     Isolation,
     ManagedAgent,
     PromptMode,
+    ShellsAtClose,
     SpawnRequest,
 )
 from protocol.objects.permission import PermissionMode
 from protocol.objects.session import CapabilityScope, CredentialScope, ProfileName, Session
 from protocol.text import truncate
-from protocol.transcript import InputOrigin
+from protocol.transcript import InputItem, InputOrigin
 
 MAX_LISTED: Final = 100
 """How many agents a list shows."""
@@ -102,8 +104,18 @@ class DelegatedTask(Arguments, frozen=True):
 
 
 class SpawnArguments(DelegatedTask, frozen=True):
-    """Arguments of ``spawn_agent``."""
+    """Arguments of ``spawn_agent``: the task is either the prompt or the items."""
 
+    prompt: Annotated[
+        str, Meta(description="Its task, with all facts that it needs: it knows nothing else.")
+    ] = ""
+    input_items: (
+        Annotated[
+            list[InputItem],
+            Meta(max_length=MAX_INPUT_ITEMS, description="Its task as texts in order, instead of prompt."),
+        ]
+        | None
+    ) = None
     instructions: Annotated[
         str, Meta(max_length=MAX_AGENT_PROMPT_BYTES, description="How it should work, beside its task.")
     ] = ""
@@ -122,6 +134,10 @@ class SpawnArguments(DelegatedTask, frozen=True):
     retention: Annotated[
         AgentRetention, Meta(description="retain: it can be given more work after this task.")
     ] = "retain"
+    shells: Annotated[
+        ShellsAtClose,
+        Meta(description="pass: its background commands are yours once it is closed; else they are stopped."),
+    ] = "stop"
     wait: Annotated[bool, Meta(description="Wait for its result.")] = False
     timeout_s: Seconds = 60.0
 
@@ -209,11 +225,13 @@ class Delegation(SubHook):
             name=arguments.name,
             agent=arguments.agent,
             description=arguments.description,
-            prompt=arguments.prompt,
+            prompt=arguments.prompt or None,
+            input_items=arguments.input_items,
             instructions=arguments.instructions,
             instructions_mode=arguments.instructions_mode,
             nickname=arguments.nickname,
             retention=arguments.retention,
+            shells=arguments.shells,
             route=arguments.route,
             model=arguments.model,
             permission_mode=arguments.mode,

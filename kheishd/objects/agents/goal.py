@@ -287,7 +287,12 @@ def continue_goal(tx: Transaction, runtime: Runtime, session_id: str, run_id: st
     text = rules.format_continuation(goal, number, reason)
     writer.append(InputReceived(input_id=input_id, items=[Text(text)], origin=origin, source="goal"))
     accepted = RunAccepted(
-        input_id=input_id, agent=session.agent, sender=session.sender, pinned=pinned, origins=[origin]
+        input_id=input_id,
+        agent=session.agent,
+        sender=session.sender,
+        pinned=pinned,
+        origins=[origin],
+        hops=session.hops,
     )
     writer.append(accepted)
     writer.append(

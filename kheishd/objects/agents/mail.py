@@ -225,6 +225,7 @@ def deliver(tx: Transaction, runtime: Runtime, session_id: str, run_id: str, inp
             kind="mailbox",
             reports=any(mail.from_agent == session.parent_session_id for mail in mails),
             origins=_origins_of(tx, mails),
+            hops=max((sender.hops for sender in _senders_of(tx, mails)), default=0),
         )
         writer.begin_run(run_id, pinned)
         items: list[InputItem] = [Text(rules.format_input(blocks))]
@@ -243,9 +244,15 @@ def _sender_of(store: Snapshot, mail: Mail) -> str:
 def _origins_of(tx: Transaction, mails: list[Mail]) -> list[InputOrigin]:
     """Return the origins of messages: mailbox, clients, and everything that the sending agents have read."""
     clients = [mail.origin for mail in mails if mail.origin is not None]
+    return join_origins(
+        ["mailbox"], clients, *(origins_read(tx, sender) for sender in _senders_of(tx, mails))
+    )
+
+
+def _senders_of(tx: Transaction, mails: list[Mail]) -> list[Session]:
+    """Return the sessions of the agents that sent messages."""
     senders = {mail.from_agent for mail in mails}
-    sessions = [session for sender in senders if (session := tx.get(SESSIONS, sender)) is not None]
-    return join_origins(["mailbox"], clients, *(origins_read(tx, session) for session in sessions))
+    return [session for sender in senders if (session := tx.get(SESSIONS, sender)) is not None]
 
 
 # Questions to a parent.

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from kheishd.kernel.agents_files import find_places, read_files
 from kheishd.kernel.call import Call, control
-from kheishd.objects.agents.skill import visible_skills
+from kheishd.objects.agents.skill import refresh_skills, visible_skills
 from kheishd.objects.talk.address import find_session
 from kheishd.objects.talk.bounds import bounds_of
 from kheishd.objects.talk.input import origins_read
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 async def memory_context(call: Call, params: SessionRef) -> MemoryContext:
     """Show the memory context of a session. Errors: SessionNotFound."""
     runtime = call.runtime
+    await refresh_skills(call, params.session_id)
     with call.state.read() as store:
         session = find_session(store, call, params.session_id)
         context = _read_records(store, runtime, session)
@@ -63,7 +64,7 @@ def _read_records(store: Snapshot, runtime: Runtime, session: Session) -> Memory
         persona=session.persona,
         profile=session.profile,
         workspace=workspace,
-        visible_skills=[skill.name for skill in visible_skills(store, runtime, session, fresh=True)],
+        visible_skills=[skill.name for skill in visible_skills(store, runtime, session)],
         active_skills=[skill for skill in session.active_skills if bounds.allows_skill(skill.name)],
         todos=todos_of(store, session),
         plan=plan_of(store, session),

@@ -11,7 +11,7 @@ import trio
 from msgspec.structs import replace
 
 from kheishd.core.skill import SkillError, active_skills, matches_query, render
-from kheishd.kernel.call import Call, control, mutation, origin_of, query
+from kheishd.kernel.call import Call, control, mutation, origin_of
 from kheishd.objects.pages import page_of
 from kheishd.objects.talk.address import find_session
 from kheishd.objects.talk.bounds import bounds_of
@@ -64,10 +64,12 @@ FORK_FIELDS: Final = ("agent_profile", "route", "model", "fallback_model")
 # The catalogue.
 
 
-@query(rows.LIST)
-def list_skills(call: Call, params: SkillListParams) -> SkillList:
-    """List the skills of the daemon, by name."""
-    return SkillList(*_page(call.runtime.skills.catalogue(fresh=True).skills.values(), params))
+@control(rows.LIST)
+async def list_skills(call: Call, params: SkillListParams) -> SkillList:
+    """List the skills of the daemon, by name. New ones are read in a thread."""
+    skills = call.runtime.skills
+    await skills.refresh()
+    return SkillList(*_page(skills.catalogue().skills.values(), params))
 
 
 def _page(skills: Iterable[Skill], params: SkillListParams | SessionSkills) -> tuple[list[Skill], str | None]:
@@ -76,15 +78,17 @@ def _page(skills: Iterable[Skill], params: SkillListParams | SessionSkills) -> t
     return page_of(keyed, params.limit, lambda skill: matches_query(skill, params.query))
 
 
-@query(rows.GET)
-def get(call: Call, params: SkillRef) -> SkillView:
+@control(rows.GET)
+async def get(call: Call, params: SkillRef) -> SkillView:
     """Show a skill with its instructions. Errors: SkillNotFound, SkillUnusable."""
-    skill = call.runtime.skills.catalogue(fresh=True).skills.get(params.name)
+    skills = call.runtime.skills
+    await skills.refresh()
+    skill = skills.catalogue().skills.get(params.name)
     if skill is None:
         raise SkillNotFound(
             f"there is no skill '{params.name}'; skill.list names the skills", field="$.params.name"
         )
-    parsed = call.runtime.skills.read(skill)
+    parsed = await trio.to_thread.run_sync(skills.read, skill)
     return SkillView(**fields_of(Skill, parsed.skill), instructions=parsed.instructions)
 
 
@@ -106,10 +110,21 @@ def catalogue_of(
     store: Snapshot, runtime: Runtime, session: Session, *, fresh: bool = False
 ) -> Mapping[str, Skill]:
     """Return the skills that exist for a session, by name: those of its workspace where that is trusted."""
-    directories: list[str] = []
+    return runtime.skills.catalogue(_directories_of(store, runtime, session), fresh=fresh).skills
+
+
+def _directories_of(store: Snapshot, runtime: Runtime, session: Session) -> list[str]:
+    """Return the trusted directories of a session's workspace, whose skills exist for it."""
     with suppress(WorkspaceForbidden):
-        directories = list_trusted_directories(store, runtime, workspace_of(store, runtime, session))
-    return runtime.skills.catalogue(directories, fresh=fresh).skills
+        return list_trusted_directories(store, runtime, workspace_of(store, runtime, session))
+    return []
+
+
+async def refresh_skills(call: Call, session_id: str) -> None:
+    """Find new and removed skills of a session, in a thread. Errors: SessionNotFound."""
+    with call.state.read() as store:
+        directories = _directories_of(store, call.runtime, find_session(store, call, session_id))
+    await call.runtime.skills.refresh(directories)
 
 
 def visible_skills(
@@ -121,12 +136,13 @@ def visible_skills(
     return [skill for skill in skills if allowed is None or skill.name in allowed]
 
 
-@query(rows.SESSION)
-def list_of_session(call: Call, params: SessionSkills) -> SessionSkillList:
+@control(rows.SESSION)
+async def list_of_session(call: Call, params: SessionSkills) -> SessionSkillList:
     """List the skills that a session can use, and those that are active in it. Errors: SessionNotFound."""
+    await refresh_skills(call, params.session_id)
     with call.state.read() as store:
         session = find_session(store, call, params.session_id)
-        skills = visible_skills(store, call.runtime, session, fresh=True)
+        skills = visible_skills(store, call.runtime, session)
         allowed = bounds_of(store, call.runtime, session).scope.skills
     page, following = _page(skills, params)
     active = [skill for skill in active_skills(session) if allowed is None or skill.name in allowed]

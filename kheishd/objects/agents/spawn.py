@@ -321,9 +321,8 @@ def spawn(tx: Transaction, runtime: Runtime, plan: SpawnPlan, slots: RunSlots | 
     if spawned_id is not None:
         spawned = tx.need(AGENTS, spawned_id)
         if spawned.fingerprint != fingerprint:
-            raise SpawnConflict(
-                f"the request '{plan.request_id}' has spawned {spawned.path} for another task"
-            )
+            text = f"the request '{plan.request_id}' has spawned {spawned.path} for another task"
+            raise SpawnConflict(text)
         return spawned
     parent = settle_ended(tx, tx.need(SESSIONS, plan.parent_id))
     verdict = judge_spawn(tx, runtime, plan, tx.now_ms)
@@ -358,6 +357,7 @@ def spawn(tx: Transaction, runtime: Runtime, plan: SpawnPlan, slots: RunSlots | 
             fingerprint=fingerprint,
             launch_run_id=plan.launch_run_id,
             retention=request.retention,
+            shells=request.shells,
             description=request.description,
             owner=request.owner,
             spawned_by_run_id=plan.run_id,
@@ -413,8 +413,14 @@ def launch(
         source = truncate(agent.path.rpartition("/")[0], MAX_SOURCE_BYTES)
         origins = join_origins(origins_read(tx, tx.need(SESSIONS, agent.parent_id)), ["agent"])
     writer.append(InputReceived(input_id=plan.input_id, items=plan.items, origin=plan.author, source=source))
+    spawning = tx.get(RUNS, plan.run_id) if plan.run_id is not None else None
     accepted = RunAccepted(
-        input_id=plan.input_id, agent=definition.name, pinned=pinned, origins=origins, reports=True
+        input_id=plan.input_id,
+        agent=definition.name,
+        pinned=pinned,
+        origins=origins,
+        reports=True,
+        hops=0 if spawning is None else spawning.hops,
     )
     writer.append(accepted)
     if slots is not None and not is_preparing(agent):

@@ -20,6 +20,7 @@ from kheishd.core.definition import (
     parse,
 )
 from kheishd.kernel.call import Call, mutation, origin_of, query
+from kheishd.objects.node.names import find_unknown_names
 from kheishd.objects.pages import page_of
 from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.workspace import resolve
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 
     from kheishd.core.workspace import Workspaces
     from kheishd.kernel.runtime import RouteSpec
-    from kheishd.store.environment import Transaction
+    from kheishd.store.environment import Snapshot, Transaction
 
 
 @query(rows.LIST)
@@ -58,6 +59,9 @@ def list_definitions(call: Call, params: DefinitionListParams) -> DefinitionList
     names = (name for name in sorted(definitions) if params.after is None or name > params.after)
     agents = (((name,), definitions[name]) for name in names)
     page, following = page_of(agents, params.limit, lambda agent: call.caller.may_read_agent(agent.name))
+    with call.state.read() as store:
+        warnings = dict(find_unknown_names(store, call.runtime, page))
+    page = [replace(agent, warnings=warnings.get(agent.name, [])) for agent in page]
     return DefinitionList(page, following)
 
 
@@ -67,7 +71,14 @@ def get_definition(call: Call, params: DefinitionRef) -> Definition:
     agent = call.runtime.definitions.get(params.name)
     if agent is None or not call.caller.may_read_agent(params.name):
         raise _not_found(params.name)
-    return agent
+    with call.state.read() as store:
+        return _with_warnings(store, call, agent)
+
+
+def _with_warnings(store: Snapshot, call: Call, agent: Definition) -> Definition:
+    """Return a definition as shown, with the names that it mentions and that do not exist."""
+    warnings = dict(find_unknown_names(store, call.runtime, [agent]))
+    return replace(agent, warnings=warnings.get(agent.name, []))
 
 
 def _not_found(name: str) -> AgentNotFound:
@@ -121,7 +132,7 @@ def put_definition(tx: Transaction, call: Call, plan: tuple[Definition, Definiti
         writer = StreamWriter(tx, DAEMON_STREAM, origin=origin_of(call))
         writer.append(DefinitionStored(definition=agent))
         writer.write()
-    return completed
+    return _with_warnings(tx, call, completed)
 
 
 @mutation(rows.DELETE)

@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING
 
 from msgspec import Raw, Struct
 
+from kheishd.core.event import matches
 from kheishd.kernel.call import Call, Caller, control, query
+from kheishd.records.projection import SESSION_STREAMS, stream_kind
 from kheishd.store.epoch import find_shared_cursor
 from kheishd.store.tables import META, RUNS, SESSIONS
+from protocol.errors.event import EventBusForbidden
 from protocol.errors.journal import CursorPruned, CursorUnknown
 from protocol.errors.run import RunNotFound
 from protocol.errors.session import SessionNotFound
-from protocol.journal.envelope import DAEMON_STREAM
+from protocol.events.event import EventPublished
+from protocol.journal.envelope import BUS_STREAM
 from protocol.lazy import LazyDecoder
 from protocol.limits.page import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED_BYTES, MAX_PAGE_EXAMINED_ROWS
 from protocol.objects import journal as rows
@@ -30,9 +34,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from kheishd.store.environment import Snapshot
+    from protocol.objects.event import EventListParams, EventSubscribe
 
 # Cached verdicts on streams: 4,096 of 40 bytes with their keys take at most half a mebibyte.
 MAX_CACHED_STREAMS = 4_096
+
+PUBLISHED = str(EventPublished.__struct_config__.tag)
 
 # The largest cursor of a key, less one bit. No entry is after it, whatever a client sends.
 MAX_CURSOR = 2**63 - 1
@@ -43,6 +50,7 @@ class _Filtered(Struct, frozen=True, gc=False):
 
     type: str
     run_id: str | None = None
+    source: str = ""
 
 
 _filtered: LazyDecoder[_Filtered] = LazyDecoder(_Filtered)
@@ -52,25 +60,42 @@ class Selection:
     """A filter, resolved for a caller.
 
     ``stream`` is the only stream that can match; None if any stream can that the caller's token covers.
-    ``whole_stream``: every entry of it matches. Verdicts on streams are final, because a session's agent,
+    ``whole_stream``: every entry of it matches. ``pattern``: only events on the bus with such a source match.
+    Verdicts on streams are final, because a session's agent,
     sender and parent never change.
     """
 
-    __slots__ = ("_admitted", "_caller", "_root", "_run_id", "_types", "stream", "whole_stream")
+    __slots__ = ("_admitted", "_caller", "_root", "_run_id", "_types", "pattern", "stream", "whole_stream")
 
-    def __init__(self, store: Snapshot, caller: Caller, filter_: Filter) -> None:
-        """Resolve a filter. Errors: SessionNotFound, RunNotFound, also if the token does not cover them."""
+    def __init__(
+        self, store: Snapshot, caller: Caller, filter_: Filter | EventSubscribe | EventListParams
+    ) -> None:
+        """Resolve a filter.
+
+        Errors: SessionNotFound, RunNotFound, also if the token does not cover them; EventBusForbidden.
+        """
+        self._caller = caller
+        self._admitted: dict[str, bool] = {}
+        self.pattern: str | None = None
+        self.stream: str | None = BUS_STREAM
+        self._root: str | None = None
+        self._run_id: str | None = None
+        self._types: frozenset[str] | None = None
+        self.whole_stream = False
+        if not isinstance(filter_, Filter):
+            if not caller.is_unrestricted:
+                raise EventBusForbidden()
+            self.pattern = filter_.source
+            return
         session_id = filter_.session_id
         if filter_.run_id is not None:
             session_id = _find_session_of_run(store, caller, filter_.run_id, session_id)
         elif session_id is not None and not _may_read(store, caller, session_id):
             raise SessionNotFound(f"there is no session '{session_id}'", field="$.params.session_id")
         subtree = filter_.subtree and filter_.run_id is None
-        self._caller = caller
         self._root = session_id if subtree else None
         self._run_id = filter_.run_id
         self._types = None if filter_.types is None else frozenset(filter_.types)
-        self._admitted: dict[str, bool] = {}
         self.stream = None if subtree else session_id
         self.whole_stream = self.stream is not None and filter_.run_id is None and filter_.types is None
 
@@ -87,7 +112,7 @@ class Selection:
 
     def _admits_any(self, store: Snapshot, stream: str) -> bool:
         """Whether the token covers a stream, and it is in the subtree of the filter."""
-        if stream == DAEMON_STREAM:
+        if stream_kind(stream) != SESSION_STREAMS:
             return self._root is None and self._caller.is_unrestricted
         session = store.get(SESSIONS, stream)
         if session is None or not self._caller.may_read(session.agent, session.sender):
@@ -101,9 +126,11 @@ class Selection:
 
     def matches(self, line: bytes) -> bool:
         """Whether an entry of an admitted stream matches."""
-        if self._run_id is None and self._types is None:
+        if self._run_id is None and self._types is None and self.pattern is None:
             return True
         fields = _filtered.decode(line)
+        if self.pattern is not None:
+            return fields.type == PUBLISHED and matches(self.pattern, fields.source)
         return (self._run_id is None or fields.run_id == self._run_id) and (
             self._types is None or fields.type in self._types
         )

@@ -139,7 +139,7 @@ def _all_layers(
 
 def closed_patterns_of(store: Snapshot, runtime: Runtime, task: Task) -> tuple[str, ...]:
     """Return the patterns of the paths that the rules keep from tools that read, for a task's command."""
-    session = store.need(SESSIONS, task.session_id)
+    session = store.need(SESSIONS, task.moved_from or task.session_id)
     run = None if task.created_by_run_id is None else store.get(RUNS, task.created_by_run_id)
     readers = [tool.name for tool in runtime.hooks.tools() if tool.kind == "read"]
     return closed_patterns(readers, layers_of(store, runtime, session, run))

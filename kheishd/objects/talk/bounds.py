@@ -52,8 +52,11 @@ def _links_of(runtime: Runtime, session: Session, speaker: Definition | None = N
     links = []
     definition = speaker or runtime.definitions.get(session.agent)
     scope = scope_of(definition) if definition is not None else CapabilityScope()
-    if definition is not None and scope not in EVERYTHING:
-        links.append(Link(scope, kind="definition", name=definition.name, session_id=session_id))
+    blocked = blocked_by_memory(definition) if definition is not None else ()
+    if definition is not None and (blocked or scope not in EVERYTHING):
+        links.append(
+            Link(scope, blocked=blocked, kind="definition", name=definition.name, session_id=session_id)
+        )
     persona = session.persona
     if persona is not None:
         links.append(Link(persona.scope, kind="persona", name=persona.persona_id, session_id=session_id))
@@ -90,6 +93,13 @@ def scope_of(definition: Definition) -> CapabilityScope:
         mcp=definition.mcp,
         members=definition.members,
     )
+
+
+def blocked_by_memory(definition: Definition) -> tuple[str, ...]:
+    """Return the tools for notes that a definition excludes by the agents whose notes it names."""
+    if definition.memory is None or definition.name in definition.memory:
+        return ()
+    return ("remember", "forget") if definition.memory else ("remember", "forget", "recall")
 
 
 def ancestors(store: Snapshot, session: Session) -> list[Session]:

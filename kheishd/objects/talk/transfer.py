@@ -27,7 +27,7 @@ from protocol.events.call import ToolReturned
 from protocol.events.indoubt import IndoubtResolved
 from protocol.events.run import InputReceived, MessageAppended, ModelAsked, RunEnded, RunStarted, Steered
 from protocol.events.session import PendingMessage, SessionCreated, SessionImported, TranscriptImported
-from protocol.events.task import TaskEnded, TaskStalled
+from protocol.events.task import TaskAdopted, TaskEnded, TaskStalled
 from protocol.export import ExportEnd, ExportProblem, ExportReader, encode_end
 from protocol.journal.line import decode_event
 from protocol.limits.names import MAX_METADATA_BYTES, MAX_TITLE_BYTES
@@ -455,7 +455,12 @@ def _place_messages(
                 inputs[run_id] = [PendingMessage(message, first, run_id) for message in joined]
             case Steered():
                 notes.append(PendingMessage(message_of(entry.event), cursor))
-            case IndoubtResolved(note=note) | TaskStalled(note=note) | TaskEnded(note=note) if note:
+            case (
+                IndoubtResolved(note=note)
+                | TaskStalled(note=note)
+                | TaskEnded(note=note)
+                | TaskAdopted(note=note)
+            ) if note:
                 notes.append(PendingMessage(Message("user", [Text(note)]), cursor))
             case ModelAsked():
                 placed += [_place(line, waiting) for waiting in notes]

@@ -177,12 +177,14 @@ def wake(
     authority: Authority | None = "operator",
     data: str = "",
     origins: Sequence[InputOrigin] = (),
+    hops: int = 0,
     cause: Origin = BY_DAEMON,
 ) -> Woken | NotWoken:
     """Give a target its task as an input, with ``data`` after it, and accept the run that answers it.
 
     Args:   ``authority``: the author of the task: an operator, or an agent, which had read the ``origins``.
-            ``cause``: the party that the events name.
+            ``hops``: the number of events on the bus that led to it. ``cause``: the party that the events
+            of the journal name.
     Errors: those of the store. The refusal of a target is returned.
     """
     session = None
@@ -214,7 +216,7 @@ def wake(
         writer.append(ConversationBound(agent=session.agent, sender=session.sender or DEFAULT_SENDER))
     if place.run is not None:
         writer.continue_run(place.run)
-        steer = Steer(plan.steer_id, items, session.sender, origin, source, authority, list(origins))
+        steer = Steer(plan.steer_id, items, session.sender, origin, source, authority, list(origins), hops)
         writer.carry_out(steer)
         writer.write()
         return Woken(session.session_id, place.run.run_id, place.applied)
@@ -237,6 +239,7 @@ def wake(
             sender=session.sender,
             pinned=pinned,
             origins=join_origins([origin], origins),
+            hops=hops,
         )
     )
     writer.write()

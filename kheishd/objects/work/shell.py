@@ -5,10 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kheishd.core import task as rules
+from kheishd.objects.talk.bounds import ancestors, find_closed
 from kheishd.records.writer import SessionWriter
-from kheishd.store.tables import SESSIONS, SHELLS_LIVE, TASKS
+from kheishd.store.tables import AGENTS, SESSIONS, SHELLS_LIVE, TASKS
 from protocol.errors.task import TaskLimit
-from protocol.events.task import TaskEnded, TaskStalled, TaskStarted, TaskStopRequested
+from protocol.events.task import (
+    TaskAdopted,
+    TaskEnded,
+    TaskMoved,
+    TaskStalled,
+    TaskStarted,
+    TaskStopRequested,
+)
 from protocol.limits.shell import MAX_SESSION_SHELLS, MAX_SHELLS
 from protocol.objects.task import OPEN, ShellEnding, Task, TaskEnding
 from protocol.structs import Value
@@ -17,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from kheishd.store.environment import Snapshot, Transaction
+    from protocol.objects.agent import ManagedAgent
+    from protocol.objects.session import Session
 
 
 class ShellOutcome(Value, frozen=True):
@@ -53,6 +63,47 @@ def request_stop_all(writer: SessionWriter, note: str) -> None:
     for task in live_shells(writer.tx, writer.session_id):
         if task.shell is not None and task.shell.stop_requested_at_ms is None:
             writer.append(TaskStopRequested(task_id=task.task_id, note=note))
+
+
+def pass_on_shells(writer: SessionWriter, agent: ManagedAgent) -> None:
+    """Move the shells of an agent that is closed to the agent above it, as far as that has room.
+
+    Those in a worktree stay, because the worktree is removed, and so do those that are being stopped.
+    """
+    tx = writer.tx
+    heir = _find_heir(tx, writer.session) if agent.shells == "pass" else None
+    if heir is None:
+        return
+    room = MAX_SESSION_SHELLS - sum(1 for _ in live_shells(tx, heir.session_id))
+    moved = [
+        task
+        for task in live_shells(tx, writer.session_id)
+        if task.shell is not None
+        and task.shell.stop_requested_at_ms is None
+        and task.shell.repository is None
+    ][: max(room, 0)]
+    writer.append_all(TaskMoved(task_id=task.task_id, to_session_id=heir.session_id) for task in moved)
+    # A task is a record of one stream at a time: it leaves this one first.
+    writer.write()
+    adopting = SessionWriter(tx, heir.session_id, session=heir)
+    for task in moved:
+        note = rules.format_adopted_note(task, agent.path)
+        adopting.append(TaskAdopted(task_id=task.task_id, task=task, note=note))
+    adopting.write()
+
+
+def _find_heir(store: Snapshot, session: Session) -> Session | None:
+    """Return the session that takes the shells of one that ends: the nearest open one above it.
+
+    None if there is none, or if an agent in between, which is closed, too, declares that its shells end.
+    """
+    for parent in ancestors(store, session):
+        if find_closed(store, parent) is None:
+            return parent
+        agent = store.get(AGENTS, parent.session_id)
+        if agent is None or agent.shells == "stop":
+            return None
+    return None
 
 
 def record_started(tx: Transaction, task_id: str, pid: int, since: int) -> None:

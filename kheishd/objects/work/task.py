@@ -292,7 +292,8 @@ async def wait_until_ended(state: State, task: Task, timeout_s: float) -> None:
     """Wait until a task has ended, or the time is over."""
     with trio.move_on_after(timeout_s):
         while True:
-            bell = state.bell(f"stream:{task.session_id}")
+            # A shell may move to another session's stream.
+            bell = state.bell(TASKS.name)
             with state.read() as store:
                 if store.need(TASKS, task.task_id).status not in OPEN:
                     return

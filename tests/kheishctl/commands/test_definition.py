@@ -36,6 +36,12 @@ def test_put_and_delete(ctl: Ctl, tmp_path: Path) -> None:
     ctl.json("definition", "put", "echoer", "--settings", settings, "--instructions", "Echo more.")
     assert ctl.json("definition", "show", "echoer")["instructions"] == "Echo more."
     assert ctl.json("definition", "delete", "echoer") == {"name": "echoer"}
+    put = ctl(
+        "definition", "put", "odd", "--settings", '{"members": ["defualt"]}', "--instructions", "Hi."
+    ).out
+    assert "digest of instructions" in put
+    assert "did you mean 'default'?" in put
+    assert put.endswith("Hi.\n")
     refused = ctl("send", "echoer", "hello")
     assert (refused.code, "there is no agent 'echoer'" in refused.err) == (1, True)
     assert "hello" in ctl("conversation", "history", "echoer").out

@@ -95,6 +95,8 @@ def test_unknown_events_are_shown_as_json() -> None:
         ),
         (event("task_started", task_id="t1", pid=7, started=1), "t1 as process 7"),
         (event("task_stop_requested", task_id="t1", actor="uid:7", note="no"), "t1 by uid:7: no"),
+        (event("task_moved", task_id="t1", to_session_id="ses_1"), "t1 to ses_1"),
+        (event("task_adopted", task_id="t1", task={"session_id": "ses_2"}), "t1 from ses_2"),
         (event("task_stalled", task_id="t1"), "t1 printed a question and waits for input"),
         (
             event("task_ended", task_id="t1", status="failed", terminal_reason="exited", exit_code=2),

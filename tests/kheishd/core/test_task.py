@@ -11,7 +11,6 @@ from msgspec.structs import replace
 from kheishd.core import task as rules
 from kheishd.core.task import (
     apply_update,
-    evolve,
     format_ended_note,
     format_stalled_note,
     require_creatable,
@@ -31,10 +30,12 @@ from protocol.errors.task import (
     TaskTitleTaken,
 )
 from protocol.events.task import (
+    TaskAdopted,
     TaskCreated,
     TaskDeleted,
     TaskEnded,
     TaskEvent,
+    TaskMoved,
     TaskStalled,
     TaskStarted,
     TaskStopRequested,
@@ -60,6 +61,13 @@ def fold(*events: TaskEvent, **fields: Any) -> Task:
         task = evolve(task, envelope(cursor, **fields), event)
     assert task is not None
     return task
+
+
+def evolve(task: Task | None, envelope: Envelope, event: TaskEvent) -> Task:
+    """Return the record after an event of its session."""
+    changed = rules.evolve(task, envelope, event)
+    assert changed is not None
+    return changed
 
 
 def creation(task_id: str = "a", title: str = "", **fields: Any) -> TaskCreated:
@@ -177,6 +185,19 @@ def test_the_events_of_a_shell() -> None:
     assert (ended.shell.stalled_at_ms, ended.shell.exit_code) == (1003, 3)
     assert (ended.shell.output_bytes, ended.shell.output_kept_bytes) == (10, 8)
     assert fold(SHELL, TaskStarted(task_id="a", pid=7, start_ticks=99)).status == "in_progress"
+
+
+def test_a_shell_that_moves_is_a_task_of_one_session() -> None:
+    """The other session has its whole state; it remembers the session that began it, over further moves."""
+    running = fold(SHELL, TaskStarted(task_id="a", pid=7, start_ticks=9), run_id="run_1")
+    assert rules.evolve(running, envelope(3), TaskMoved(task_id="a", to_session_id="ses_2")) is None
+    at = Envelope(cursor=9, at_ms=2000, session_id="ses_2")
+    adopted = evolve(None, at, TaskAdopted(task_id="a", task=running))
+    assert adopted == replace(
+        running, session_id="ses_2", moved_from="ses_1", created_cursor=9, updated_at_ms=2000
+    )
+    again = evolve(None, replace(at, session_id="ses_3"), TaskAdopted(task_id="a", task=adopted))
+    assert (again.session_id, again.moved_from) == ("ses_3", "ses_1")
 
 
 def test_the_first_stop_request_counts() -> None:

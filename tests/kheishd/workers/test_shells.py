@@ -256,8 +256,7 @@ async def test_a_task_that_is_stopped_at_once_never_begins(tmp_path: Path) -> No
     """A shell that is created and stopped before the worker looks is cancelled."""
     async with yard(tmp_path) as yard_:
         async with yard_.run_worker():
-            await yard_.begin("touch begun")
-            await yard_.stop()
+            await yard_.begin("touch begun", is_stopped=True)
             task, _ = await yard_.wait_ended()
         assert task.status == "cancelled"
 

@@ -94,6 +94,16 @@ async def test_an_agent_waits_for_its_child_and_gives_its_slot_away(team: Team) 
     assert result["outcome"] == "completed"
 
 
+async def test_a_task_is_a_text_or_texts_in_order(team: Team) -> None:
+    """The child reads the items as one task, in their order."""
+    items = [{"kind": "text", "text": text} for text in ("first, ", "then")]
+    result = await team.order(
+        await root(team.house), use("spawn_agent", name="x", input_items=items, wait=True)
+    )
+    (received,) = await team.house.events(session_id=result["agent_id"], types=["input_received"])
+    assert received["items"] == items
+
+
 async def test_a_child_in_the_background_does_not_hold_its_parent_up(team: Team) -> None:
     """The result says which run it began; the child is listed, shown and waited for later."""
     parent = await root(team.house)
@@ -145,6 +155,19 @@ async def test_a_call_that_a_restart_interrupted_finds_its_agents(tmp_path: Path
         (use("spawn_agent", name="x", prompt="x", mode="bypassPermissions"), "permission_mode:"),
         (use("spawn_agent", name="x", prompt="x", agent="nobody"), "agent: there is no agent 'nobody'"),
         (use("spawn_agent", name="x", prompt="x", cwd="/etc"), "workspace:"),
+        (use("spawn_agent", name="x"), "prompt: the agent has no task"),
+        (
+            use("spawn_agent", name="x", prompt="x", input_items=[{"kind": "text", "text": "x"}]),
+            "prompt: give either 'prompt' or 'input_items'",
+        ),
+        (
+            use(
+                "spawn_agent",
+                name="x",
+                input_items=[{"kind": "text", "text": "x"}, {"kind": "asset", "asset_id": "a"}],
+            ),
+            "input_items[1].kind: this version takes only items of kind 'text'",
+        ),
         (use("spawn_agent", name="x", prompt="x", scope={"tools": ["bash", "spawn_agent"]}), "scope.tools:"),
         (
             use("delegate", tasks=[{"name": "x", "prompt": "x", "agent": "nobody"}]),

@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from kheishd.build.agents import add_stored_agents
 from kheishd.core.definition import built_in, parse
+from kheishd.kernel.holder import RuntimeHolder
 from kheishd.kernel.runtime import Runtime
 from kheishd.objects.node import definition as handlers
 from kheishd.objects.node.definition import HANDLERS
@@ -45,6 +47,35 @@ async def test_definition_list_ok(tmp_path: Path) -> None:
     assert second["next"] is None
     assert first["definitions"][1]["tools"] == []
     assert "tools" not in first["definitions"][0]
+
+
+async def test_unknown_names_are_shown(tmp_path: Path) -> None:
+    """The answer to a put has a warning about each, and so have the list and the definition."""
+    holder = RuntimeHolder(runtime(), lambda old: None)
+    async with rpc_server(tmp_path, HANDLERS, runtimes=holder) as server:
+        client = await server.connect()
+        put = await client.call("definition.put", name="new", settings={"members": ["writre"]})
+        expected = [
+            "the agent 'new' names 'writre' in 'members', which does not exist now; did you mean 'writer'?"
+        ]
+        assert put["warnings"] == expected
+        with server.state.read() as store:
+            stored = [record.definition for _, record in store.scan(DEFINITIONS)]
+        assert [definition.warnings for definition in stored] == [[]]
+        holder.replace(replace(add_stored_agents(runtime(), stored), generation=2))
+        assert (await client.call("definition.get", name="new"))["warnings"] == expected
+        rows = (await client.call("definition.list"))["definitions"]
+        assert [row["name"] for row in rows if row.get("warnings")] == ["new"]
+
+
+@pytest.mark.parametrize("field", ["route", "model", "persona"])
+async def test_names_in_settings_are_printable(tmp_path: Path, field: str) -> None:
+    """A name that a terminal could not show is refused with its field."""
+    async with rpc_server(tmp_path, HANDLERS, runtimes=runtime()) as server:
+        client = await server.connect()
+        with pytest.raises(Refusal) as caught:
+            await client.call("definition.put", name="new", settings={field: "m\x1b[0m"})
+    assert caught.value.field == f"$.params.settings.{field}"
 
 
 async def test_definition_get_ok(tmp_path: Path) -> None:

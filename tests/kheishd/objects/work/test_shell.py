@@ -4,10 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from kheishd.objects.work.shell import (
     ShellOutcome,
     live_shells,
+    pass_on_shells,
     record_ended,
     record_stalled,
     record_started,
@@ -17,15 +19,24 @@ from kheishd.objects.work.shell import (
 from kheishd.records.doctor import examine_whole
 from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Transaction
-from kheishd.store.tables import SESSIONS, SHELLS_LIVE, SHELLS_STOPPING, TASKS
+from kheishd.store.tables import AGENTS, SESSIONS, SHELLS_LIVE, SHELLS_STOPPING, TASKS
 from kheishd.store.writer import Store
 from protocol.errors.task import TaskLimit
-from protocol.events.session import SessionCreated
-from protocol.events.task import TaskDeleted, TaskEnded, TaskStalled, TaskStarted, TaskStopRequested
+from protocol.events.agent import AgentClosed, AgentCloseRequested
+from protocol.events.session import SessionCreated, SessionEnded
+from protocol.events.task import (
+    TaskAdopted,
+    TaskCreated,
+    TaskDeleted,
+    TaskEnded,
+    TaskStalled,
+    TaskStarted,
+    TaskStopRequested,
+)
 from protocol.journal.line import JournalEvent, decode_event
 from protocol.limits.shell import MAX_SESSION_SHELLS, MAX_SHELLS
 from protocol.objects.task import Shell, Task
-from tests.support.histories import task_created, task_ended
+from tests.support.histories import SHELL, agent_spawned, task_created, task_ended
 from tests.support.stores import update
 
 
@@ -185,3 +196,108 @@ def test_a_deleted_shell_records_nothing(store: Store) -> None:
     update(store, append(task_ended("a"), TaskDeleted(task_id="a")))
     update(store, lambda tx: record_ended(tx, "a", ShellOutcome("exited", 0)))
     assert len(events(store, TaskEnded)) == 1
+
+
+# Shells of closed agents.
+
+
+def spawn_line(store: Store, *declared: str) -> None:
+    """Create the session ``s`` and a line of agents below it, each with what it declares about its shells."""
+
+    def change(tx: Transaction) -> None:
+        append()(tx)
+        parent = "s"
+        for number, shells in enumerate(declared, 1):
+            name = f"a{number}"
+            writer = SessionWriter(tx, name, session=None)
+            writer.append(SessionCreated(agent="default", parent_session_id=parent, root_session_id="s"))
+            writer.append(agent_spawned(name, name, shells=shells))
+            writer.write()
+            parent = name
+
+    update(store, change)
+
+
+def close(agent_id: str, *, ends: bool = True) -> Callable[[Transaction], None]:
+    """Return a transaction that begins to close an agent; with ``ends`` also the one that closes it."""
+
+    def change(tx: Transaction) -> None:
+        writer = SessionWriter(tx, agent_id, session=tx.get(SESSIONS, agent_id))
+        if tx.need(AGENTS, agent_id).state == "open":
+            writer.append(AgentCloseRequested())
+        if ends:
+            writer.append(AgentClosed())
+            pass_on_shells(writer, tx.need(AGENTS, agent_id))
+            writer.append(SessionEnded())
+            request_stop_all(writer, "the agent was closed")
+        writer.write()
+
+    return change
+
+
+def owners(store: Store) -> dict[str, tuple[str, bool]]:
+    """Return the session of each live shell, and whether it is being stopped; the doctor finds nothing."""
+    assert examine_whole(store.read, deep=True).findings == []
+    with store.read() as snapshot:
+        return {
+            task.task_id: (task.session_id, task.shell is not None and bool(task.shell.stop_requested_at_ms))
+            for task in live_shells(snapshot)
+        }
+
+
+def test_a_shell_passes_to_the_parent(store: Store) -> None:
+    """With its process, as a task of the parent's session, whose model is told; its end is recorded there."""
+    spawn_line(store, "pass")
+    update(store, begin("x", session_id="a1"))
+    update(store, lambda tx: record_started(tx, "x", 7, 9))
+    before, _ = find_shell(store, "x")
+    update(store, close("a1"))
+    assert owners(store) == {"x": ("s", False)}
+    task, shell = find_shell(store, "x")
+    assert (task.moved_from, task.status, shell.pid) == ("a1", "in_progress", 7)
+    assert (shell, task.title, task.created_at_ms) == (before.shell, before.title, before.created_at_ms)
+    (adopted,) = events(store, TaskAdopted)
+    assert "still runs and is a task of this session now" in adopted.note
+    update(store, lambda tx: record_ended(tx, "x", ShellOutcome("exited", 0)))
+    assert owners(store) == {}
+    assert len(events(store, TaskEnded)) == 1
+    update(store, append(TaskDeleted(task_id="x")))
+    assert owners(store) == {}
+
+
+def test_a_shell_ends_with_its_agent_where_that_is_declared(store: Store) -> None:
+    """The default; a shell that is being stopped, and one in a worktree, do not pass either."""
+    spawn_line(store, "stop", "pass")
+    update(store, begin("x", session_id="a1"))
+    update(store, begin("y", "z", session_id="a2"))
+    update(store, append(TaskStopRequested(task_id="y"), session_id="a2"))
+    in_worktree = replace(SHELL, repository="/r")
+    created = TaskCreated(task_id="w", title="w", kind="shell", shell=in_worktree)
+    update(store, append(created, session_id="a2"))
+    update(store, close("a2"))
+    assert owners(store) == {"x": ("a1", False), "y": ("a2", True), "z": ("a1", False), "w": ("a2", True)}
+    update(store, close("a1"))
+    expected = {"x": ("a1", True), "y": ("a2", True), "z": ("a1", True), "w": ("a2", True)}
+    assert owners(store) == expected
+
+
+def test_a_shell_passes_further_up(store: Store) -> None:
+    """Beyond agents that are closed, too, unless one of them declares that its shells end."""
+    spawn_line(store, "pass", "pass", "stop", "pass")
+    update(store, begin("x", session_id="a4"))
+    update(store, begin("y", session_id="a2"))
+    for name in ("a1", "a2", "a3"):
+        update(store, close(name, ends=False))
+    for name in ("a4", "a3", "a2", "a1"):
+        update(store, close(name))
+    assert owners(store) == {"x": ("a4", True), "y": ("s", False)}
+
+
+def test_a_parent_takes_shells_within_its_limit(store: Store) -> None:
+    """The oldest ones that have room pass; the others are stopped."""
+    spawn_line(store, "pass")
+    update(store, begin(*(f"p{number}" for number in range(MAX_SESSION_SHELLS - 1))))
+    update(store, begin("x", "y", session_id="a1"))
+    update(store, close("a1"))
+    assert owners(store)["x"] == ("s", False)
+    assert owners(store)["y"] == ("a1", True)

@@ -1,0 +1,95 @@
+"""Events on the bus: patterns of sources, the rights to publish, and the record of an event. Pure.
+
+A pattern is a source, or the beginning of sources followed by ``*``. The beginning of a source may be
+reserved: ``agent:<name>:`` for the agent of this name, its topic ``done`` for the daemon, and
+``token:<id>:`` for a token that is limited to agents or senders.
+"""
+
+from typing import Any
+
+from msgspec.structs import replace
+
+from protocol.errors.event import EventSourceReserved
+from protocol.events.event import EventDelivered, EventPublished
+from protocol.journal.envelope import Envelope
+from protocol.objects.event import AGENT_PREFIX, DONE_TOPIC, TOKEN_PREFIX, Publication
+from protocol.objects.trigger import Scalar
+
+
+def matches(pattern: str, source: str) -> bool:
+    """Whether a pattern matches a source."""
+    return source.startswith(pattern[:-1]) if pattern.endswith("*") else source == pattern
+
+
+def listener_key(pattern: str) -> tuple[str, str]:
+    """Return the parts of a pattern by which listeners are found: its kind, and its text without ``*``."""
+    return ("prefix", pattern[:-1]) if pattern.endswith("*") else ("exact", pattern)
+
+
+def passes(conditions: dict[str, Scalar], payload: Any) -> bool:
+    """Whether a payload is an object with these values; without conditions any payload passes."""
+    if not conditions:
+        return True
+    return isinstance(payload, dict) and all(
+        name in payload and type(payload[name]) is type(value) and payload[name] == value
+        for name, value in conditions.items()
+    )
+
+
+def done_source(agent: str) -> str:
+    """Return the source of the events that tell of the ends of an agent's runs."""
+    return f"{AGENT_PREFIX}{agent}:{DONE_TOPIC}"
+
+
+def agent_source(agent: str, topic: str) -> str:
+    """Return the source of an agent's own events. Errors: EventSourceReserved.
+
+    A topic has no colon, so that no agent's topic looks like the topic of an agent with a longer name.
+    """
+    if topic == DONE_TOPIC or ":" in topic:
+        raise EventSourceReserved(f"the topic '{topic}' is reserved; a topic has no ':' and is not 'done'")
+    return f"{AGENT_PREFIX}{agent}:{topic}"
+
+
+def require_publishable(source: str, token_id: str | None) -> None:
+    """Require that a client may publish under a source. Errors: EventSourceReserved.
+
+    Args:   ``token_id`` is that of a token that is limited to agents or senders; None for other callers.
+    """
+    field = "$.params.source"
+    own = f"{TOKEN_PREFIX}{token_id}:"
+    if token_id is not None and not source.startswith(own):
+        raise EventSourceReserved(f"this token publishes only sources that begin with '{own}'", field=field)
+    if source.startswith(AGENT_PREFIX) or (token_id is None and source.startswith(TOKEN_PREFIX)):
+        raise EventSourceReserved(field=field)
+
+
+def evolve(publication: Publication | None, envelope: Envelope, event: Any) -> Publication:
+    """Return the record of an event on the bus after one of its journal events.
+
+    Errors: AssertionError for a first event that is not ``EventPublished``: the journal is damaged.
+    """
+    if isinstance(event, EventPublished):
+        return Publication(
+            event_id=event.event_id,
+            source=event.source,
+            status="open" if event.matched else "done",
+            publisher=event.publisher,
+            published_at_ms=envelope.at_ms,
+            created_cursor=envelope.cursor,
+            updated_cursor=envelope.cursor,
+            hops=event.hops,
+        )
+    assert publication is not None, "the first journal event of an event is its publication"
+    assert isinstance(event, EventDelivered)
+    return replace(
+        publication,
+        status="done" if event.done else "open",
+        updated_cursor=envelope.cursor,
+        position=[] if event.done else event.position,
+        delivered=publication.delivered + event.delivered,
+        held=publication.held + event.held,
+        refused=publication.refused + event.refused,
+        stopped=publication.stopped + event.stopped,
+        note=event.note,
+    )

@@ -1,0 +1,231 @@
+"""Events on the bus: publish and follow them, and deliver them to their triggers.
+
+A publication that has listeners is *open*: a row of BUS_FANOUT. The worker of the bus delivers the open ones
+in their order, in steps of one transaction each (``deliver_step``). A step wakes some targets and states the
+position that it reached, so a daemon that dies in between neither loses nor repeats a delivery.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Raw, Struct
+
+from kheishd.core.event import passes, require_publishable
+from kheishd.kernel.call import Call, control, mutation, origin_of, query
+from kheishd.objects.node.journal import Selection
+from kheishd.objects.pages import cursor_after
+from kheishd.objects.storable import require_storable
+from kheishd.objects.talk.wake import prepare_wake
+from kheishd.objects.wake import trigger as triggers
+from kheishd.records.event import find_listeners
+from kheishd.records.writer import StreamWriter
+from kheishd.records.writer import publish as publish_event
+from kheishd.store.tables import BUS_FANOUT, PUBLICATIONS, TRIGGERS
+from protocol import ids
+from protocol.errors.event import EventBusForbidden, EventBusFull, EventNotFound
+from protocol.events.event import EventDelivered, EventPublished
+from protocol.journal.envelope import BUS_STREAM
+from protocol.limits.event import MAX_EVENT_PAYLOAD_BYTES, MAX_FANOUT_TARGETS, MAX_OPEN_EVENTS
+from protocol.limits.page import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED_ROWS
+from protocol.objects import event as rows
+from protocol.objects.event import (
+    EventList,
+    EventListParams,
+    EventPublish,
+    EventRef,
+    EventSubscribe,
+    Publication,
+)
+from protocol.objects.journal import JournalUnsubscribe, Subscribed, Unsubscribed
+from protocol.structs import Value
+
+if TYPE_CHECKING:
+    from kheishd.kernel.runtime import Runtime
+    from kheishd.kernel.state import State
+    from kheishd.objects.talk.wake import WakePlan
+    from kheishd.store.environment import Transaction
+    from protocol.objects.trigger import FiringOutcome, Trigger
+
+MAX_EXAMINED_LISTENERS: Final = 500
+"""The listeners that one step looks at: each costs a read of some microseconds."""
+
+
+# Publish.
+
+
+class _Plan(Struct, frozen=True):
+    """A validated event, and the id that it will have."""
+
+    event: EventPublished
+
+
+def prepare_publish(call: Call, params: EventPublish) -> _Plan:
+    """Validate an event. Errors: EventSourceReserved, InputTooLarge, InvalidParams."""
+    caller = call.caller
+    require_publishable(params.source, None if caller.is_unrestricted else caller.token_id or "")
+    require_storable(params.payload, MAX_EVENT_PAYLOAD_BYTES, "payload", "$.params.payload")
+    event = EventPublished(
+        event_id=call.state.new_id(ids.EVENT),
+        source=params.source,
+        publisher=caller.principal,
+        payload=params.payload,
+        origins=[caller.origin] if caller.origin is not None else [],
+    )
+    return _Plan(event)
+
+
+@mutation(rows.PUBLISH, prepare=prepare_publish)
+def publish(tx: Transaction, call: Call, plan: _Plan) -> Publication:
+    """Publish an event. Errors: EventBusFull."""
+    require_room(tx)
+    return publish_event(tx, plan.event, origin_of(call))
+
+
+def require_room(tx: Transaction) -> None:
+    """Require that the bus takes one more event. Errors: EventBusFull."""
+    if tx.count(BUS_FANOUT) >= MAX_OPEN_EVENTS:
+        raise EventBusFull(f"{MAX_OPEN_EVENTS} events are not delivered yet; publish again later")
+
+
+# Show and follow.
+
+
+@query(rows.GET)
+def get(call: Call, params: EventRef) -> Publication:
+    """Show an event and its deliveries. Errors: EventBusForbidden, EventNotFound."""
+    if not call.caller.is_unrestricted:
+        raise EventBusForbidden()
+    with call.state.read() as store:
+        publication = store.get(PUBLICATIONS, params.event_id)
+    if publication is None:
+        raise EventNotFound(f"there is no event '{params.event_id}'", field="$.params.event_id")
+    return publication
+
+
+@query(rows.LIST)
+def list_(call: Call, params: EventListParams) -> EventList:
+    """List events, newest first; a page ends early where few of many events match.
+
+    Errors: EventBusForbidden.
+    """
+    events: list[Raw] = []
+    size = 0
+    after = cursor_after(params.after)
+    with call.state.read() as store:
+        selection = Selection(store, call.caller, params)
+        if after == 0:
+            return EventList([], None)
+        scrub = call.state.store.scrub or bytes
+        lines = selection.examine(store, after or 0, newest=True)
+        for examined, (cursor, line, length) in enumerate(lines, 1):
+            size += length
+            if line is not None:
+                events.append(Raw(scrub(line)))
+            if len(events) >= params.limit or size >= MAX_PAGE_BYTES or examined >= MAX_PAGE_EXAMINED_ROWS:
+                return EventList(events, str(cursor))
+    return EventList(events, None)
+
+
+@control(rows.SUBSCRIBE)
+def subscribe(call: Call, params: EventSubscribe) -> Subscribed:
+    """Follow events on the caller's connection. Errors: EventBusForbidden, SubscriptionExists, Overloaded."""
+    return call.connection.subscribe(
+        params, params.after, epoch=params.epoch, deltas=False, subscription=params.subscription
+    )
+
+
+@control(rows.UNSUBSCRIBE)
+def unsubscribe(call: Call, params: JournalUnsubscribe) -> Unsubscribed:
+    """End a subscription. Errors: SubscriptionNotFound."""
+    call.connection.unsubscribe(params.subscription)
+    return Unsubscribed(params.subscription)
+
+
+# Deliver.
+
+
+class Step(Value, frozen=True):
+    """The next step of an open event: its listeners, and the ids for the targets that it may wake."""
+
+    publication: Publication
+    listeners: list[tuple[str, str, str]]
+    plans: dict[str, WakePlan]
+    is_last: bool
+
+
+def prepare_step(state: State, runtime: Runtime) -> Step | None:
+    """Return the next step of the oldest open event; None if there is none. It runs on the event loop."""
+    with state.read() as store:
+        event_id = next((event_id for _, event_id in store.scan(BUS_FANOUT)), None)
+        if event_id is None:
+            return None
+        publication = store.need(PUBLICATIONS, event_id)
+        found = find_listeners(store, publication.source, publication.position)
+        listeners = list(islice(found, MAX_EXAMINED_LISTENERS + 1))
+        concerned: list[Trigger] = []
+        for index, key in enumerate(listeners):
+            trigger = store.get(TRIGGERS, key[2])
+            if trigger is not None and trigger.active_since < publication.created_cursor:
+                concerned.append(trigger)
+            if len(concerned) == MAX_FANOUT_TARGETS:
+                del listeners[index + 1 :]
+                break
+        else:
+            is_last = len(listeners) <= MAX_EXAMINED_LISTENERS
+            del listeners[MAX_EXAMINED_LISTENERS:]
+            plans = {
+                trigger.trigger_id: prepare_wake(state, runtime, trigger.target) for trigger in concerned
+            }
+            return Step(publication, listeners, plans, is_last)
+    plans = {trigger.trigger_id: prepare_wake(state, runtime, trigger.target) for trigger in concerned}
+    return Step(publication, listeners, plans, is_last=False)
+
+
+def deliver_step(tx: Transaction, runtime: Runtime, step: Step) -> None:
+    """Deliver an event to the listeners of a step, as far as the transaction has room."""
+    publication = tx.need(PUBLICATIONS, step.publication.event_id)
+    if publication != step.publication:
+        return
+    event = triggers.read_event(tx, publication.created_cursor)
+    outcomes: list[FiringOutcome] = []
+    position, is_done = publication.position, step.is_last
+    for key in step.listeners:
+        plan, trigger = step.plans.get(key[2]), tx.get(TRIGGERS, key[2])
+        if (
+            event is not None
+            and plan is not None
+            and trigger is not None
+            and trigger.status == "active"
+            and trigger.active_since < publication.created_cursor
+            and trigger.target == plan.target
+            and passes(trigger.filter, event.payload)
+        ):
+            if outcomes and not triggers.has_room(tx, event):
+                is_done = False
+                break
+            outcomes.append(triggers.fire(tx, runtime, trigger, event, publication.created_cursor, plan))
+        position = list(key)
+    delivered = EventDelivered(
+        event_id=publication.event_id,
+        position=[] if is_done else position,
+        done=is_done,
+        delivered=outcomes.count("delivered"),
+        held=outcomes.count("held"),
+        refused=outcomes.count("refused"),
+        stopped=outcomes.count("stopped"),
+    )
+    writer = StreamWriter(tx, BUS_STREAM)
+    writer.append(delivered)
+    writer.write()
+
+
+def withdraw(tx: Transaction, event_id: str, note: str) -> None:
+    """Give up an open event, without any further delivery."""
+    writer = StreamWriter(tx, BUS_STREAM)
+    writer.append(EventDelivered(event_id=event_id, done=True, note=note))
+    writer.write()
+
+
+HANDLERS = (publish, get, list_, subscribe, unsubscribe)

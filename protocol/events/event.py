@@ -1,0 +1,39 @@
+"""Events on the bus and their deliveries. They stand in the stream of the bus."""
+
+from typing import Any
+
+from protocol.journal.envelope import Event
+from protocol.transcript import InputOrigin
+
+
+class EventPublished(Event, frozen=True, tag="event_published"):
+    """An event was published. ``matched``: a trigger or a waiting run may want it, so it is delivered.
+
+    ``publisher`` is the caller, or the id of the session whose run ``by_run`` published it. ``origins`` are
+    those of everything that this run had read, ``hops`` the number of events that led to it.
+    """
+
+    event_id: str
+    source: str
+    publisher: str
+    payload: Any = None
+    hops: int = 0
+    by_run: str | None = None
+    origins: list[InputOrigin] = []
+    matched: bool = False
+
+
+class EventDelivered(Event, frozen=True, tag="event_delivered"):
+    """An event was delivered to some of its triggers, up to ``position``; ``done``: to all of them.
+
+    The numbers are those of this step. ``note``: why the rest was given up.
+    """
+
+    event_id: str
+    position: list[str] = []
+    done: bool = False
+    delivered: int = 0
+    held: int = 0
+    refused: int = 0
+    stopped: int = 0
+    note: str = ""
