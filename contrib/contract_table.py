@@ -18,6 +18,7 @@ from protocol.limits.debug import MAX_DEBUG_TEXT_BYTES
 from protocol.limits.goal import DEFAULT_GOAL_CONTINUATIONS
 from protocol.limits.output import DEFAULT_REPAIRS, MAX_REPAIRS
 from protocol.limits.page import MAX_PAGE_ROWS
+from protocol.limits.secret import MAX_SECRET_BYTES
 from protocol.limits.session import MAX_IMPORT_BYTES, MAX_IMPORT_LINES
 from protocol.objects import agent, approval, indoubt, mailbox, permission, question, run, session, task
 from protocol.rpc.catalogue import METHODS
@@ -144,6 +145,7 @@ def list_constants() -> Iterator[tuple[str, Any, str]]:
     yield "MAX_REPAIRS", MAX_REPAIRS, "Maximum corrections that a caller may request."
     yield "MAX_DEBUG_TEXT_BYTES", MAX_DEBUG_TEXT_BYTES, "Bytes of one answer of ``run.debug``."
     yield "MAX_IMPORT_BYTES", MAX_IMPORT_BYTES, "Bytes of the lines of one ``session.import``."
+    yield "MAX_SECRET_BYTES", MAX_SECRET_BYTES, "Bytes of the value of a secret slot."
     yield "MAX_IMPORT_LINES", MAX_IMPORT_LINES, "Lines of one ``session.import``."
 
 

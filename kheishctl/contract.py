@@ -128,6 +128,9 @@ METHODS: Final = (
     "workspace.trust",
     "workspace.untrust",
     "workspace.list",
+    "secret.put",
+    "secret.list",
+    "secret.delete",
     "event.publish",
     "event.get",
     "event.list",
@@ -422,6 +425,9 @@ MAX_DEBUG_TEXT_BYTES: Final = 262_144
 
 MAX_IMPORT_BYTES: Final = 196_608
 """Bytes of the lines of one ``session.import``."""
+
+MAX_SECRET_BYTES: Final = 65_536
+"""Bytes of the value of a secret slot."""
 
 MAX_IMPORT_LINES: Final = 500
 """Lines of one ``session.import``."""

@@ -29,6 +29,7 @@ COMPLETIONS: dict[str, tuple[str, Json, str, str]] = {
     "runs": ("run.list", {"limit": 100}, "runs", "run_id"),
     "open_runs": ("run.list", {"limit": 100, "active": True}, "runs", "run_id"),
     "senders": ("conversation.list", {"limit": 500}, "conversations", "sender"),
+    "secrets": ("secret.list", {"limit": 500}, "secrets", "slot_id"),
     "tokens": ("token.list", {"limit": 500}, "tokens", "token_id"),
     "approvals": ("approval.list", {"limit": 100}, "approvals", "approval_id"),
     "questions": ("question.list", {"limit": 100}, "questions", "question_id"),

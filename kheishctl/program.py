@@ -53,6 +53,7 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("event", f"{_COMMANDS}.event:group", "The event bus: publish and follow events."),
         ("trigger", f"{_COMMANDS}.trigger:group", "Triggers: events that wake agents."),
         ("route", f"{_COMMANDS}.route:group", "Routes to models."),
+        ("secret", f"{_COMMANDS}.secret:group", "Secrets: encrypted slots for credentials."),
         ("token", f"{_COMMANDS}.token:group", "Tokens for connections over TCP."),
         ("workspace", f"{_COMMANDS}.workspace:group", "Trusted roots."),
     ),
@@ -77,6 +78,7 @@ ALSO = {
     "approve": "approval allow",
     "deny": "approval deny",
     "answer": "question answer",
+    "key": "secret put",
     "help": "--help",
 }
 """Words that people try, and the commands that they mean."""

@@ -34,12 +34,13 @@ from kheishd.events import commit_start, commit_stop
 from kheishd.hooks.os.shell.cgroup import GROUPS
 from kheishd.hooks.os.shell.health import SandboxHealth
 from kheishd.hooks.os.shell.log import ShellFiles
+from kheishd.kernel.credentials import find_secrets
 from kheishd.kernel.live import Live
 from kheishd.kernel.reserve import RESERVE
+from kheishd.kernel.secrets import Vault
 from kheishd.kernel.services import Services
 from kheishd.kernel.state import State, open_state
 from kheishd.providers.caller import ProviderCaller
-from kheishd.providers.credentials import find_secrets
 from kheishd.reload import Reloader
 from kheishd.restored import finish_restore
 from kheishd.server.dispatch import Dispatcher
@@ -64,7 +65,7 @@ from kheishd.workers.titles import TitleWorker
 from protocol.errors.store import StorageFailed, StorageFull, StoreDamaged
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, MutableMapping, Sequence
+    from collections.abc import AsyncIterator, Iterable, MutableMapping, Sequence
 
     from kheishd.config.sections.config import Config
     from kheishd.config.sections.runs import RunsSection
@@ -151,6 +152,7 @@ class Daemon:
         self._live = Live()
         self._captures = CaptureService(CaptureFiles(source.home.debug))
         self._shells = ShellFiles(source.home.shells)
+        self._vault = Vault(source.home.path, environ, self._learn)
         self._sandbox = SandboxHealth(source.home.path)
         self._toolbox = Toolbox(source.home, self._shells, self._sandbox)
         self._reloaded = trio.Event()
@@ -196,7 +198,8 @@ class Daemon:
         return stopper.reason
 
     async def _start(self, nursery: trio.Nursery) -> Reloader:
-        """Build the first runtime and commit the start."""
+        """Open the secret slots, build the first runtime and commit the start."""
+        self._vault.open(self._state)
         runtime = build_runtime(
             self._source,
             1,
@@ -229,7 +232,9 @@ class Daemon:
     async def _serve(self, stopper: Stopper) -> None:
         """Run workers, connections and listeners until all of them have ended."""
         runtimes = self.reloader.runtimes
-        services = Services(self._state, self._live, runtimes, self._captures, self._shells)
+        services = Services(
+            self._state, self._live, runtimes, self._captures, self._shells, secrets=self._vault
+        )
         self._toolbox.services = services
         await trio.to_thread.run_sync(GROUPS.prepare)
         titles = TitleWorker(services)
@@ -468,10 +473,17 @@ class Daemon:
         return replace(runtime, warnings=(*runtime.warnings, LISTEN_CHANGED))
 
     def _make_models(self, limits: RunsSection) -> ProviderCaller:
-        return ProviderCaller(limits, environ=self._environ, learned=self._learn, captures=self._captures)
+        return ProviderCaller(
+            limits,
+            environ=self._environ,
+            learned=lambda secret: self._learn((secret,)),
+            captures=self._captures,
+            slots=self._vault,
+        )
 
     def _adopt(self, runtime: Runtime) -> None:
-        """Keep the reserve of a runtime on the disk, and log at its level."""
+        """Read the master key again, keep the reserve of a runtime on the disk, and log at its level."""
+        self._vault.reload_keys()
         RESERVE.keep(self._source.home.state, runtime.config.daemon.reserve_bytes)
         self._logs.set_level(self._level or runtime.config.log.level)
         if self._server is not None:
@@ -482,10 +494,11 @@ class Daemon:
                 log.warning("connections still use the previous certificate: %s", error)
 
     def _learn_credentials(self, runtime: Runtime) -> None:
-        self._learn(*find_secrets(runtime.routes.values(), self._environ))
+        self._learn(find_secrets(runtime.routes.values(), self._vault, self._environ))
 
-    def _learn(self, *secrets: str) -> None:
+    def _learn(self, secrets: Iterable[str]) -> None:
         """Scrub secrets from everything that is journaled, logged, streamed or captured from now on."""
+        secrets = list(secrets)
         if all(secret in self._scrubber.secrets for secret in secrets):
             return
         self._scrubber = self._scrubber.with_more(secrets)

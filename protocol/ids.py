@@ -10,11 +10,16 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from protocol.lazy import lazy_pattern
+
 # The lookahead, as "$" alone also matches before a newline at the end.
 ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}$(?!\n)"
 
 ID_SHAPE = "1-128 characters of A-Z a-z 0-9 . _ : -"
 """The pattern in words."""
+
+ID_SHAPED = lazy_pattern(r"[a-z]{3}_[0-9A-V]{26}")
+"""An id that the daemon made."""
 
 Id = Annotated[str, Meta(pattern=ID_PATTERN, description=ID_SHAPE)]
 """An identifier as a caller may choose it or send it."""

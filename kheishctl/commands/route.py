@@ -102,7 +102,7 @@ setting_options = options(
         "auth_refs",
         multiple=True,
         metavar="REF",
-        help="Where the key is: env:NAME or credential:NAME (repeatable: several keys, in order).",
+        help="Where the key is: slot:NAME, env:NAME or credential:NAME (repeatable: several keys, in order).",
     ),
     click.option(
         "--fallback",

@@ -7,7 +7,8 @@ A module in ``objects`` exports ``HANDLERS``, a tuple of handlers made by three 
   on the writer thread. ``prepare(call, params) -> plan`` runs before it on the loop (validation, ids,
   hashing; may refuse); without it the plan is the params. ``on_commit(call, result)`` runs on the loop right
   after the commit; it must not block. ``follow(call, params, result) -> result`` is async and runs then
-  (waiting, streaming), unless ``follows(params)`` is false.
+  (waiting, streaming), unless ``follows(params)`` is false. ``mask(call, params) -> params`` runs after
+  ``prepare``: it removes secrets from the params whose digest an idempotency key stores.
 * ``@control(row)`` on ``def f(call, params) -> result`` or ``async def``: acts on the running daemon.
 
 The dispatcher applies scopes, idempotency keys and ``check`` to all handlers alike.
@@ -176,6 +177,7 @@ class Mutate(Value, frozen=True):
     follow: Callable[[Call, Any, Any], Awaitable[Any]] | None = None
     follows: Callable[[Any], bool] | None = None
     on_commit: Callable[[Call, Any], None] | None = None
+    mask: Callable[[Call, Any], Any] | None = None
 
     def has_follow_up(self, params: Any) -> bool:
         """Whether ``follow`` runs after the commit of a request with these params."""
@@ -204,9 +206,10 @@ def mutation(
     follow: Callable[[Call, Any, Any], Awaitable[Any]] | None = None,
     follows: Callable[[Any], bool] | None = None,
     on_commit: Callable[[Call, Any], None] | None = None,
+    mask: Callable[[Call, Any], Any] | None = None,
 ) -> Callable[[Callable[[Transaction, Call, Any], Any]], Mutate]:
     """Declare a transaction function as the handler of a mutation."""
-    return lambda function: Mutate(row, function, prepare, follow, follows, on_commit)
+    return lambda function: Mutate(row, function, prepare, follow, follows, on_commit, mask)
 
 
 def control(row: AnyMethod) -> Callable[[Callable[[Call, Any], Any]], Act]:

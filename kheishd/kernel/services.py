@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec import field
 
 from kheishd.kernel.cooldowns import Cooldowns
+from kheishd.kernel.secrets import Vault
 from kheishd.kernel.slots import RunSlots
 from kheishd.kernel.transcripts import TranscriptCache
 from kheishd.kernel.waits import RunWaits
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Services(Value, frozen=True):
-    """The store, the text being written, the runtimes, captures, shells, transcripts, run slots and waits.
+    """The store, texts in progress, runtimes, captures, shells, transcripts, run slots, waits and secrets.
 
     All of them live from the opening of the store to its closing. A reload replaces the current runtime, not
     the services.
@@ -36,3 +37,4 @@ class Services(Value, frozen=True):
     slots: RunSlots = field(default_factory=RunSlots)
     waits: RunWaits = field(default_factory=RunWaits)
     cooldowns: Cooldowns = field(default_factory=Cooldowns)
+    secrets: Vault = field(default_factory=Vault)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from kheishd.config.sections.runs import RunsSection
 from kheishd.kernel.captures import NO_CAPTURE
+from kheishd.kernel.credentials import CredentialMissing, find_problem, resolve_credential
 from kheishd.kernel.runtime import ModelFailure
-from kheishd.providers import credentials
+from kheishd.kernel.secrets import Vault
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from kheishd.kernel.captures import Capture, Captures
     from kheishd.kernel.runtime import ModelEvent, ModelRequest, RouteSpec
+    from kheishd.kernel.secrets import SlotReader
     from kheishd.providers.adaptation import AdaptedExchange
     from kheishd.providers.driver import Driver
     from kheishd.providers.exchange import CallTimeouts, ConnectionPools
@@ -58,9 +60,9 @@ def find_driver(name: str) -> Driver | None:
 class ProviderCaller:
     """The ModelCaller of one generation of the configuration.
 
-    ``environ`` resolves ``env:`` references; ``in_thread`` runs blocking work. ``learned`` receives each
-    credential before its use, because it may be newer than the configuration. ``captures`` stores debug
-    captures.
+    ``environ`` resolves ``env:`` references, ``slots`` resolves slots; ``in_thread`` runs blocking work.
+    ``learned`` receives each credential before its use, because it may be newer than the configuration.
+    ``captures`` stores debug captures.
     """
 
     def __init__(
@@ -71,7 +73,9 @@ class ProviderCaller:
         in_thread: Callable[..., Awaitable[Any]] | None = None,
         learned: Callable[[str], None] = lambda secret: None,
         captures: Captures | None = None,
+        slots: SlotReader | None = None,
     ) -> None:
+        self._slots = slots or Vault()
         self._learned = learned
         self._captures = captures
         self._limits = limits or RunsSection()
@@ -124,7 +128,7 @@ class ProviderCaller:
         if route.driver == "offline":
             return None
         keys = route.auth_refs or (route.auth_ref,)
-        problems = [credentials.problem(key, self._environ) for key in keys]
+        problems = [find_problem(key, self._slots, self._environ) for key in keys]
         return None if None in problems else problems[0]
 
     async def aclose(self) -> None:
@@ -146,7 +150,10 @@ class ProviderCaller:
         if driver is None:
             message = f"this version has no driver '{pinned.driver}'"
             raise ModelFailure("route_gone", message, retryable=False)
-        secret = credentials.resolve(pinned.auth_ref, self._environ)
+        try:
+            secret = resolve_credential(pinned.auth_ref, self._slots, self._environ)
+        except CredentialMissing as error:
+            raise ModelFailure("credential_missing", str(error), retryable=False) from None
         if secret is not None:
             self._learned(secret)
         return self._open_call(request, driver, secret, self._pools, self._traits, self._limits, capture)

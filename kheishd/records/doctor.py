@@ -15,11 +15,11 @@ import msgspec
 import trio
 
 from kheishd.records.orphans import CHECKS, OrphanCheck
-from kheishd.records.replay import Complaint, Damage, Difference, Replay
+from kheishd.records.replay import Complaint, Damage, Difference, Loss, Replay
 from kheishd.store.environment import CORRUPT
 from kheishd.store.journal import HASH_BYTES
 from kheishd.store.table import Key
-from kheishd.store.tables import BLOBS, JOURNAL
+from kheishd.store.tables import BLOBS, JOURNAL, SECRET_VALUES, SECRETS
 from protocol.errors.store import StoreDamaged
 from protocol.objects.daemon import Diagnosis, Finding
 
@@ -89,6 +89,8 @@ class Examination:
                 finding = Finding(
                     kind="damaged", message=message, remedy=_RESTORE, stream=stream, cursor=cursor
                 )
+            case Loss(message=message, remedy=remedy):
+                finding = Finding(kind="lost", message=message, remedy=remedy)
             case Difference(stream=stream):
                 finding = Finding(
                     kind="differs", message=str(complaint), remedy=_REPAIR, stream=stream or None
@@ -108,6 +110,10 @@ class Examination:
             yield from self._newest_streams()
         for check in CHECKS:
             yield from self._check_rows(check)
+        for (slot_id,), _ in self._store.scan(SECRETS):
+            if self._store.get(SECRET_VALUES, slot_id) is None:
+                message = f"the value of the secret slot '{slot_id}' is missing"
+                yield Loss(message, "store it again, or delete the slot")
         if self._deep:
             yield from self._check_blobs()
 

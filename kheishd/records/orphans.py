@@ -16,7 +16,15 @@ from kheishd.records.projection import IndexRow
 from kheishd.records.registry import REGISTRY
 from kheishd.records.replay import Difference
 from kheishd.store.table import Key, Table
-from kheishd.store.tables import CHECKPOINT_CHUNKS, CHECKPOINTS, CURSORS, RECEIPTS, RECEIPTS_BY_AGE
+from kheishd.store.tables import (
+    CHECKPOINT_CHUNKS,
+    CHECKPOINTS,
+    CURSORS,
+    RECEIPTS,
+    RECEIPTS_BY_AGE,
+    SECRET_VALUES,
+    SECRETS,
+)
 from protocol.errors.store import StoreDamaged
 from protocol.journal.line import decode_envelope, decode_event
 from protocol.structs import Value
@@ -108,6 +116,7 @@ CHECKS: Final[tuple[OrphanCheck, ...]] = (
         lambda store, key, receipt: store.get(RECEIPTS_BY_AGE, receipt.at_ms, *key) is not None,
     ),
     OrphanCheck(RECEIPTS_BY_AGE, _is_receipt_age_explained),
+    OrphanCheck(SECRET_VALUES, lambda store, key, _: store.get(SECRETS, *key) is not None),
     OrphanCheck(
         CHECKPOINTS,
         lambda store, key, head: key[1] <= store.head(key[0])[0] and is_readable(store, key[0], head),

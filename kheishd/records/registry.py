@@ -19,6 +19,7 @@ from kheishd.records.projection import DerivedIndex, Projection, stream_kind
 from kheishd.records.question import QUESTION_RECORDS
 from kheishd.records.route import DEFAULT_ROUTE_RECORDS, ROUTE_RECORDS
 from kheishd.records.run import READY_RUNS, RUN_RECORDS
+from kheishd.records.secret import SECRET_RECORDS
 from kheishd.records.session import SESSION_RECORDS
 from kheishd.records.task import TASK_RECORDS
 from kheishd.records.token import TOKEN_RECORDS
@@ -49,6 +50,7 @@ PROJECTIONS: Final[tuple[Projection[Any], ...]] = (
     ROUTE_RECORDS,
     DEFAULT_ROUTE_RECORDS,
     GOAL_RECORDS,
+    SECRET_RECORDS,
     PUBLICATION_RECORDS,
     TRIGGER_RECORDS,
     NOTE_RECORDS,

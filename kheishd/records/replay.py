@@ -42,6 +42,13 @@ class Damage(Value, frozen=True):
     cursor: int | None = None
 
 
+class Loss(Value, frozen=True):
+    """Something that no event contains and that is gone, and what makes up for it."""
+
+    message: str
+    remedy: str
+
+
 class Difference(Value, frozen=True):
     """A row that differs from the journal. ``expected`` is the value to write; None: delete the row."""
 
@@ -56,7 +63,7 @@ class Difference(Value, frozen=True):
         return f"{self.table.name} {name} {problem}"
 
 
-Complaint = Damage | Difference
+Complaint = Damage | Difference | Loss
 
 
 class ExpectedRow(NamedTuple):

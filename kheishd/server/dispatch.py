@@ -229,7 +229,8 @@ class _Mutations(_Entry):
         handler = self.handler
         call = self.dispatcher.call(asker, _journal_id(request.id))
         plan = params if handler.prepare is None else handler.prepare(call, params)
-        change = MutationCommit(handler, call, params, plan, self.blank)
+        masked = params if handler.mask is None else handler.mask(call, params)
+        change = MutationCommit(handler, call, masked, plan, self.blank)
         follows = not params.check and handler.has_follow_up(params)
         opened = asker.open(request.id, reply, waits=follows)
 

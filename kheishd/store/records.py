@@ -5,6 +5,7 @@ from msgspec import Struct
 from protocol.objects.definition import Definition
 from protocol.objects.permission import Rule
 from protocol.objects.route import RouteRevision
+from protocol.objects.secret import SecretKind
 from protocol.objects.token import Token
 from protocol.objects.workspace import TrustedRoot
 
@@ -46,6 +47,19 @@ class StoredDefinition(Struct, frozen=True, kw_only=True, omit_defaults=True):
     definition: Definition
     created_cursor: int
     updated_cursor: int
+
+
+class SecretRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A slot, without its value. ``revision`` counts its values; ``updated_by`` stored the current one."""
+
+    slot_id: str
+    kind: SecretKind
+    revision: int
+    created_at_ms: int
+    created_cursor: int
+    updated_at_ms: int
+    updated_cursor: int
+    updated_by: str
 
 
 class StoredRoute(Struct, frozen=True, kw_only=True, omit_defaults=True):

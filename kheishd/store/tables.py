@@ -7,10 +7,12 @@ from the journal (see ``upgrades.NOT_RECORDS``).
 from typing import Any, Final
 
 from kheishd.core.run.record import RunRecord
+from kheishd.core.sealing import SealedValue
 from kheishd.store.records import (
     Binding,
     DaemonRules,
     Receipt,
+    SecretRecord,
     StoredDefaultRoute,
     StoredDefinition,
     StoredRoute,
@@ -144,6 +146,12 @@ GOALS_OPEN = Table("goals_open", (str,), bytes)
 PERSONAS = Table("personas", (str,), Persona)
 """(persona id) → the persona."""
 
+# Secrets.
+
+SECRETS = Table("secrets", (str,), SecretRecord)
+"""(slot id) → the slot, without its value."""
+SECRET_VALUES = Table("secret_values", (str,), SealedValue)
+"""(slot id) → the slot's value, encrypted; it is in no event."""
 # Bus.
 
 PUBLICATIONS = Table("publications", (str,), Publication)

@@ -48,6 +48,7 @@ from kheishd.store.tables import (
     RECEIPTS_BY_AGE,
     RECORDS_BY_RUN,
     RECORDS_BY_SESSION,
+    SECRET_VALUES,
     SHELLS_LIVE,
     SHELLS_STOPPING,
     TABLES,
@@ -154,7 +155,7 @@ SCHEMA: Final = len(UPGRADES)
 """The schema that this version reads and writes."""
 
 NOT_RECORDS: Final[frozenset[Table[Any]]] = frozenset(
-    (JOURNAL, CURSORS, RECEIPTS, RECEIPTS_BY_AGE, BLOBS, META)
+    (JOURNAL, CURSORS, RECEIPTS, RECEIPTS_BY_AGE, BLOBS, SECRET_VALUES, META)
 )
 """The tables that no rebuild can restore. All others are projections of the journal, or caches of it."""
 

@@ -59,6 +59,7 @@ from protocol.events.run import (
     RunStarted,
     Steered,
 )
+from protocol.events.secret import SecretDeleted, SecretStored
 from protocol.events.session import (
     SessionCreated,
     SessionEnded,
@@ -169,6 +170,8 @@ JournalEvent = (
     | CancelRequested
     | RunEnded
     | RunConcluded
+    | SecretStored
+    | SecretDeleted
     | EventPublished
     | EventDelivered
     | TriggerCreated
@@ -200,7 +203,8 @@ TAG_VALUES: dict[str, frozenset[str]] = {
     "type": EVENT_TYPES | TAGS.keys() | {"workspace_file"},
     "kind": frozenset(
         "text thinking tool_call tool_result asset input compaction mailbox task shell diff command call"
-        " network output request events answer query mutation control note archive".split()
+        " network output request events answer query mutation control note archive"
+        " opaque api_key oauth".split()
     ),
     "role": frozenset(("user", "assistant", "tool")),
 }

@@ -20,6 +20,7 @@ from protocol.objects import (
     route,
     rpc,
     run,
+    secret,
     session,
     skill,
     task,
@@ -55,6 +56,7 @@ METHODS: dict[str, AnyMethod] = {
         route,
         token,
         workspace,
+        secret,
         event,
         trigger,
     )

@@ -1,6 +1,7 @@
 """A provider that repeats its key: no reader of the daemon receives it."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,55 @@ def make_requests(home: Path) -> None:
         daemon.call("conversation.send", agent="loose", content=f"Is it {SECRET}?", wait="settled")
         daemon.stop()
         assert not has_secret(daemon.read_log())
+
+
+SLOT_CONFIG = """
+default_route = "slotted"
+[routes.slotted]
+driver = "openai"
+model = "echo"
+base_url = "{url}"
+auth_ref = "slot:provider"
+"""
+
+
+def use_a_slot(home: Path) -> None:
+    """Fill a slot while the daemon runs, use it, and use it again after a kill."""
+    with Daemon(home, "--log-level", "debug") as daemon:
+        (route,) = [row for row in daemon.call("route.list")["routes"] if row["route_id"] == "slotted"]
+        assert "the slot 'provider' is empty" in route["problem"]
+        with pytest.raises(RpcError, match="the slot 'provider' is empty"):
+            daemon.call("conversation.send", content="hello", wait="settled")
+        daemon.call("secret.put", slot_id="provider", value=SECRET, kind="api_key")
+        assert daemon.call("route.get", route_id="slotted").get("ready", True)
+        written, stored = deltas(daemon, model="repeat:2")
+        assert written == stored == "it is [scrubbed], yes, sk-"
+        daemon.kill()
+        daemon.start()
+        written, stored = deltas(daemon, model="repeat:7")
+        assert written == stored == "it is [scrubbed], yes, sk-"
+        # The values before and after are redacted: an answer may still repeat the one before.
+        daemon.call("secret.put", slot_id="provider", value=ROTATED)
+        assert deltas(daemon, model="repeat:3")[1] == "it is [scrubbed], yes, sk-"
+        session = daemon.call("session.create", title=f"{SECRET} and {ROTATED}")
+        assert session["title"] == "[scrubbed] and [scrubbed]"
+        diagnosis = daemon.call("daemon.doctor", deep=True)
+        assert (diagnosis["findings"], diagnosis["complete"]) == ([], True)
+        with pytest.raises(RpcError) as error:
+            daemon.call("secret.delete", slot_id="provider")
+        assert error.value.reason == "secret_in_use"
+        assert not has_secret(json.dumps([daemon.events(), daemon.call("secret.list")]))
+        daemon.stop()
+        assert not has_secret(daemon.read_log())
+    assert not any(has_secret(path.read_bytes()) for path in (home / "state").iterdir())
+
+
+async def test_a_slot_is_a_credential_at_once_and_never_shown(home: Path) -> None:
+    """A route uses the value of its slot from the next call on, also after a kill, and nothing shows it."""
+    await trio.to_thread.run_sync(shutil.rmtree, home / "agents")
+    async with running_model_server() as server:
+        (home / "config.toml").write_text(SLOT_CONFIG.format(url=server.base_url))
+        await trio.to_thread.run_sync(use_a_slot, home)
 
 
 def texts(value: Any) -> Iterator[str]:

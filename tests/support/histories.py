@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from msgspec.structs import replace
 
 from kheishd.core.definition import parse
+from kheishd.core.sealing import seal
 from kheishd.objects.agents.notes import forget_note, write_note
 from kheishd.objects.talk.persona import bind
 from kheishd.records.writer import BY_DAEMON, SessionWriter, StreamWriter
@@ -21,6 +22,7 @@ from kheishd.store.tables import (
     RECEIPTS,
     RECEIPTS_BY_AGE,
     RUNS,
+    SECRET_VALUES,
     SESSIONS,
     TABLES,
     TASKS,
@@ -62,6 +64,7 @@ from protocol.events.run import (
     RunEnded,
     RunStarted,
 )
+from protocol.events.secret import SecretDeleted, SecretStored
 from protocol.events.session import SessionCreated, SessionRenamed
 from protocol.events.skill import SkillActivated, SkillDeactivated
 from protocol.events.task import (
@@ -478,6 +481,11 @@ def _permissions(tx: Transaction) -> None:
     writer.append(WorkspaceTrusted(root="/srv/shop"))
     writer.append(WorkspaceTrusted(root="/srv/old"))
     writer.append(WorkspaceUntrusted(root="/srv/old"))
+    for slot_id in ("openai", "old", "openai"):
+        writer.append(SecretStored(slot_id=slot_id))
+        tx.put(SECRET_VALUES, slot_id, value=seal(bytes(32), slot_id, "sk-0123456789", bytes(12)))
+    writer.append(SecretDeleted(slot_id="old"))
+    tx.delete(SECRET_VALUES, "old")
     writer.write()
     run_id = "run_ses_a_2"
     writer = SessionWriter(tx, "ses_a", session=tx.get(SESSIONS, "ses_a"))

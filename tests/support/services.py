@@ -1,5 +1,9 @@
 """Services for tests, on a real store."""
 
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from kheishd.core.text.scrub import Scrubber
 from kheishd.debug.captures import CaptureService
 from kheishd.debug.files import CaptureFiles
 from kheishd.hooks.os.shell.log import ShellFiles
@@ -7,9 +11,24 @@ from kheishd.kernel.captures import Captures
 from kheishd.kernel.holder import RuntimeHolder
 from kheishd.kernel.live import Live
 from kheishd.kernel.runtime import Runtime, Runtimes
+from kheishd.kernel.secrets import Vault
 from kheishd.kernel.services import Services
 from kheishd.kernel.shells import Shells
 from kheishd.kernel.state import State
+
+
+def open_vault(state: State, home: Path, environ: Mapping[str, str] | None = None) -> Vault:
+    """Return the open slots of a store, whose values are redacted in the journal and in answers."""
+    learned: set[str] = set()
+
+    def learn(secrets: Iterable[str]) -> None:
+        learned.update(secrets)
+        if learned:
+            state.store.set_scrub(Scrubber(learned).scrub_journal_line)
+
+    vault = Vault(home, environ or {}, learn)
+    vault.open(state)
+    return vault
 
 
 def make_services(
@@ -33,4 +52,5 @@ def make_services(
         runtimes,
         captures or CaptureService(CaptureFiles(home / "debug")),
         shells or ShellFiles(home / "shells"),
+        secrets=open_vault(state, home),
     )

@@ -19,11 +19,12 @@ from protocol.ids import Id
 from protocol.limits.model import DEFAULT_CONTEXT_TOKENS
 from protocol.limits.route import MAX_FALLBACKS, MAX_KEYS
 from protocol.objects.route import Driver, PresetName
+from protocol.objects.secret import SLOT_ID_PATTERN
 from protocol.structs import Value
 
 BUILT_IN_ROUTE = "offline"
 
-AUTH_REF_PATTERN = r"(env|credential|slot):[A-Za-z0-9_][A-Za-z0-9_.@-]{0,127}"
+AUTH_REF_PATTERN = rf"(env|credential):[A-Za-z0-9_][A-Za-z0-9_.@-]{{0,127}}|slot:{SLOT_ID_PATTERN}"
 
 REQUEST_PATH = re.compile(
     r"(/chat/completions|/v1/messages|/responses|/models/[^/]+:(stream)?generateContent)/*$", re.IGNORECASE
@@ -61,7 +62,7 @@ class RouteSection(Section, frozen=True, kw_only=True):
     KEY_HINTS: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(OPTION_NAMES, "write it into 'options'"),
         **dict.fromkeys(
-            ("api_key", "key", "token"), "set 'auth_ref' to \"env:NAME\", a variable that holds it"
+            ("api_key", "key", "token"), 'set \'auth_ref\' to "slot:NAME" or "env:NAME", which holds it'
         ),
         **dict.fromkeys(("api_base", "endpoint", "url"), "did you mean 'base_url'?"),
         "provider": "did you mean 'driver' or 'preset'?",
@@ -80,7 +81,7 @@ class RouteSection(Section, frozen=True, kw_only=True):
     """URL of the API (default: the preset's or provider's); a Unix socket is `http+unix://%2Fa.sock/v1`."""
 
     auth_ref: str | None = None
-    """Where the credential is: `"env:NAME"` or `"credential:NAME"`."""
+    """Where the credential is: `"slot:NAME"`, `"env:NAME"` or `"credential:NAME"`."""
 
     auth_refs: Annotated[list[str], Meta(max_length=MAX_KEYS)] = []
     """Several credentials instead of `auth_ref`, in order: a key that is refused for now is passed over."""
@@ -161,7 +162,9 @@ class RouteSection(Section, frozen=True, kw_only=True):
         for place, reference in references:
             if not re.fullmatch(AUTH_REF_PATTERN, reference):
                 # The message does not repeat the value: it may be a key pasted in the wrong place.
-                yield Problem(place, 'expected "env:NAME" or "credential:NAME", not the key itself')
+                yield Problem(
+                    place, 'expected "slot:NAME", "env:NAME" or "credential:NAME", not the key itself'
+                )
         if self.auth_ref is not None and self.auth_refs:
             yield Problem((*path, "auth_refs"), "set either auth_ref or auth_refs")
         if len(set(self.auth_refs)) < len(self.auth_refs):

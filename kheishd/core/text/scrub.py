@@ -1,8 +1,9 @@
 """Scrub known secrets from everything that is journaled, logged or sent to a client.
 
 A secret is found in the spellings of ``spellings.py``. Journal lines are scrubbed by structure: secrets
-are replaced inside values, never in field names or known tag values, so a scrubbed line still decodes as its
-type. Texts and values that arrive in chunks are scrubbed by ``core/text/stream.py``.
+are replaced inside values, never in field names, known tag values or ids that the daemon made, so a scrubbed
+line still decodes as its type. Texts and values that arrive in chunks are scrubbed by
+``core/text/stream.py``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from kheishd.core.text.spellings import Spellings
+from protocol.ids import ID_SHAPED
 from protocol.journal.line import TAG_VALUES
 
 if TYPE_CHECKING:
@@ -105,7 +107,9 @@ class Scrubber:
     def _scrub_fields(self, table: dict[str, Any], *, top: bool, free_form: bool) -> dict[str, Any]:
         return {
             (key if top else self.scrub_text(key)): value
-            if not free_form and isinstance(value, str) and value in TAG_VALUES.get(key, ())
+            if not free_form
+            and isinstance(value, str)
+            and (value in TAG_VALUES.get(key, ()) or (key.endswith("_id") and ID_SHAPED.fullmatch(value)))
             else self._scrub_value(value, free_form=free_form or key in _FREE_FORM)
             for key, value in table.items()
         }

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from kheishd.kernel.call import Call, control, query
 from kheishd.store.checkup import SMALL_BYTES, describe_problems
+from kheishd.store.tables import SECRET_VALUES
 from protocol.errors.daemon import PathRefused
 from protocol.objects import daemon as rows
 from protocol.objects.daemon import (
@@ -20,6 +21,7 @@ from protocol.objects.daemon import (
     DaemonStatus,
     Diagnosis,
     DoctorParams,
+    Finding,
     Reloaded,
     ShutdownStarted,
 )
@@ -111,6 +113,17 @@ async def doctor(call: Call, params: DoctorParams) -> Diagnosis:
             return diagnose_pages(checkup.problems)
         are_pages_checked = not checkup.obstacle
     diagnosis = await examine(call.state.read, deep=params.deep)
+    with call.state.read() as snapshot:
+        unreadable = [
+            Finding(
+                kind="unreadable",
+                message=f"the value of the secret slot '{slot_id}' {problem}",
+                remedy="follow the message, or store the value again",
+            )
+            for slot_id, problem in call.services.secrets.unreadable().items()
+            if snapshot.get(SECRET_VALUES, slot_id) is not None
+        ]
+    diagnosis = replace(diagnosis, findings=[*diagnosis.findings, *unreadable])
     if not are_pages_checked:
         diagnosis = replace(diagnosis, complete=False)
     for finding in diagnosis.findings:

@@ -273,7 +273,7 @@ def test_invalid_combination(text: str, words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("key", "remedy"),
     [
-        ("api_key", "set 'auth_ref' to \"env:NAME\""),
+        ("api_key", 'set \'auth_ref\' to "slot:NAME" or "env:NAME"'),
         ("max_tokens", "write it into 'options'"),
         ("url", "did you mean 'base_url'?"),
         ("provider", "did you mean 'driver' or 'preset'?"),
@@ -285,7 +285,7 @@ def test_an_expected_key_has_a_remedy(key: str, remedy: str) -> None:
     assert refuse(
         ROUTE + f"{key} = 'sk-secret'"
     ) == f"config.toml:4: routes.r.{key}: unknown key; {remedy}" + (
-        ", a variable that holds it" if key == "api_key" else ""
+        ", which holds it" if key == "api_key" else ""
     )
 
 

@@ -11,7 +11,15 @@ from kheishd.records import doctor
 from kheishd.records.doctor import Examination, examine, examine_whole
 from kheishd.store.environment import Transaction
 from kheishd.store.table import Key, Table
-from kheishd.store.tables import BLOBS, CHECKPOINT_CHUNKS, CHECKPOINTS, JOURNAL, META, RUNS
+from kheishd.store.tables import (
+    BLOBS,
+    CHECKPOINT_CHUNKS,
+    CHECKPOINTS,
+    JOURNAL,
+    META,
+    RUNS,
+    SECRET_VALUES,
+)
 from kheishd.store.writer import Store
 from protocol.events.daemon import DaemonStarted
 from protocol.journal.envelope import DAEMON_STREAM
@@ -38,7 +46,7 @@ def test_an_empty_store(store: Store) -> None:
 
 @pytest.mark.parametrize(
     "table",
-    derived_tables(BLOBS, CHECKPOINT_CHUNKS, CHECKPOINTS, JOURNAL, META),
+    derived_tables(BLOBS, CHECKPOINT_CHUNKS, CHECKPOINTS, JOURNAL, META, SECRET_VALUES),
     ids=lambda table: table.name,
 )
 def test_every_lost_row_is_found(store: Store, table: Table[Any]) -> None:
@@ -153,3 +161,12 @@ def _delete(table: Table[Any], key: Key, tx: Transaction) -> None:
 
 def _put(table: Table[Any], key: Key, value: Any, tx: Transaction) -> None:
     tx.put(table, *key, value=value)
+
+
+def test_a_slot_without_its_value(store: Store) -> None:
+    """A lost value is reported, with its remedy; no event contains it, so nothing repairs it."""
+    rich_history(store)
+    update(store, partial(_delete, SECRET_VALUES, ("openai",)))
+    (finding,) = examine_whole(store.read, deep=False).findings
+    assert (finding.kind, finding.remedy) == ("lost", "store it again, or delete the slot")
+    assert "'openai'" in finding.message

@@ -17,13 +17,16 @@ from kheishd.store.tables import (
     META,
     RECEIPTS,
     RECEIPTS_BY_AGE,
+    SECRET_VALUES,
     TABLES,
 )
 from kheishd.store.writer import Store
 from protocol.journal.line import decode_envelope, decode_event
 from tests.support.histories import NOW_MS, derived_tables, dump, rich_history, spoil_line, update
 
-REBUILT = derived_tables(JOURNAL, META, BLOBS, CHECKPOINT_CHUNKS, CHECKPOINTS, RECEIPTS, RECEIPTS_BY_AGE)
+REBUILT = derived_tables(
+    JOURNAL, META, BLOBS, CHECKPOINT_CHUNKS, CHECKPOINTS, RECEIPTS, RECEIPTS_BY_AGE, SECRET_VALUES
+)
 
 
 def test_a_healthy_store_is_not_touched(store: Store) -> None:

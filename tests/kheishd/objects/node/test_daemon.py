@@ -8,6 +8,7 @@ import pytest
 from msgspec import to_builtins
 
 from kheishd.config.sections.config import Config
+from kheishd.kernel.master_key import write_master_keys
 from kheishd.kernel.runtime import Runtime
 from kheishd.objects.node.daemon import HANDLERS, backup_path
 from kheishd.store.backup import restore
@@ -157,6 +158,10 @@ async def test_daemon_doctor_ok(tmp_path: Path, store_dir: Path) -> None:
     store.close()
     async with rpc_server(tmp_path, HANDLERS, control=Control()) as server:
         client = await server.connect()
+        (finding,) = (await client.call("daemon.doctor"))["findings"]
+        assert (finding["kind"], "is missing; put it back" in finding["message"]) == ("unreadable", True)
+        write_master_keys(tmp_path / "master.key", [bytes(32)], replaces=False)
+        server.services.secrets.reload_keys()
         for deep in (False, True):
             diagnosis = await client.call("daemon.doctor", deep=deep)
             assert (diagnosis["findings"], diagnosis["streams"], diagnosis["complete"]) == ([], 12, True)

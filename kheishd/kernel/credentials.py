@@ -1,9 +1,9 @@
-"""Credentials by reference: resolved at each call, never stored, never part of a message.
+"""Credentials by reference: resolved at each call, never part of a message.
 
 ======================= ==================================================================
 ``env:NAME``            the daemon's environment variable
 ``credential:NAME``     the file NAME in ``$CREDENTIALS_DIRECTORY``, as systemd provides it
-``slot:NAME``           an encrypted slot in the store; not supported by this version
+``slot:NAME``           an encrypted slot in the store
 ======================= ==================================================================
 """
 
@@ -15,7 +15,8 @@ from urllib.parse import unquote
 
 from kheishd.config.credentials import is_credential
 from kheishd.core.text.spellings import MIN_SECRET_CHARACTERS
-from kheishd.kernel.runtime import ModelFailure, RouteSpec
+from kheishd.kernel.runtime import RouteSpec
+from kheishd.kernel.secrets import SlotReader
 
 # The longest credentials are signed tokens of a few KiB; a longer file is no credential.
 MAX_CREDENTIAL_BYTES = 64 * 1024
@@ -23,47 +24,60 @@ MAX_CREDENTIAL_BYTES = 64 * 1024
 _WHERE = {
     "env": "the daemon's environment; set it there and restart the daemon",
     "credential": "the credentials directory; add LoadCredential= to the unit",
+    "slot": "the store; secret.put stores a value",
 }
 
 _REFERENCE = re.compile(r"(env|credential|slot):([A-Za-z0-9_.-]{1,255})")
 
 
-def resolve(auth_ref: str | None, environ: Mapping[str, str] = os.environ) -> str | None:
-    """Return the current credential of a reference; None without a reference.
+class CredentialMissing(Exception):
+    """A reference resolves to no usable credential; the message names the reference, never the value."""
 
-    Errors: ModelFailure ``credential_missing``; its message names the reference, never the value.
-    """
+
+def resolve_credential(
+    auth_ref: str | None, slots: SlotReader, environ: Mapping[str, str] = os.environ
+) -> str | None:
+    """Return the current credential of a reference; None without a reference. Errors: CredentialMissing."""
     if auth_ref is None:
         return None
     match = _REFERENCE.fullmatch(auth_ref)
     if match is None or match[2] in (".", ".."):
-        raise _missing(f"'{auth_ref}' is not a credential reference; use env:NAME or credential:NAME")
+        raise CredentialMissing(
+            f"'{auth_ref}' is not a credential reference; use slot:NAME, env:NAME or credential:NAME"
+        )
     source, name = match[1], match[2]
     if source == "slot":
-        raise _missing(f"'{auth_ref}': this version has no secret slots; use env:NAME or credential:NAME")
-    value = environ.get(name) if source == "env" else _read(name, environ)
+        reason, value = slots.problem(name), slots.read(name)
+        if reason is not None:
+            raise CredentialMissing(f"the slot '{name}' {reason}")
+    else:
+        value = environ.get(name) if source == "env" else _read(name, environ)
     if not value or not (value := value.strip()):
-        raise _missing(f"'{auth_ref}' is not set in {_WHERE[source]}")
+        raise CredentialMissing(f"'{auth_ref}' is not set in {_WHERE[source]}")
     if not value.isprintable() or not value.isascii():
-        raise _missing(f"'{auth_ref}' contains characters that an HTTP header cannot hold")
+        raise CredentialMissing(f"'{auth_ref}' contains characters that an HTTP header cannot hold")
     if len(value) < MIN_SECRET_CHARACTERS:
-        raise _missing(
+        raise CredentialMissing(
             f"'{auth_ref}' has fewer than {MIN_SECRET_CHARACTERS} characters, too few to be redacted "
             "wherever it occurs: use a longer credential, or remove auth_ref if the server needs none"
         )
     return value
 
 
-def problem(auth_ref: str | None, environ: Mapping[str, str] = os.environ) -> str | None:
+def find_problem(
+    auth_ref: str | None, slots: SlotReader, environ: Mapping[str, str] = os.environ
+) -> str | None:
     """Return why a reference resolves to no credential now, or None."""
     try:
-        resolve(auth_ref, environ)
-    except ModelFailure as failure:
-        return failure.message
+        resolve_credential(auth_ref, slots, environ)
+    except CredentialMissing as error:
+        return str(error)
     return None
 
 
-def find_secrets(routes: Iterable[RouteSpec], environ: Mapping[str, str] = os.environ) -> list[str]:
+def find_secrets(
+    routes: Iterable[RouteSpec], slots: SlotReader, environ: Mapping[str, str] = os.environ
+) -> list[str]:
     """Return the current credentials of these routes, to be redacted wherever they occur.
 
     Those in ``options.headers``, and passwords of proxies in the environment, are among them.
@@ -74,8 +88,8 @@ def find_secrets(routes: Iterable[RouteSpec], environ: Mapping[str, str] = os.en
     routes = list(routes)
     for reference in {key for route in routes for key in (*route.auth_refs, route.auth_ref)}:
         try:
-            value = resolve(reference, environ)
-        except ModelFailure:
+            value = resolve_credential(reference, slots, environ)
+        except CredentialMissing:
             continue
         if value is not None:
             secrets.add(value)
@@ -103,7 +117,3 @@ def _read(name: str, environ: Mapping[str, str]) -> str | None:
         return value.decode("utf-8-sig") if len(value) <= MAX_CREDENTIAL_BYTES else None
     except (OSError, UnicodeDecodeError):
         return None
-
-
-def _missing(message: str) -> ModelFailure:
-    return ModelFailure("credential_missing", message, retryable=False)

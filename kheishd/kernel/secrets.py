@@ -1,0 +1,293 @@
+"""Secret slots: values that the daemon keeps encrypted in the store and, while it runs, open in memory.
+
+The record of a slot is a fold of events and says nothing about the value. The sealed value stands in a table
+of its own and is written in the same transaction; it is in no event, answer, log or export. :class:`Vault`
+opens the values whenever that table changes, so a route or a server uses a new value from its next call on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import os
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import msgspec
+from msgspec.structs import replace
+
+from kheishd.config.credentials import is_credential
+from kheishd.core.sealing import NONCE_BYTES, SealBroken, SealedValue, identify_key, seal, unseal
+from kheishd.core.text.spellings import MIN_SECRET_CHARACTERS
+from kheishd.kernel.master_key import MasterKeys, read_master_keys, write_master_keys
+from kheishd.records.writer import BY_DAEMON, Origin, StreamWriter
+from kheishd.store.tables import SECRET_VALUES, SECRETS
+from protocol.errors.secret import MasterKeyUnusable, SecretLimit, SecretNotFound, SecretUnreadable
+from protocol.errors.store import StoreDamaged
+from protocol.events.secret import SecretDeleted, SecretStored
+from protocol.journal.envelope import DAEMON_STREAM
+from protocol.limits.secret import MAX_SECRETS
+from protocol.structs import Value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from kheishd.kernel.state import State
+    from kheishd.store.environment import Snapshot, Transaction
+    from kheishd.store.records import SecretRecord
+    from protocol.objects.secret import SecretKind
+
+log = logging.getLogger("kheishd.secrets")
+
+
+class SlotReader(Protocol):
+    """The values of slots, for the daemon's own calls."""
+
+    def read(self, slot_id: str) -> str | None:
+        """Return the value of a slot; None if it is empty or cannot be read."""
+        ...
+
+    def problem(self, slot_id: str) -> str | None:
+        """Return why a slot has no value to read, as the end of a sentence about it; None if it has one."""
+        ...
+
+
+class _OpenSlot(Value, frozen=True):
+    """A slot in memory: the seal that was opened, and its value or why there is none.
+
+    ``is_locked``: the key that opens it is not there.
+    """
+
+    sealed: SealedValue | None
+    value: str | None = None
+    problem: str | None = None
+    is_locked: bool = False
+
+    @property
+    def key_id(self) -> str:
+        """The id of the key that sealed the value."""
+        return "" if self.sealed is None else self.sealed.key_id
+
+
+NO_SLOT: Final = _OpenSlot(None)
+
+
+class Vault:
+    """The slots of one store.
+
+    ``learn`` receives each value before anything can use it, to redact it from then on. Without a home there
+    is no master key, and no slot can be stored.
+    """
+
+    def __init__(
+        self,
+        home: Path | None = None,
+        environ: Mapping[str, str] = os.environ,
+        learn: Callable[[Iterable[str]], None] = lambda secrets: None,
+    ) -> None:
+        self._home = home
+        self._environ = environ
+        self.learn: Final = learn
+        self._state: State | None = None
+        self._keys: MasterKeys | None = None
+        self._slots: dict[str, _OpenSlot] = {}
+        self.key_problem: str | None = None
+
+    def open(self, state: State) -> None:
+        """Open the slots of a store, now and after each change. Without slots, no key is read."""
+        self._state = state
+        state.watch(self._refresh, SECRETS.name, SECRET_VALUES.name)
+
+    def read(self, slot_id: str) -> str | None:
+        """Return the value of a slot; None if it is empty or cannot be read."""
+        slot = self._slots.get(slot_id)
+        return None if slot is None else slot.value
+
+    def problem(self, slot_id: str) -> str | None:
+        """Return why a slot has no value to read, as the end of a sentence about it; None if it has one."""
+        slot = self._slots.get(slot_id)
+        if slot is None:
+            return "is empty; secret.put stores a value"
+        return slot.problem if slot.value is None else None
+
+    def values(self) -> Iterator[str]:
+        """Yield the open values, and the credentials in those that are JSON: all that has to be redacted."""
+        for slot in self._slots.values():
+            if slot.value is not None:
+                yield from list_redacted(slot.value)
+
+    def unreadable(self) -> dict[str, str]:
+        """Return the problems of the slots whose values cannot be read, or not after a restart, by slot."""
+        return {slot_id: slot.problem for slot_id, slot in self._slots.items() if slot.problem is not None}
+
+    def reload_keys(self) -> None:
+        """Read the master key again, and open the slots that it opens. It may have been put back."""
+        if self._home is None:
+            self.key_problem = "this daemon has no home"
+        else:
+            try:
+                self._keys, self.key_problem = read_master_keys(self._home, self._environ), None
+            except MasterKeyUnusable as refusal:
+                self._keys, self.key_problem = None, refusal.message
+        if self._state is not None:
+            self._refresh()
+
+    def prepare(self, slot_id: str, *, replaces_unreadable: bool = False, is_trial: bool = False) -> None:
+        """Make sure that a slot can be stored: read the master key, and generate the first one.
+
+        Runs on the loop, before the transaction of ``put_slot``. A trial generates nothing. While slots are
+        locked, none is stored: sealed by another key than the others, it would be lost with either.
+        Errors: MasterKeyUnusable, SecretUnreadable.
+        """
+        self.reload_keys()
+        if self._keys is None:
+            raise MasterKeyUnusable(self.key_problem)
+        if not replaces_unreadable:
+            self._require_readable(slot_id)
+        if not self._keys.keys and not is_trial:
+            keys = (os.urandom(32),)
+            assert self._home is not None, "keys are read from a home"
+            write_master_keys(self._home / "master.key", keys, replaces=False)
+            self._keys = MasterKeys(self._keys.path, keys)
+            log.info("generated the master key of the secret slots", extra={"path": self._keys.path})
+
+    def _require_readable(self, slot_id: str) -> None:
+        """Require that no slot is locked, and that this one has no problem. Errors: SecretUnreadable."""
+        locked = sorted(name for name, slot in self._slots.items() if slot.is_locked)
+        if self._slots.get(slot_id, NO_SLOT).problem is not None:
+            locked.insert(0, slot_id)
+        if locked:
+            others = f" (so do {len(locked) - 1} others)" if len(locked) > 1 else ""
+            raise SecretUnreadable(
+                f"the value of the slot '{locked[0]}' {self._slots[locked[0]].problem}{others}; "
+                "to store this value all the same, set 'replace_unreadable'",
+                field="$.params.replace_unreadable",
+            )
+
+    def put_slot(
+        self,
+        tx: Transaction,
+        slot_id: str,
+        value: str,
+        kind: SecretKind,
+        *,
+        origin: Origin = BY_DAEMON,
+        is_trial: bool = False,
+    ) -> SecretRecord:
+        """Store a value in a slot, after ``prepare``. A trial seals nothing, and its transaction is undone.
+
+        Errors: SecretLimit, MasterKeyUnusable.
+        """
+        if tx.get(SECRETS, slot_id) is None and tx.count(SECRETS) >= MAX_SECRETS:
+            raise SecretLimit()
+        if not is_trial:
+            # The current key, not that of the request: a rotation may have been committed in between.
+            if self._keys is None or not self._keys.keys:
+                raise MasterKeyUnusable(self.key_problem)
+            sealed = seal(self._keys.keys[0], slot_id, value, os.urandom(NONCE_BYTES))
+            tx.put(SECRET_VALUES, slot_id, value=sealed)
+        writer = StreamWriter(tx, DAEMON_STREAM, origin=origin)
+        writer.append(SecretStored(slot_id=slot_id, kind=kind))
+        record = writer.need(SECRETS, slot_id)
+        writer.write()
+        return record
+
+    def delete_slot(self, tx: Transaction, slot_id: str, *, origin: Origin = BY_DAEMON) -> None:
+        """Delete a slot and its value. Errors: SecretNotFound."""
+        if tx.get(SECRETS, slot_id) is None:
+            raise SecretNotFound(f"there is no slot '{slot_id}'", field="$.params.slot_id")
+        tx.delete(SECRET_VALUES, slot_id)
+        writer = StreamWriter(tx, DAEMON_STREAM, origin=origin)
+        writer.append(SecretDeleted(slot_id=slot_id))
+        writer.write()
+
+    def digest(self, value: str) -> str:
+        """Return a digest that shows whether a value is the same, and is no help to guess it.
+
+        It is keyed by the master key, which is neither in the store nor in a backup.
+        """
+        key = self._keys.keys[0] if self._keys is not None and self._keys.keys else os.urandom(32)
+        content = value.encode(errors="surrogatepass")
+        return hmac.digest(key, b"kheish receipt\0" + content, hashlib.sha256).hex()
+
+    def _refresh(self) -> None:
+        """Open the values that have changed, on the loop."""
+        assert self._state is not None, "the vault is open"
+        try:
+            with self._state.read() as store:
+                slots = self._open_slots(store) if store.count(SECRETS) else {}
+        except (StoreDamaged, msgspec.DecodeError) as error:
+            log.error("the secret slots cannot be read: %s", error)
+            return
+        self._slots = slots
+        self.learn(self.values())
+
+    def _open_slots(self, store: Snapshot) -> dict[str, _OpenSlot]:
+        if self._keys is None and self.key_problem is None and self._home is not None:
+            try:
+                self._keys = read_master_keys(self._home, self._environ)
+            except MasterKeyUnusable as refusal:
+                self.key_problem = refusal.message
+        keys = () if self._keys is None else self._keys.keys
+        by_id = {identify_key(key): key for key in keys}
+        slots = {}
+        for (slot_id,), _ in store.scan(SECRETS):
+            sealed, previous = store.get(SECRET_VALUES, slot_id), self._slots.get(slot_id, NO_SLOT)
+            if previous.sealed == sealed and previous.value is not None and previous.key_id in by_id:
+                slots[slot_id] = replace(previous, problem=None, is_locked=False)
+                continue
+            slot = self._open_slot(slot_id, sealed, by_id)
+            if slot.problem is not None and slot.problem != previous.problem:
+                log.warning("the value of the secret slot '%s' %s", slot_id, slot.problem)
+            if slot.is_locked and previous.sealed == sealed:
+                # The key disappeared while the daemon runs: its work continues, and so does the warning.
+                slot = replace(slot, value=previous.value)
+            slots[slot_id] = slot
+        return slots
+
+    def _open_slot(self, slot_id: str, sealed: SealedValue | None, keys: Mapping[str, bytes]) -> _OpenSlot:
+        if sealed is None:
+            return _OpenSlot(None, problem="is missing in the store; store it again")
+        key = keys.get(sealed.key_id)
+        if key is not None:
+            try:
+                return _OpenSlot(sealed, unseal(key, slot_id, sealed))
+            except SealBroken as error:
+                return _OpenSlot(sealed, problem=f"cannot be used: {error}")
+        if self._keys is None:
+            reason = f"{self.key_problem}; correct that and reload"
+        elif not keys:
+            reason = f"the master key {self._keys.path} is missing; put it back and reload"
+        else:
+            reason = (
+                f"{self._keys.path} does not hold the master key that sealed it (its id is {sealed.key_id}); "
+                "add that key as a further line and reload"
+            )
+        return _OpenSlot(sealed, problem=f"cannot be opened: {reason}", is_locked=True)
+
+
+def list_redacted(value: str) -> list[str]:
+    """Return the texts to redact because of a value: itself, and the credentials in it if it is JSON.
+
+    What has less than ``MIN_SECRET_CHARACTERS`` is left out: it would vanish from ordinary text everywhere.
+    """
+    texts = {value, value.strip()}
+    if value.lstrip()[:1] in ("{", "["):
+        try:
+            _add_credentials(msgspec.json.decode(value), texts)
+        except (msgspec.DecodeError, RecursionError):
+            pass
+    return [text for text in texts if len(text) >= MIN_SECRET_CHARACTERS]
+
+
+def _add_credentials(value: Any, texts: set[str]) -> None:
+    """Add the texts in a JSON value whose names are those of credentials."""
+    if isinstance(value, list):
+        for element in value:
+            _add_credentials(element, texts)
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if isinstance(inner, str) and is_credential(name, inner):
+                texts.add(inner)
+            _add_credentials(inner, texts)

@@ -1,0 +1,17 @@
+"""Events of secrets, without their values. They stand in the daemon's stream."""
+
+from protocol.journal.envelope import Event
+from protocol.objects.secret import SecretKind
+
+
+class SecretStored(Event, frozen=True, tag="secret_stored"):
+    """A value was stored in a slot; it replaced the one before."""
+
+    slot_id: str
+    kind: SecretKind = "opaque"
+
+
+class SecretDeleted(Event, frozen=True, tag="secret_deleted"):
+    """A slot was deleted together with its value."""
+
+    slot_id: str

@@ -1,0 +1,225 @@
+"""Secret slots over the socket: every outcome of put, list and delete."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kheishd.kernel.runtime import RouteSpec
+from kheishd.store.tables import RECEIPTS, SECRETS
+from protocol.errors.rpc import IdempotencyConflict, InvalidParams
+from protocol.errors.secret import (
+    MasterKeyUnusable,
+    SecretInUse,
+    SecretLimit,
+    SecretNotFound,
+    SecretUnreadable,
+    SecretUnusable,
+)
+from protocol.errors.token import ScopeMissing, ScopeWouldWiden
+from protocol.limits.secret import MAX_SECRET_BYTES, MAX_SECRETS
+from tests.support.household import ROUTES, Household, household, pages, refusal_of
+
+KEYED = RouteSpec("keyed", "openai", "m", "http://127.0.0.1:1/v1", auth_ref="slot:openai")
+VALUE = 'sk-quo"ted-0123456789'
+
+
+def read_all(directory: Path) -> bytes:
+    """Return the content of all files below a directory."""
+    return b"".join(path.read_bytes() for path in directory.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Household]:
+    """Provide a household with a route that refers to a slot."""
+    async with household(tmp_path, work=False, tcp=True, routes=ROUTES | {"keyed": KEYED}) as house:
+        yield house
+
+
+async def test_secret_put_ok(node: Household, tmp_path: Path) -> None:
+    """A slot shows everything but its value, which is in no event and no file."""
+    slot = await node.call("secret.put", slot_id="openai", value=VALUE, kind="api_key")
+    assert (slot["slot_id"], slot["kind"], slot["revision"]) == ("openai", "api_key", 1)
+    assert slot["used_by"] == ["route keyed"]
+    assert node.server.services.secrets.read("openai") == VALUE
+    again = await node.call("secret.put", slot_id="openai", value=VALUE + "-newer")
+    assert (again["revision"], again["created_at_ms"]) == (2, slot["created_at_ms"])
+    events = await node.events(types=["secret_stored"])
+    assert [(event["slot_id"], event["actor"]) for event in events] == [("openai", slot["updated_by"])] * 2
+    shown = json.dumps([slot, again, events, await node.call("secret.list")])
+    assert "0123456789" not in shown
+    assert b"0123456789" not in read_all(tmp_path)
+
+
+async def test_secret_put_check(node: Household, tmp_path: Path) -> None:
+    """A dry run shows the slot and changes nothing; it makes no master key."""
+    assert (await node.call("secret.put", slot_id="a", value="x", check=True))["revision"] == 1
+    assert await pages(node.client, "secret.list", "secrets") == []
+    assert not (tmp_path / "master.key").exists()
+
+
+async def test_secret_put_again_with_a_key(node: Household) -> None:
+    """A repeated request has the same result, another value is a conflict, and the receipt tells neither."""
+    first = await node.call("secret.put", slot_id="a", value="1234", idempotency_key="k")
+    assert await node.call("secret.put", slot_id="a", value="1234", idempotency_key="k") == first
+    refusal = await node.refusal_of("secret.put", slot_id="a", value="1235", idempotency_key="k")
+    assert isinstance(refusal, IdempotencyConflict)
+    with node.state.read() as store:
+        ((_, receipt),) = store.scan(RECEIPTS)
+    assert b"1234" not in receipt.result + receipt.params_digest
+
+
+@pytest.mark.parametrize(
+    ("params", "refused", "field"),
+    [
+        ({"slot_id": "Big"}, InvalidParams, "$.params.slot_id"),
+        ({"slot_id": "a/b"}, InvalidParams, "$.params.slot_id"),
+        ({"slot_id": "a\n"}, InvalidParams, "$.params.slot_id"),
+        ({"value": ""}, InvalidParams, "$.params.value"),
+        ({"value": "x" * (MAX_SECRET_BYTES + 1)}, InvalidParams, "$.params.value"),
+        ({"value": "ü" * (MAX_SECRET_BYTES // 2 + 1)}, InvalidParams, "$.params.value"),
+        ({"kind": "oauth"}, InvalidParams, "$.params.kind"),
+        ({"value": "two\nlines-of-text", "kind": "api_key"}, SecretUnusable, "$.params.value"),
+        ({"value": "sk-1234", "kind": "api_key"}, SecretUnusable, "$.params.value"),
+        ({"value": "completed"}, SecretUnusable, "$.params.value"),
+        ({"value": "reviewer"}, SecretUnusable, "$.params.value"),
+        ({"value": "ses_" + "0V" * 13}, SecretUnusable, "$.params.value"),
+        ({"slot_id": "my-long-slot", "value": "long-slot"}, SecretUnusable, "$.params.value"),
+    ],
+)
+async def test_secret_put_secret_unusable(
+    node: Household, params: dict[str, Any], refused: type[Exception], field: str
+) -> None:
+    """A bad id or value is refused by its field, and the message does not repeat a value."""
+    refusal = await node.refusal_of("secret.put", **({"slot_id": "a", "value": "sk-0123456789"} | params))
+    assert (type(refusal), refusal.field) == (refused, field)
+    assert "lines-of-text" not in refusal.message
+    assert await pages(node.client, "secret.list", "secrets") == []
+
+
+async def test_a_slot_is_not_named_like_a_secret(node: Household) -> None:
+    """An id that contains a value would be redacted."""
+    await node.call("secret.put", slot_id="a", value="sk-0123456789")
+    refusal = await node.refusal_of("secret.put", slot_id="about-sk-0123456789", value="x")
+    assert (type(refusal), refusal.field) == (SecretUnusable, "$.params.slot_id")
+
+
+async def test_part_of_an_id_is_left_in_ids(node: Household) -> None:
+    """A value that occurs in a session's id is redacted in texts, and the session stays reachable."""
+    session_id = (await node.call("session.create"))["session_id"]
+    value = session_id[4:14]
+    await node.call("secret.put", slot_id="a", value=value)
+    renamed = await node.call("session.rename", session_id=session_id, title=f"about {value}")
+    assert (renamed["session_id"], renamed["title"]) == (session_id, "about [scrubbed]")
+    assert (await node.call("session.get", session_id=session_id))["session_id"] == session_id
+
+
+async def test_a_value_of_json_structure(node: Household) -> None:
+    """A value of quotes and braces is redacted in texts and leaves events and answers whole."""
+    for slot_id, value in (
+        ("a", '","type":"'),
+        ("b", '{"format":2'),
+        ("c", "\\u0041\\n\\\\"),
+        ("d", "ünïcödé😀"),
+    ):
+        await node.call("secret.put", slot_id=slot_id, value=value)
+        session = await node.call("session.create", title=f"it is {value}.")
+        assert session["title"] == "it is [scrubbed]."
+    assert "session_created" in await node.kinds()
+
+
+async def test_secret_put_secret_limit(node: Household) -> None:
+    """One slot too many is refused; an existing one can still be replaced."""
+
+    def fill(tx: Any) -> None:
+        for number in range(MAX_SECRETS):
+            node.server.services.secrets.put_slot(tx, f"s{number}", "x", "opaque")
+
+    node.server.services.secrets.prepare("s0")
+    await node.state.update(fill)
+    assert isinstance(await node.refusal_of("secret.put", slot_id="more", value="x"), SecretLimit)
+    assert (await node.call("secret.put", slot_id="s0", value="y"))["revision"] == 2
+    slots = await pages(node.client, "secret.list", "secrets", limit=50)
+    assert [slot["slot_id"] for slot in slots] == sorted(f"s{number}" for number in range(MAX_SECRETS))
+
+
+async def test_secret_put_master_key_unusable(node: Household, tmp_path: Path) -> None:
+    """A bad file of the key is named, and nothing is stored."""
+    (tmp_path / "master.key").write_text("no key")
+    refusal = await node.refusal_of("secret.put", slot_id="a", value="x")
+    assert isinstance(refusal, MasterKeyUnusable)
+    assert str(tmp_path / "master.key") in refusal.message
+
+
+async def test_secret_put_secret_unreadable(node: Household, tmp_path: Path) -> None:
+    """Without the key of other slots a value is stored only on request; the list names the problem."""
+    await node.call("secret.put", slot_id="a", value="sk-0123456789")
+    (tmp_path / "master.key").unlink()
+    node.server.services.secrets.reload_keys()
+    refusal = await node.refusal_of("secret.put", slot_id="b", value="x")
+    assert (type(refusal), refusal.field) == (SecretUnreadable, "$.params.replace_unreadable")
+    (slot,) = (await node.call("secret.list"))["secrets"]
+    assert "is missing; put it back" in slot["problem"]
+    await node.call("secret.put", slot_id="b", value="x", replace_unreadable=True)
+
+
+async def test_secret_list_ok(node: Household) -> None:
+    """Slots have their users, and whether they are redacted; a page ends where it says."""
+    for slot_id, value in (("openai", "sk-0123456789"), ("pin", "1234"), ("z", "sk-9876543210")):
+        await node.call("secret.put", slot_id=slot_id, value=value)
+    slots = await pages(node.client, "secret.list", "secrets", limit=1)
+    assert [slot["slot_id"] for slot in slots] == ["openai", "pin", "z"]
+    assert [slot.get("used_by", []) for slot in slots] == [["route keyed"], [], []]
+    assert [slot.get("redacted", True) for slot in slots] == [True, False, True]
+
+
+async def test_secret_delete_ok(node: Household) -> None:
+    """A slot that nothing uses is deleted with its value."""
+    await node.call("secret.put", slot_id="a", value="sk-0123456789")
+    assert await node.call("secret.delete", slot_id="a") == {"slot_id": "a"}
+    assert node.server.services.secrets.read("a") is None
+
+
+async def test_secret_delete_secret_not_found(node: Household) -> None:
+    """A slot that does not exist cannot be deleted."""
+    refusal = await node.refusal_of("secret.delete", slot_id="a")
+    assert (type(refusal), refusal.field) == (SecretNotFound, "$.params.slot_id")
+
+
+async def test_secret_delete_secret_in_use(node: Household) -> None:
+    """A slot that a route uses stays, and the refusal names the route."""
+    await node.call("secret.put", slot_id="openai", value="sk-0123456789")
+    refusal = await node.refusal_of("secret.delete", slot_id="openai")
+    assert isinstance(refusal, SecretInUse)
+    assert "route keyed" in refusal.message
+    with node.state.read() as store:
+        assert store.count(SECRETS) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("secret.put", {"slot_id": "a", "value": "sk-0123456789"}),
+        ("secret.delete", {"slot_id": "a"}),
+        ("secret.list", {}),
+    ],
+)
+async def test_scopes(node: Household, method: str, params: dict[str, Any]) -> None:
+    """Slots are for administrators: no other scope reaches them."""
+    operator = await node.connect_limited(scopes=["read", "converse", "approve", "operate"])
+    assert isinstance(await refusal_of(operator, method, **params), ScopeMissing)
+
+
+async def test_secret_put_scope_would_widen(node: Household) -> None:
+    """A token of some agents stores nothing: a slot concerns all of them."""
+    limited = await node.connect_limited(scopes=["admin"], agents=["default"])
+    refusal = await refusal_of(limited, "secret.put", slot_id="a", value="sk-0123456789")
+    assert isinstance(refusal, ScopeWouldWiden)
+
+
+async def test_secret_delete_scope_would_widen(node: Household) -> None:
+    """Nor does a token of some senders delete a slot."""
+    limited = await node.connect_limited(scopes=["admin"], senders=["ann"])
+    assert isinstance(await refusal_of(limited, "secret.delete", slot_id="a"), ScopeWouldWiden)
