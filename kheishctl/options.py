@@ -25,6 +25,7 @@ COMPLETIONS: dict[str, tuple[str, Json, str, str]] = {
     "agents": ("definition.list", {"limit": 500}, "definitions", "name"),
     "agent_paths": ("agent.list", {"limit": 500}, "agents", "path"),
     "routes": ("route.list", {"limit": 500}, "routes", "route_id"),
+    "mcp_servers": ("mcp.list", {"limit": 500}, "servers", "name"),
     "sessions": ("session.list", {"limit": 100}, "sessions", "session_id"),
     "runs": ("run.list", {"limit": 100}, "runs", "run_id"),
     "open_runs": ("run.list", {"limit": 100, "active": True}, "runs", "run_id"),

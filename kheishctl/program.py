@@ -53,6 +53,7 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("event", f"{_COMMANDS}.event:group", "The event bus: publish and follow events."),
         ("trigger", f"{_COMMANDS}.trigger:group", "Triggers: events that wake agents."),
         ("route", f"{_COMMANDS}.route:group", "Routes to models."),
+        ("mcp", f"{_COMMANDS}.mcp:group", "MCP servers, whose tools agents use."),
         ("secret", f"{_COMMANDS}.secret:group", "Secrets: encrypted slots for credentials."),
         ("token", f"{_COMMANDS}.token:group", "Tokens for connections over TCP."),
         ("workspace", f"{_COMMANDS}.workspace:group", "Trusted roots."),

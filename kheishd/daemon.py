@@ -34,8 +34,9 @@ from kheishd.events import commit_start, commit_stop
 from kheishd.hooks.os.shell.cgroup import GROUPS
 from kheishd.hooks.os.shell.health import SandboxHealth
 from kheishd.hooks.os.shell.log import ShellFiles
-from kheishd.kernel.credentials import find_secrets
+from kheishd.kernel.credentials import find_secrets, resolve_credential
 from kheishd.kernel.live import Live
+from kheishd.kernel.mcp import servers_of
 from kheishd.kernel.reserve import RESERVE
 from kheishd.kernel.secrets import Vault
 from kheishd.kernel.services import Services
@@ -70,8 +71,10 @@ if TYPE_CHECKING:
     from kheishd.config.sections.config import Config
     from kheishd.config.sections.runs import RunsSection
     from kheishd.hooks.os.shell.starter import Starter
+    from kheishd.kernel.mcp import McpHolder
     from kheishd.kernel.runtime import Runtime
     from kheishd.logs import Logs
+    from kheishd.mcp.pool import McpPool
     from kheishd.workers.worker import Worker
 
 log = logging.getLogger("kheishd.daemon")
@@ -98,6 +101,7 @@ WORK: Final = (
     "kheishd.hooks.ask_user",
     "kheishd.hooks.composite",
     "kheishd.hooks.goals",
+    "kheishd.hooks.mcp",
     "kheishd.hooks.network.http",
     "kheishd.hooks.os.files.tools",
     "kheishd.hooks.os.shell.starter",
@@ -233,7 +237,13 @@ class Daemon:
         """Run workers, connections and listeners until all of them have ended."""
         runtimes = self.reloader.runtimes
         services = Services(
-            self._state, self._live, runtimes, self._captures, self._shells, secrets=self._vault
+            self._state,
+            self._live,
+            runtimes,
+            self._captures,
+            self._shells,
+            mcp=self._toolbox.mcp,
+            secrets=self._vault,
         )
         self._toolbox.services = services
         await trio.to_thread.run_sync(GROUPS.prepare)
@@ -253,6 +263,7 @@ class Daemon:
         )
         dispatcher = Dispatcher(handlers(), services, control)
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow_servers, services.mcp)
             await self._start_workers(nursery, workers)
             async with open_server(dispatcher) as server:
                 self._vitals.server = server
@@ -328,6 +339,37 @@ class Daemon:
         loaded = (MailWorker(services), GoalWorker(services), AgentWorker(services), BusWorker(services))
         for worker in (*workers, *loaded):
             await nursery.start(self._work, worker, name=worker.name)
+
+    async def _follow_servers(self, holder: McpHolder) -> None:
+        """Supervise the MCP servers of the current configuration, once the daemon is ready.
+
+        Without any server, nothing of this is imported.
+        """
+        runtimes = self.reloader.runtimes
+        pool: McpPool | None = None
+        await self._work_loaded.wait()
+        async with trio.open_nursery() as nursery:
+            while True:
+                changed, specs = runtimes.changed, servers_of(runtimes.current())
+                if specs and pool is None:
+                    from kheishd.mcp.pool import McpPool
+
+                    pool = McpPool(
+                        self._source.home.path, self._environ, self._read_credential, self._state.now_ms
+                    )
+                    await nursery.start(pool.serve)
+                    holder.current = pool
+                if pool is not None:
+                    pool.adopt(specs)
+                holder.adopted.set()
+                await changed.wait()
+
+    def _read_credential(self, reference: str) -> str:
+        """Return the credential of a reference, which is redacted from now on. Errors: CredentialMissing."""
+        credential = resolve_credential(reference, self._vault, self._environ)
+        assert credential is not None, "there is a reference"
+        self._learn((credential,))
+        return credential
 
     async def _start_workers_later(self, nursery: trio.Nursery, workers: Sequence[Worker]) -> None:
         await trio.sleep(RESTORE_RETRY_SECONDS)

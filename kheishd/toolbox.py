@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, cast
 
+from kheishd.kernel.mcp import McpHolder
+
 if TYPE_CHECKING:
     from kheishd.build.skills import ConfiguredSkills, SkillRegistry
     from kheishd.config.sections.config import Config
@@ -28,6 +30,7 @@ class Toolbox:
     def __init__(self, home: Home, shells: ShellFiles, health: SandboxHealth) -> None:
         self.own_ports: set[int] = set()
         self.services: Services | None = None
+        self.mcp = McpHolder()
         self._home = home
         self._shells = shells
         self._health = health
@@ -57,6 +60,7 @@ class Toolbox:
         from kheishd.hooks.ask_user import AskUser
         from kheishd.hooks.composite import CompositeHook
         from kheishd.hooks.goals import GoalTools
+        from kheishd.hooks.mcp import ServerTools
         from kheishd.hooks.memory import MemoryTools
         from kheishd.hooks.os.files.tools import Files
         from kheishd.hooks.os.shell.tools import Bash
@@ -82,8 +86,9 @@ class Toolbox:
         delegation = Delegation(cast("Services", self.services))
         skills = SkillTools(cache(partial(self.skills, config)), lambda: cast("Services", self.services))
         tools = (TaskTools(self._shells), GoalTools(), delegation, MailTools(), skills, ActiveSkills())
+        servers = ServerTools(self.mcp, has_servers=bool(config.mcp))
         memory = MemoryTools(lambda: cast("Services", self.services))
-        return CompositeHook((*parts, *tools, memory))
+        return CompositeHook((*parts, *tools, servers, memory))
 
     async def try_sandbox(self, workspace: WorkspaceSection) -> None:
         """Try the sandbox of commands, unless it is off, and log its state."""

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import trio
+
 from kheishd.kernel.runtime import Runtime
 
 
@@ -10,6 +12,7 @@ class RuntimeHolder:
     """The current runtime, and older ones that active runs still use.
 
     ``retire`` is called once for each replaced runtime, on the loop, when its last user has left.
+    ``changed`` is set when there is another current one; take it before you read that.
     """
 
     def __init__(self, first: Runtime, retire: Callable[[Runtime], None]) -> None:
@@ -17,6 +20,7 @@ class RuntimeHolder:
         self._retire = retire
         self._users: dict[int, int] = {}
         self.on_replace: Callable[[], None] = lambda: None
+        self.changed = trio.Event()
 
     def current(self) -> Runtime:
         """Return the newest runtime, for work that does not outlast a reload."""
@@ -42,12 +46,19 @@ class RuntimeHolder:
         replaced, self._current = self._current, runtime
         if replaced.generation not in self._users:
             self._retire(replaced)
+        self._announce()
         self.on_replace()
 
     def amend(self, runtime: Runtime) -> None:
         """Replace the current runtime by one of its generation, with other definitions of agents."""
         assert runtime.generation == self._current.generation, "the rest of a runtime stays"
         self._current = runtime
+        self._announce()
+
+    def _announce(self) -> None:
+        """Wake the tasks that wait for another current runtime."""
+        self.changed.set()
+        self.changed = trio.Event()
 
     def held(self) -> list[int]:
         """Return the generations in use, oldest first."""

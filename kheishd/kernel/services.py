@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec import field
 
 from kheishd.kernel.cooldowns import Cooldowns
+from kheishd.kernel.mcp import McpHolder
 from kheishd.kernel.secrets import Vault
 from kheishd.kernel.slots import RunSlots
 from kheishd.kernel.transcripts import TranscriptCache
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Services(Value, frozen=True):
-    """The store, texts in progress, runtimes, captures, shells, transcripts, run slots, waits and secrets.
+    """The long-lived collaborators, from the store to the MCP servers.
 
     All of them live from the opening of the store to its closing. A reload replaces the current runtime, not
     the services.
@@ -37,4 +38,5 @@ class Services(Value, frozen=True):
     slots: RunSlots = field(default_factory=RunSlots)
     waits: RunWaits = field(default_factory=RunWaits)
     cooldowns: Cooldowns = field(default_factory=Cooldowns)
+    mcp: McpHolder = field(default_factory=McpHolder)
     secrets: Vault = field(default_factory=Vault)

@@ -23,6 +23,7 @@ FLOORS = {
     "kheishd.hooks": 7,
     "kheishd.connectors": 7,
     "kheishd.workers": 8,
+    "kheishd.mcp": 8,
     "kheishd.server": 8,
     "kheishd.build": 9,
     "kheishd": 10,

@@ -8,6 +8,7 @@ from kheishd.config.sections.daemon import DaemonSection
 from kheishd.config.sections.debug import DebugSection
 from kheishd.config.sections.listen import ListenSection
 from kheishd.config.sections.log import LogSection
+from kheishd.config.sections.mcp import McpSection
 from kheishd.config.sections.permissions import PermissionsSection
 from kheishd.config.sections.routes import (
     BUILT_IN_ROUTE,
@@ -24,7 +25,9 @@ from kheishd.config.sections.workspace import WorkspaceSection
 from kheishd.config.toml import KeyPath
 from kheishd.config.validation import Problem
 from protocol.ids import Id
+from protocol.limits.mcp import MAX_MCP_SERVERS
 from protocol.objects.conversation import Agent
+from protocol.objects.mcp import ServerName
 
 BUILT_IN_AGENT = "default"
 
@@ -49,6 +52,7 @@ class Config(Section, frozen=True):
     skills: SkillsSection = SkillsSection()
     titles: TitlesSection = TitlesSection()
     debug: DebugSection = DebugSection()
+    mcp: dict[ServerName, McpSection] = {}
     log: LogSection = LogSection()
     daemon: DaemonSection = DaemonSection()
 
@@ -65,7 +69,15 @@ class Config(Section, frozen=True):
         for name, value in ((name, getattr(self, name)) for name in self.__struct_fields__):
             if isinstance(value, Section):
                 yield from value.find_problems((*path, name))
-        problems = list(self._find_route_problems(path))
+        for name, server in self.mcp.items():
+            yield from server.find_problems((*path, "mcp", name))
+        if len(self.mcp) > MAX_MCP_SERVERS:
+            yield Problem((*path, "mcp"), f"{len(self.mcp)} servers; the limit is {MAX_MCP_SERVERS}")
+        problems = [
+            problem
+            for route_id, section in self.routes.items()
+            for problem in section.find_problems((*path, "routes", route_id))
+        ]
         yield from problems
         if problems:
             return
@@ -77,7 +89,3 @@ class Config(Section, frozen=True):
         } | {BUILT_IN_ROUTE: ChainRoute("offline", None)}
         for route_id, section in self.routes.items():
             yield from find_fallback_problems(route_id, section, chain_routes, (*path, "routes", route_id))
-
-    def _find_route_problems(self, path: KeyPath) -> Iterator[Problem]:
-        for route_id, section in self.routes.items():
-            yield from section.find_problems((*path, "routes", route_id))

@@ -16,6 +16,7 @@ from kheishd.config.sections.runs import RunsSection
 from kheishd.config.sections.section import Section
 from kheishd.config.sections.tools import ToolsSection
 from protocol.budget import Budget
+from protocol.errors.daemon import ConfigInvalid
 
 
 def sections(section: type[Section] = Section) -> list[type[Section]]:
@@ -71,3 +72,41 @@ def test_split_address() -> None:
     """Addresses of both families are split into host and port."""
     assert split_address("127.0.0.1:80") == ("127.0.0.1", 80)
     assert split_address("[::1]:443") == ("::1", 443)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "a server has exactly one of 'command' and 'url'"),
+        ("command = 'a'\nurl = 'http://a/'", "a server has exactly one of 'command' and 'url'"),
+        ("command = []", "mcp.s.command: names no program"),
+        ("command = 'a'\nauth_ref = 'env:A'", "mcp.s.auth_ref: a server with a command has none"),
+        ("url = 'http://a/'\nargs = ['x']", "mcp.s.args: a server with a URL has none"),
+        ("url = 'ftp://a/'", "mcp.s.url: expected http://"),
+        ("url = 'http://u:p@a/'", "mcp.s.url: a URL must not contain a credential"),
+        ("url = 'http://a/?token=x'", "mcp.s.url: a URL must not contain a credential"),
+        ("url = 'http://a/'\nauth_ref = 'secret'", "not the credential itself"),
+        ("url = 'http://a/'\nheaders = { Authorization = 'Bearer abcdefghij' }", "looks like a credential"),
+        ("url = 'http://a/'\nheaders = { 'a b' = 'x' }", "is no header"),
+        ("command = 'a'\nenv = { API_KEY = 'x' }", "put it into env_refs"),
+        ("command = 'a'\nenv = { 'A=B' = 'x' }", "'A=B' is no name of a variable"),
+        ("command = 'a'\nenv_refs = { A = 'x' }", "not the credential itself"),
+        ('command = "a\\u0000"', "NUL character"),
+        ("command = 'a'\ntransport = 'stdio'", "either 'command' or 'url'"),
+        ("command = 'a'\nbearer_token = 'x'", "set 'auth_ref'"),
+    ],
+)
+def test_problems_of_mcp_servers(text: str, problem: str) -> None:
+    """A server that cannot be meant is refused, and the message names the key but no credential."""
+    with pytest.raises(ConfigInvalid) as caught:
+        parse(f"[mcp.s]\n{text}\n")
+    assert problem in caught.value.message
+    assert "abcdefghij" not in caught.value.message
+
+
+def test_an_mcp_server_is_valid() -> None:
+    """A server of each kind is accepted; names that would be ambiguous are not."""
+    config = parse("[mcp.a]\ncommand = ['a', 'b']\n[mcp.b]\nurl = 'https://b/mcp'\nauth_ref = 'env:B'\n")
+    assert config.mcp["a"].settings.argv == ["a", "b"]
+    with pytest.raises(ConfigInvalid):
+        parse("[mcp.a__b]\ncommand = 'a'\n")

@@ -57,3 +57,13 @@ def test_the_current_runtime_is_not_retired_by_its_users() -> None:
     with runtimes.hold():
         pass
     assert retired == []
+
+
+def test_changes_are_announced() -> None:
+    """A task that waits for another current runtime is woken by a replacement and by other definitions."""
+    runtimes, _ = holder()
+    for change in (runtimes.replace, runtimes.amend):
+        changed = runtimes.changed
+        change(make_runtime(2))
+        assert changed.is_set()
+        assert not runtimes.changed.is_set()

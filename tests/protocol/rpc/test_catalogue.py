@@ -93,8 +93,9 @@ def test_lists_are_alike(row: AnyMethod) -> None:
         assert issubclass(row.params, Page)
         plural, following = row.result.__struct_fields__
         name = row.name.split(".")[0]
-        # A mailbox lists its messages, a memory its notes.
-        assert plural == {"mailbox": "messages", "memory": "notes"}.get(name, name + "s")
+        # A mailbox lists its messages, a memory its notes, and MCP is a protocol.
+        plurals = {"mailbox": "messages", "memory": "notes", "mcp": "servers"}
+        assert plural == plurals.get(name, name + "s")
         assert following == "next"
 
 

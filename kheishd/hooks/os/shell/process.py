@@ -1,9 +1,9 @@
 """Processes that tools start: each has a keeper, is read while it writes, and ends with its block.
 
-A command has its own session, an empty standard input, and an environment of its own. However its caller
-ends (result, error, timeout, cancellation), leaving the block waits until nothing of the command runs any
-more. That wait is shielded and bounded; a process that outlives it, for example one that waits for a broken
-disk, is logged.
+A command has its own session, an empty standard input unless it gets one, and an environment of its own.
+However its caller ends (result, error, timeout, cancellation), leaving the block waits until nothing of the
+command runs any more. That wait is shielded and bounded; a process that outlives it, for example one that
+waits for a broken disk, is logged.
 
 The second line of defence finds orphans: processes of a command whose keeper was killed. A keeper loses no
 process of its command (see ``keeper``), and ends them when the daemon dies. An orphan is found by the mark in
@@ -97,7 +97,8 @@ class Command(Value, frozen=True):
     ``boxed``: the argv is that of a sandbox, which runs the command proper. It inherits ``descriptors`` and
     closes them for the command; they belong to this command, and are closed here once it has started.
     ``limits`` are those of the keeper, for a command in ``workspace``. ``port``: the sandbox has a network of
-    its own, in which this port is opened for the daemon.
+    its own, in which this port is opened for the daemon. ``stdin`` is a descriptor for its standard input,
+    which is empty without one; it is closed here like the others.
     """
 
     argv: tuple[str, ...]
@@ -109,10 +110,16 @@ class Command(Value, frozen=True):
     limits: str = ""
     workspace: str = "/"
     port: int = 0
+    stdin: int | None = None
+
+    @property
+    def passed(self) -> list[int]:
+        """The descriptors that only this command uses."""
+        return [*self.descriptors, *([] if self.stdin is None else [self.stdin])]
 
     def close(self) -> None:
         """Close the descriptors that only this command uses."""
-        for descriptor in self.descriptors:
+        for descriptor in self.passed:
             os.close(descriptor)
 
 
@@ -155,7 +162,7 @@ class KeptCommand:
             (
                 [os.fsencode(argument) for argument in command.argv],
                 {os.fsencode(name): os.fsencode(value) for name, value in environ.items()},
-                list(command.descriptors),
+                [*command.descriptors, *([] if command.stdin is None else [0])],
                 mark,
                 manner,
                 command.limits,
@@ -442,7 +449,7 @@ async def _start(command: Command, *, merged: bool) -> KeptCommand:
         process = KeptCommand(keeper.control, stdout, stderr, command.mark, command.port)
         try:
             with trio.move_on_at(deadline) as patience:
-                await process.request(command, [out, err, command.workdir, *command.descriptors])
+                await process.request(command, [out, err, command.workdir, *command.passed])
                 passed.close()
                 await process.begin()
             if patience.cancelled_caught:

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -65,6 +66,19 @@ async def test_output_and_errors_together(workdir: int) -> None:
     async with running(command(workdir, "echo 1; echo 2 >&2; echo 3"), merged=True) as command_process:
         assert command_process.stderr is None
         assert await read(command_process.stdout) == b"1\n2\n3\n"
+
+
+async def test_standard_input(workdir: int) -> None:
+    """A command reads the standard input that it gets; without one, it is empty."""
+    source, write = os.pipe()
+    os.write(write, b"words\n")
+    os.close(write)
+    async with running(msgspec.structs.replace(command(workdir, "cat"), stdin=source)) as process:
+        assert await read(process.stdout) == b"words\n"
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.close(source)
+    async with running(command(workdir, "cat")) as process:
+        assert await read(process.stdout) == b""
 
 
 async def test_it_begins_in_the_opened_directory(workdir: int, workspace: Path, tmp_path: Path) -> None:

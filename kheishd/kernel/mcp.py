@@ -1,0 +1,187 @@
+"""MCP servers, for the layers that use them: types, and the pool's interface.
+
+The pool itself and the MCP library are imported when a configuration first has a server.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import msgspec
+import trio
+
+from protocol.errors.mcp import McpServerNotFound
+from protocol.objects.mcp import McpServer
+from protocol.structs import Value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from kheishd.kernel.hook import Tool
+    from kheishd.kernel.runtime import Runtime
+    from protocol.objects.mcp import McpServerSettings, McpServerState
+
+ServerSource = Literal["file", "stored", "agent"]
+
+
+class ServerSpec(Value, frozen=True):
+    """A configured server. ``agents`` are those whose definitions have it; empty: it is for all."""
+
+    name: str
+    settings: McpServerSettings
+    source: ServerSource = "file"
+    agents: tuple[str, ...] = ()
+    cwd: str = "/"
+
+    @property
+    def needs_credential(self) -> bool:
+        """Whether a session needs the server's name in its credential scope."""
+        return self.settings.auth_ref is not None or bool(self.settings.env_refs)
+
+    @property
+    def digest(self) -> str:
+        """The digest of the configuration: equal ones share a connection, also over a reload."""
+        return sha256(msgspec.json.encode([self.name, self.cwd, self.settings])).hexdigest()
+
+
+def servers_of(runtime: Runtime) -> dict[str, ServerSpec]:
+    """Return the enabled and disabled servers of a runtime, by name."""
+    cwd = runtime.workspace_root
+    return {
+        name: ServerSpec(name, section.settings, cwd=section.cwd or cwd)
+        for name, section in sorted(runtime.config.mcp.items())
+    }
+
+
+def view_of(spec: ServerSpec, state: McpServerState, **fields: Any) -> McpServer:
+    """Return a server as shown; credentials by reference only."""
+    return McpServer(
+        name=spec.name,
+        source=spec.source,
+        transport="stdio" if spec.settings.url is None else "http",
+        state=state,
+        agents=list(spec.agents),
+        required=spec.settings.required,
+        command=spec.settings.argv,
+        url=spec.settings.url,
+        auth_ref=spec.settings.auth_ref,
+        **fields,
+    )
+
+
+class RemoteTool(Value, frozen=True):
+    """A tool of a server: its row for agents, and the server's own name of it."""
+
+    spec: ServerSpec
+    remote_name: str
+    row: Tool
+    read_only: bool = False
+    idempotent: bool = False
+
+
+class RemoteResult(Value, frozen=True):
+    """The result of a call: blocks of content as the server sent them."""
+
+    content: Sequence[Mapping[str, Any]]
+    structured: Any = None
+    is_error: bool = False
+
+
+class ServerFailure(Exception):
+    """A request to a server without an answer.
+
+    ``reason``: ``unavailable`` (it is not connected, and nothing was sent), ``lost`` (the connection ended
+    meanwhile, so the effect is unknown), ``timed_out``, ``refused`` (the server's own error).
+    """
+
+    def __init__(self, reason: Literal["unavailable", "lost", "timed_out", "refused"], message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Mcp(Protocol):
+    """All servers behind one interface."""
+
+    @property
+    def tools(self) -> Sequence[RemoteTool]:
+        """The tools of all servers, by name; the same object until one changes."""
+        ...
+
+    def views(self) -> list[McpServer]:
+        """Return all servers and their states, by name."""
+        ...
+
+    def find(self, name: str) -> ServerSpec:
+        """Return a server. Errors: McpServerNotFound."""
+        ...
+
+    async def settle(self, names: Sequence[str]) -> None:
+        """Wait until the first attempt to connect to each of these servers has ended."""
+        ...
+
+    def find_problem(self, name: str) -> str | None:
+        """Return why a server is not ready; None if it is. Errors: McpServerNotFound."""
+        ...
+
+    async def call(
+        self, server: str, tool: str, arguments: Mapping[str, Any], progress: Callable[[str], None]
+    ) -> RemoteResult:
+        """Call a tool by the server's own name of it. Cancellation is passed on to the server.
+
+        ``progress`` is called with each line about the progress. Errors: ServerFailure, McpServerNotFound.
+        """
+        ...
+
+    async def restart(self, name: str) -> None:
+        """Connect anew; return when that attempt has ended. Errors: McpServerNotFound."""
+        ...
+
+
+class NoMcp:
+    """No servers (``Mcp``)."""
+
+    tools: Sequence[RemoteTool] = ()
+
+    def views(self) -> list[McpServer]:
+        """Return nothing."""
+        return []
+
+    def find(self, name: str) -> ServerSpec:
+        """Refuse: there is no server. Errors: McpServerNotFound."""
+        raise server_not_found(name)
+
+    async def settle(self, names: Sequence[str]) -> None:
+        """Wait for nothing."""
+
+    def find_problem(self, name: str) -> str | None:
+        """Refuse: there is no server. Errors: McpServerNotFound."""
+        raise server_not_found(name)
+
+    async def call(
+        self, server: str, tool: str, arguments: Mapping[str, Any], progress: Callable[[str], None]
+    ) -> RemoteResult:
+        """Refuse: there is no server. Errors: McpServerNotFound."""
+        raise server_not_found(server)
+
+    async def restart(self, name: str) -> None:
+        """Refuse: there is no server. Errors: McpServerNotFound."""
+        raise server_not_found(name)
+
+
+class McpHolder:
+    """The holder of the pool: without any servers until the daemon has made one.
+
+    ``adopted`` is set once the servers of the first runtime are known to ``current``.
+    """
+
+    def __init__(self) -> None:
+        self.current: Mcp = NoMcp()
+        self.adopted = trio.Event()
+
+
+def server_not_found(name: str) -> McpServerNotFound:
+    """Return the refusal of a server that does not exist."""
+    return McpServerNotFound(
+        f"there is no MCP server '{name}'; mcp.list names the servers", field="$.params.server"
+    )

@@ -1,0 +1,224 @@
+"""One connection to a server, on the official MCP library, which speaks both generations of the protocol.
+
+Importing this imports the library, which takes half a second: a thread does it, when it is first needed.
+
+The library's own validation of results by the tools' output schemas is not used: a schema of a stranger may
+hold an expression that takes hours to match. Requests of a server to the client are refused by the library.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import mcp_types as types
+import trio
+from mcp import Client, MCPError
+from mcp.client.subscriptions import ListenNotSupportedError, SubscriptionLost
+from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+
+from kheishd.hooks.os.shell.process import NotStarted
+from kheishd.kernel.mcp import RemoteResult, ServerFailure
+from kheishd.mcp.transport import ServerEnded, http_transport, open_process, stdio_transport
+from protocol import __version__
+from protocol.limits.mcp import MAX_LIST_PAGES, MAX_LISTED_SERVER_TOOLS, MAX_SERVER_ERROR_BYTES
+from protocol.text import sanitize, truncate
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+    from kheishd.kernel.mcp import ServerSpec
+
+log = logging.getLogger("kheishd.mcp")
+
+# The time between two attempts to follow the changes of a server of the newer generation.
+LISTEN_AGAIN_SECONDS: Final = 30.0
+
+
+# The beginnings of the library's messages about a connection that ended before an answer.
+_LOST: Final = ("Connection closed", "SSE stream")
+
+
+class ServerConnection:
+    """An open connection. ``changed`` is set when the server has announced another list of tools."""
+
+    def __init__(self, client: Client, pid: int | None) -> None:
+        self.pid = pid
+        self.changed = trio.Event()
+        self._client = client
+
+    @property
+    def protocol_version(self) -> str:
+        """The version of the protocol that is spoken."""
+        return self._client.protocol_version
+
+    @property
+    def server(self) -> str | None:
+        """The name and the version that the server gives itself."""
+        info = self._client.server_info
+        return None if info is None else truncate(sanitize(f"{info.name} {info.version}"), 128)
+
+    async def list_tools(self) -> list[dict[str, Any]]:
+        """Return the tools as the server sent them, at most the limit. Errors: ServerFailure."""
+        if self._client.server_capabilities.tools is None:
+            return []
+        tools: list[dict[str, Any]] = []
+        cursor: str | None = None
+        for _ in range(MAX_LIST_PAGES):
+            params = None if cursor is None else types.PaginatedRequestParams(cursor=cursor)
+            page = await _translate(self._client.session.list_tools, params=params)
+            tools += [tool.model_dump(by_alias=True, exclude_none=True, mode="json") for tool in page.tools]
+            cursor = page.next_cursor
+            if cursor is None or len(tools) >= MAX_LISTED_SERVER_TOOLS:
+                break
+            await trio.lowlevel.checkpoint()
+        return tools[:MAX_LISTED_SERVER_TOOLS]
+
+    async def call_tool(
+        self, name: str, arguments: Mapping[str, Any], progress: Callable[[str], None]
+    ) -> RemoteResult:
+        """Call a tool. Cancellation is passed on to the server. Errors: ServerFailure."""
+
+        async def show(done: float, total: float | None, message: str | None) -> None:
+            share = f"{done:g}" if total is None else f"{done:g}/{total:g}"
+            text = sanitize(truncate(message, MAX_SERVER_ERROR_BYTES)) if message else ""
+            progress(f"{share} {text}".rstrip() + "\n")
+
+        result = await _translate(
+            self._client.session.send_request,
+            types.CallToolRequest(params=types.CallToolRequestParams(name=name, arguments=dict(arguments))),
+            types.CallToolResult,
+            progress_callback=show,
+        )
+        return RemoteResult(
+            [block.model_dump(by_alias=True, exclude_none=True, mode="json") for block in result.content],
+            result.structured_content,
+            result.is_error,
+        )
+
+    async def check(self) -> None:
+        """Require that the server still answers. Errors: ServerFailure."""
+        await _translate(self._client.session.list_tools)
+
+    async def receive(self, message: Any) -> None:
+        """Take a notification of the server."""
+        if isinstance(message, types.ToolListChangedNotification):
+            self.changed.set()
+
+    async def listen(self) -> None:
+        """Follow the changes of a server of the newer generation, which sends them to subscribers only."""
+        while self.protocol_version in MODERN_PROTOCOL_VERSIONS:
+            try:
+                async with self._client.listen(tools_list_changed=True) as subscription:
+                    async for _ in subscription:
+                        self.changed.set()
+            except ListenNotSupportedError:
+                return
+            except (MCPError, SubscriptionLost, TimeoutError) as error:
+                log.debug("the changes of an MCP server cannot be followed: %s", error)
+            await trio.sleep(LISTEN_AGAIN_SECONDS)
+
+
+def silence_library() -> None:
+    """Keep the library's own log out of the daemon's: it tells of each request, and quotes servers."""
+    for name in ("mcp", "client", "httpx2", "httpcore2"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+@asynccontextmanager
+async def open_connection(
+    spec: ServerSpec, environ: Mapping[str, str], resolve: Callable[[str], str], mark: str
+) -> AsyncIterator[ServerConnection]:
+    """Connect to a server while the block runs; ``environ`` is that of a program.
+
+    ``resolve`` returns the credential of a reference.
+    Errors: NotStarted, OSError, ServerEnded, ServerFailure, and others of the library, in groups; also when
+    the connection ends while the block runs.
+    """
+    settings = spec.settings
+    async with AsyncExitStack() as stack:
+        pid: int | None = None
+        if settings.url is not None:
+            reference = settings.auth_ref
+            token = None if reference is None else lambda: resolve(reference)
+            transport: Any = http_transport(settings.url, settings.headers, token)
+        else:
+            program, *arguments = settings.argv
+            path = shutil.which(program, path=environ.get("PATH"))
+            if path is None:
+                raise NotStarted(f"there is no program '{program}' in the PATH")
+            process = await stack.enter_async_context(
+                open_process([path, *arguments], environ, spec.cwd, mark)
+            )
+            pid, transport = process.command.pid, stdio_transport(process)
+        connections: list[ServerConnection] = []
+
+        async def receive(message: Any) -> None:
+            for connection in connections:
+                await connection.receive(message)
+
+        client = Client(
+            transport,
+            cache=None,
+            message_handler=receive,
+            client_info=types.Implementation(name="kheish", version=__version__),
+        )
+        await stack.enter_async_context(client)
+        connection = ServerConnection(client, pid)
+        connections.append(connection)
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        nursery.start_soon(connection.listen)
+        yield connection
+        nursery.cancel_scope.cancel()
+
+
+async def _translate(request: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Make a request of the library. Errors: ServerFailure."""
+    try:
+        return await request(*args, **kwargs)
+    except MCPError as error:
+        # A server may use this code for errors of its own.
+        if error.code == CONNECTION_CLOSED and error.message.startswith(_LOST):
+            raise ServerFailure("lost", "the connection ended before the answer") from None
+        if error.code == REQUEST_TIMEOUT:
+            raise ServerFailure("timed_out", "there was no answer in time") from None
+        raise ServerFailure("refused", f"{_quote(error.message)} (code {error.code})") from None
+    except ValueError as error:
+        # Of pydantic: it does not have the type that its method says.
+        raise ServerFailure("refused", f"the answer is invalid: {_quote(str(error))}") from None
+    except (anyio.ClosedResourceError, anyio.BrokenResourceError, RuntimeError):
+        # The library raises RuntimeError for a request after the end of the connection.
+        raise ServerFailure("lost", "the connection ended before the answer") from None
+
+
+def _quote(text: str) -> str:
+    """Return a text of a server or of the library, on one line."""
+    return truncate(" ".join(sanitize(text).split()), MAX_SERVER_ERROR_BYTES)
+
+
+def describe_failure(error: BaseException) -> str:
+    """Return why a connection failed or ended: the message of the most telling error of a group."""
+    leaves: list[BaseException] = []
+    pending = [error]
+    while pending:
+        current = pending.pop()
+        if isinstance(current, BaseExceptionGroup):
+            pending += current.exceptions
+        else:
+            leaves.append(current)
+
+    def rank(leaf: BaseException) -> int:
+        kinds: tuple[type[BaseException], ...] = (ServerEnded, NotStarted, ServerFailure, OSError)
+        return next((index for index, kind in enumerate(kinds) if isinstance(leaf, kind)), len(kinds))
+
+    cause = min(leaves, key=rank)
+    if isinstance(cause, MCPError):
+        return f"it refused the connection: {_quote(cause.message)}"
+    if isinstance(cause, OSError) and cause.strerror:
+        place = f" ({cause.filename})" if cause.filename else ""
+        return f"{cause.strerror}{place}"
+    return _quote(str(cause)) or type(cause).__name__

@@ -1,0 +1,177 @@
+"""The pool of MCP servers: one supervisor for each distinct configuration, shared by all sessions.
+
+A reload hands over the servers of the new configuration. Those that have not changed keep their connection
+and their process; those that are gone are closed after their last call.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from kheishd.hooks.os.shell.command import DEFAULT_PATH
+from kheishd.hooks.os.shell.process import home_id
+from kheishd.kernel.mcp import RemoteTool, server_not_found, view_of
+from kheishd.mcp.supervisor import Supervisor
+from protocol.errors.mcp import McpServerUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from kheishd.kernel.mcp import RemoteResult, ServerSpec
+    from protocol.objects.mcp import McpServer
+
+# Besides locale and time zone, a server gets these variables of the daemon: npm and the like keep their
+# caches at home. Credentials have variables of any name, so nothing else passes without being named.
+PASSED: Final = frozenset(
+    (
+        "PATH",
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "LANG",
+        "LANGUAGE",
+        "TZ",
+        "TMPDIR",
+        "XDG_CACHE_HOME",
+        "XDG_RUNTIME_DIR",
+    )
+)
+
+
+class McpPool:
+    """All servers (``kernel.mcp.Mcp``). ``resolve`` returns the credential of a reference, or raises."""
+
+    def __init__(
+        self,
+        home: Path,
+        environ: Mapping[str, str],
+        resolve: Callable[[str], str],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._mark = f"{home_id(home)}.mcp"
+        self._environ = environ
+        self._resolve = resolve
+        self._now_ms = now_ms
+        self._specs: dict[str, ServerSpec] = {}
+        self._supervisors: dict[str, Supervisor] = {}
+        self._closing: set[Supervisor] = set()
+        self._tools: tuple[RemoteTool, ...] | None = None
+        self._nursery: trio.Nursery
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Supervise the servers until cancelled; all of their processes have ended then."""
+        # In a thread: the library takes half a second, during which no connection would be served.
+        library = await trio.to_thread.run_sync(import_module, "kheishd.mcp.connection")
+        library.silence_library()
+        self._connect, self._describe = library.open_connection, library.describe_failure
+        async with trio.open_nursery() as self._nursery:
+            task_status.started()
+            await trio.sleep_forever()
+
+    def adopt(self, specs: Mapping[str, ServerSpec]) -> None:
+        """Supervise these servers, and no others; the unchanged ones are left alone."""
+        self._specs = dict(specs)
+        enabled = {name: spec for name, spec in specs.items() if spec.settings.enabled}
+        for name, supervisor in list(self._supervisors.items()):
+            spec = enabled.get(name)
+            if spec is None or spec.digest != supervisor.spec.digest:
+                del self._supervisors[name]
+                self._closing.add(supervisor)
+                supervisor.close()
+        for name, spec in enabled.items():
+            existing = self._supervisors.get(name)
+            if existing is not None:
+                existing.adopt(spec)
+                continue
+            supervisor = self._supervisors[name] = Supervisor(
+                spec, self._open, self._describe, self._forget_tools, self._now_ms
+            )
+            self._nursery.start_soon(self._supervise, supervisor, name=f"MCP server {name}")
+        self._forget_tools()
+
+    async def _supervise(self, supervisor: Supervisor) -> None:
+        try:
+            await supervisor.serve()
+        finally:
+            self._closing.discard(supervisor)
+
+    def _open(self, spec: ServerSpec) -> Any:
+        """Return a new connection, for an ``async with`` block. Errors: the resolver's."""
+        settings = spec.settings
+        named = {*PASSED, *settings.inherit_env}
+        environ = {
+            "PATH": DEFAULT_PATH,
+            "LANG": "C.UTF-8",
+            **{n: v for n, v in self._environ.items() if n in named or n.startswith("LC_")},
+            **settings.env,
+            **{name: self._resolve(reference) for name, reference in settings.env_refs.items()},
+        }
+        if settings.auth_ref is not None:
+            # A missing credential is a problem of the server now, not of its first request.
+            self._resolve(settings.auth_ref)
+        return self._connect(spec, environ, self._resolve, f"{self._mark}.{spec.name}")
+
+    def _forget_tools(self) -> None:
+        self._tools = None
+
+    @property
+    def tools(self) -> Sequence[RemoteTool]:
+        """The tools of all servers, by name; the same object until one changes."""
+        if self._tools is None:
+            self._tools = tuple(
+                tool for name in sorted(self._supervisors) for tool in self._supervisors[name].tools
+            )
+        return self._tools
+
+    def views(self) -> list[McpServer]:
+        """Return all servers and their states, by name; those that are being closed last."""
+        views = [
+            self._supervisors[name].view() if name in self._supervisors else view_of(spec, "disabled")
+            for name, spec in sorted(self._specs.items())
+        ]
+        return views + sorted((closing.view() for closing in self._closing), key=lambda view: view.name)
+
+    def find(self, name: str) -> ServerSpec:
+        """Return a server. Errors: McpServerNotFound."""
+        if name not in self._specs:
+            raise server_not_found(name)
+        return self._specs[name]
+
+    async def settle(self, names: Sequence[str]) -> None:
+        """Wait until the first attempt to connect to each of these servers has ended."""
+        for name in names:
+            if name in self._supervisors:
+                await self._supervisors[name].settled.wait()
+
+    def find_problem(self, name: str) -> str | None:
+        """Return why a server is not ready; None if it is. Errors: McpServerNotFound."""
+        self.find(name)
+        supervisor = self._supervisors.get(name)
+        return "it is disabled in the configuration" if supervisor is None else supervisor.find_problem()
+
+    async def call(
+        self, server: str, tool: str, arguments: Mapping[str, Any], progress: Callable[[str], None]
+    ) -> RemoteResult:
+        """Call a tool by the server's own name of it. Errors: ServerFailure, McpServerNotFound."""
+        return await self._need(server).call(tool, arguments, progress)
+
+    async def restart(self, name: str) -> None:
+        """Connect anew; return when that attempt has ended.
+
+        Errors: McpServerNotFound, McpServerUnavailable.
+        """
+        supervisor = self._need(name)
+        supervisor.restart()
+        await supervisor.settled.wait()
+
+    def _need(self, name: str) -> Supervisor:
+        self.find(name)
+        if name not in self._supervisors:
+            raise McpServerUnavailable(
+                f"the MCP server '{name}' is disabled in the configuration", field="$.params.server"
+            )
+        return self._supervisors[name]

@@ -1,0 +1,217 @@
+"""The supervisor of one server: one task that owns the connection, and makes another one when it ends.
+
+Calls use the connection from tasks of their own. While there is none they fail at once, and the tools stay
+those of the last connection, because a prompt that loses and regains tools is not in the provider's cache.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+from msgspec.structs import replace
+
+from kheishd.kernel.mcp import RemoteResult, ServerFailure, view_of
+from kheishd.mcp.rows import make_rows
+from protocol.limits.mcp import MAX_RECONNECT_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from kheishd.kernel.mcp import RemoteTool, ServerSpec
+    from kheishd.mcp.connection import ServerConnection
+    from protocol.objects.mcp import McpServer, McpServerState
+
+log = logging.getLogger("kheishd.mcp")
+
+# The time before the second attempt to reach a server; it is doubled up to the limit.
+FIRST_PAUSE_SECONDS: Final = 1.0
+
+# A connection that has held this long was a good one: the next attempt after its end comes soon.
+STABLE_SECONDS: Final = 60.0
+
+# A server that announces changes again and again is asked for its list once in this time.
+RELIST_SECONDS: Final = 1.0
+
+
+class Supervisor:
+    """The supervisor of one server. ``on_change`` is called when its tools have changed.
+
+    ``settled`` is set once the first attempt to connect has ended.
+    """
+
+    def __init__(
+        self,
+        spec: ServerSpec,
+        connect: Callable[[ServerSpec], AbstractAsyncContextManager[ServerConnection]],
+        describe: Callable[[BaseException], str],
+        on_change: Callable[[], None],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self.spec = spec
+        self.tools: Sequence[RemoteTool] = ()
+        self.settled = trio.Event()
+        self._connect = connect
+        self._describe = describe
+        self._on_change = on_change
+        self._now_ms = now_ms
+        self._state: McpServerState = "starting"
+        self._problem: str | None = None
+        self._warnings: list[str] = []
+        self._retry_at_ms: int | None = None
+        self._connection: ServerConnection | None = None
+        self._identity: tuple[str | None, str | None] = (None, None)
+        self._scope = trio.CancelScope()
+        self._wake = trio.Event()
+        self._calls = 0
+        self._connections = 0
+        self._ready_at = 0.0
+        self._is_closing = False
+
+    async def serve(self) -> None:
+        """Keep the server connected, until it is closed."""
+        failures = 0
+        while not self._is_closing:
+            self._state, self._wake = "starting", trio.Event()
+            self._ready_at = float("inf")
+            await self._hold_connection()
+            if self._is_closing:
+                break
+            if self._wake.is_set():
+                failures = 0
+                continue
+            failures = 1 if trio.current_time() - self._ready_at > STABLE_SECONDS else failures + 1
+            delay_s = min(FIRST_PAUSE_SECONDS * 2 ** min(failures - 1, 20), MAX_RECONNECT_SECONDS)
+            self._state, self._retry_at_ms = "failed", self._now_ms() + round(delay_s * 1000)
+            self.settled.set()
+            if self._problem is not None:
+                log.warning(
+                    "the MCP server is not connected: %s", self._problem, extra={"server": self.spec.name}
+                )
+            with trio.move_on_after(delay_s):
+                await self._wake.wait()
+                failures = 0
+            self._retry_at_ms = None
+        self.settled.set()
+
+    async def _hold_connection(self) -> None:
+        """Connect and list the tools, in time, and hold the connection until it ends. Set the problem."""
+        self._scope = trio.CancelScope(deadline=trio.current_time() + self.spec.settings.start_timeout_s)
+        self._problem = f"it was not ready within {self.spec.settings.start_timeout_s:g} s"
+        try:
+            with self._scope:
+                async with self._connect(self.spec) as connection:
+                    await self._list_tools(connection)
+                    self._scope.deadline = float("inf")
+                    try:
+                        self._set_ready(connection)
+                        await self._follow_changes(connection)
+                    finally:
+                        # Closing it may take seconds.
+                        self._connection, self._state = None, "closing" if self._is_closing else "starting"
+        except BaseExceptionGroup as group:
+            # Cancellation by the daemon goes on, without the errors that it caused.
+            _, fatal = group.split(Exception)
+            if fatal is not None:
+                raise fatal from None
+            self._problem = self._describe(group)
+        except Exception as error:
+            self._problem = self._describe(error)
+
+    async def _follow_changes(self, connection: ServerConnection) -> None:
+        """List the tools again whenever the server announces a change."""
+        while True:
+            await connection.changed.wait()
+            await trio.sleep(RELIST_SECONDS)
+            connection.changed = trio.Event()
+            with trio.fail_after(self.spec.settings.start_timeout_s):
+                await self._list_tools(connection)
+
+    async def _list_tools(self, connection: ServerConnection) -> None:
+        tools, warnings = make_rows(self.spec, await connection.list_tools())
+        self._warnings = warnings
+        for warning in warnings:
+            log.warning("an MCP server: %s", warning, extra={"server": self.spec.name})
+        old = [(tool.remote_name, tool.row) for tool in self.tools]
+        if old != [(tool.remote_name, tool.row) for tool in tools]:
+            self.tools = tuple(tools)
+            self._on_change()
+
+    def _set_ready(self, connection: ServerConnection) -> None:
+        self._connection, self._ready_at = connection, trio.current_time()
+        self._connections += 1
+        self._identity = (connection.protocol_version, connection.server)
+        self._state, self._problem = "ready", None
+        self.settled.set()
+        fields = {"server": self.spec.name, "tools": len(self.tools), "pid": connection.pid}
+        log.info("an MCP server is ready", extra=fields)
+
+    # Requests of others.
+
+    def find_problem(self) -> str | None:
+        """Return why the server cannot be called; None if it can."""
+        if self._state == "ready":
+            return None
+        if self._state == "failed":
+            seconds = max(0, (self._retry_at_ms or 0) - self._now_ms()) / 1000
+            return f"it is not connected ({self._problem}); the next attempt is in {seconds:.0f} s"
+        return "it is being connected" if self._state == "starting" else "it was removed"
+
+    async def call(
+        self, tool: str, arguments: Mapping[str, Any], progress: Callable[[str], None]
+    ) -> RemoteResult:
+        """Call a tool. Errors: ServerFailure."""
+        connection, problem = self._connection, self.find_problem()
+        if connection is None or problem is not None:
+            raise ServerFailure("unavailable", problem or "it is not connected")
+        self._calls += 1
+        try:
+            with trio.move_on_after(self.spec.settings.tool_timeout_s):
+                return await connection.call_tool(tool, arguments, progress)
+            seconds = self.spec.settings.tool_timeout_s
+            raise ServerFailure(
+                "timed_out", f"there was no answer within {seconds:g} s, and the call was cancelled"
+            )
+        finally:
+            self._calls -= 1
+            if self._is_closing and not self._calls:
+                self._scope.cancel()
+
+    def adopt(self, spec: ServerSpec) -> None:
+        """Take the same configuration from another runtime; it may be for other agents."""
+        if spec != self.spec:
+            self.spec = spec
+            self.tools = tuple(replace(tool, spec=spec) for tool in self.tools)
+
+    def restart(self) -> None:
+        """End the connection, or the wait for the next attempt; another connection is made at once."""
+        self.settled = trio.Event()
+        self._problem = None
+        self._wake.set()
+        self._scope.cancel()
+
+    def close(self) -> None:
+        """End the server after its last call."""
+        self._is_closing = True
+        self._state = "closing"
+        self._wake.set()
+        if not self._calls:
+            self._scope.cancel()
+
+    def view(self) -> McpServer:
+        """Return the server and its state, as shown."""
+        spec, connection = self.spec, self._connection
+        return view_of(
+            spec,
+            self._state,
+            tools=len(self.tools),
+            problem=self._problem if self._state == "failed" else None,
+            warnings=self._warnings,
+            retry_at_ms=self._retry_at_ms,
+            pid=None if connection is None else connection.pid,
+            protocol_version=self._identity[0],
+            server=self._identity[1],
+            restarts=max(self._connections - 1, 0),
+        )

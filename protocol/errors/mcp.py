@@ -1,0 +1,23 @@
+"""Refusals about MCP servers."""
+
+from __future__ import annotations
+
+from protocol.errors.refusal import NotFound, Unavailable
+
+
+class McpServerNotFound(NotFound, reason="mcp_server_not_found"):
+    """No MCP server has that name; mcp.list shows all of them."""
+
+
+class McpToolNotFound(NotFound, reason="mcp_tool_not_found"):
+    """The server has no tool of that name; mcp.tools shows its tools."""
+
+
+class McpServerUnavailable(Unavailable, reason="mcp_server_unavailable"):
+    """The server is not connected; mcp.list shows the reason and the time of the next attempt."""
+
+
+class McpCallFailed(Unavailable, reason="mcp_call_failed"):
+    """The server did not answer the request, or answered with an error; the message quotes it."""
+
+    retryable = False

@@ -1,0 +1,44 @@
+"""Limits of MCP servers, which are other people's programs: all that they send is bounded."""
+
+from protocol.limits.units import KIB, MIB
+
+# A name becomes part of each tool's name, which has 64 bytes: "mcp__", the server's, "__", and at least 24
+# bytes for the tool's own.
+MAX_SERVER_NAME_BYTES = 32
+
+# Servers of one configuration, with those of agents: each is a process of 30 to 100 MiB.
+MAX_MCP_SERVERS = 64
+
+# One message of a server. A longer one is not parsed; the request that it answers fails. Decoding takes 0.1 s
+# per MiB of dense JSON, during which all connections of the daemon wait.
+MAX_MCP_MESSAGE_BYTES = 4 * MIB
+
+# The tools of one server that are offered. OpenAI accepts 128 tools in a request. More of them are only
+# counted, up to 5,000 in 50 pages, so that a list without an end ends.
+MAX_SERVER_TOOLS = 128
+MAX_LISTED_SERVER_TOOLS = 5_000
+MAX_LIST_PAGES = 50
+
+# The schema and the description of one tool: both are in every prompt. 2 KiB are about 600 tokens.
+MAX_SERVER_TOOL_SCHEMA_BYTES = 32 * KIB
+MAX_SERVER_TOOL_DESCRIPTION_BYTES = 2 * KIB
+
+# The parts of a result that the model sees; the whole result is stored beside it (``max_output_bytes``).
+MAX_RESULT_ITEMS = 64
+MAX_RESULT_TEXT_BYTES = 28 * KIB
+MAX_STRUCTURED_STRING_BYTES = 16 * KIB
+MAX_STRUCTURED_DEPTH = 8
+MAX_STRUCTURED_ENTRIES = 128
+
+# What a server says about a failure, in a message or an error.
+MAX_SERVER_ERROR_BYTES = 2 * KIB
+
+# The time between two attempts to reach a server that fails: 1 s, doubled up to five minutes.
+MAX_RECONNECT_SECONDS = 300
+
+# The settings of one server in the store, as JSON.
+MAX_SERVER_SETTINGS_BYTES = 16 * KIB
+
+# A server's arguments, variables and headers.
+MAX_SERVER_ENTRIES = 256
+MAX_SERVER_VALUE_BYTES = 8 * KIB

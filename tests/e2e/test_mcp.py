@@ -1,0 +1,171 @@
+"""MCP servers of a real daemon: the public reference servers, and servers with bad manners."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kheishd.hooks.os.shell.keeper import start_ticks_of
+from tests.support.daemons import Daemon, RpcError, short_home, until
+from tests.support.mcp_servers import TOY_COMMAND
+from tests.support.waiting_runs import order
+
+SERVERS = Path(__file__).parent / "node" / "node_modules" / ".bin"
+
+needs_servers = pytest.mark.skipif(
+    not (SERVERS / "mcp-server-everything").exists(),
+    reason="what 'npm ci' puts into tests/e2e/node is missing",
+)
+
+
+def server(name: str, command: list[str], **keys: Any) -> str:
+    """Return the section of a server."""
+    keys = {"command": command, **keys}
+    return "\n".join([f"[mcp.{name}]", *(f"{key} = {toml_of(value)}" for key, value in keys.items()), ""])
+
+
+def toml_of(value: Any) -> str:
+    """Return a value as TOML."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {json.dumps(entry)}" for key, entry in value.items()) + "}"
+    return json.dumps(value)
+
+
+def write_config(home: Path, *servers: str) -> None:
+    """Write a configuration in which no call asks."""
+    config = '[permissions]\nmode = "bypassPermissions"\n[workspace]\nsandbox = "off"\n'
+    (home / "config.toml").write_text("\n".join([config, *servers]))
+
+
+def states(daemon: Daemon) -> dict[str, str]:
+    """Return the state of each server."""
+    return {row["name"]: row["state"] for row in daemon.call("mcp.list")["servers"]}
+
+
+def ask(daemon: Daemon, tool: str, **arguments: Any) -> str:
+    """Let an agent call a tool; return the output of the run."""
+    return str(daemon.say(order(tool, **arguments))["output"])
+
+
+def pid_of(daemon: Daemon, name: str) -> int:
+    """Return the process of a server."""
+    return int(next(row["pid"] for row in daemon.call("mcp.list")["servers"] if row["name"] == name))
+
+
+@needs_servers
+def test_the_reference_servers() -> None:
+    """An agent uses the public servers over standard streams and over HTTP."""
+    with short_home() as home, socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+        free.close()
+        http = subprocess.Popen(
+            [SERVERS / "mcp-server-everything", "streamableHttp"],
+            env={**os.environ, "PORT": str(port)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        documents = home / "documents"
+        documents.mkdir(parents=True)
+        (documents / "note.txt").write_text("The key is under the mat.")
+        memory = home / "memory.json"
+        write_config(
+            home,
+            server("everything", [str(SERVERS / "mcp-server-everything")]),
+            server("files", [str(SERVERS / "mcp-server-filesystem")], args=[str(documents)]),
+            server("memory", [str(SERVERS / "mcp-server-memory")], env={"MEMORY_FILE_PATH": str(memory)}),
+            f'[mcp.web]\nurl = "http://127.0.0.1:{port}/mcp"\n',
+        )
+        try:
+            with Daemon(home) as daemon:
+                assert "Echo: hello" in ask(daemon, "mcp__everything__echo", message="hello")
+                path = str(documents / "note.txt")
+                assert "under the mat" in ask(daemon, "mcp__files__read_text_file", path=path)
+                outside = ask(daemon, "mcp__files__read_text_file", path="/etc/passwd")
+                assert "outside allowed directories" in outside
+                entity = {"name": "kheish", "entityType": "daemon", "observations": ["it remembers"]}
+                assert "it remembers" in ask(daemon, "mcp__memory__create_entities", entities=[entity])
+                assert "it remembers" in memory.read_text()
+                until(lambda: states(daemon)["web"] == "ready", "the server on HTTP is connected")
+                assert "Echo: web" in ask(daemon, "mcp__web__echo", message="web")
+                assert set(states(daemon).values()) == {"ready"}
+                http.kill()
+                http.wait()
+                with pytest.raises(RpcError):
+                    daemon.call("mcp.call", server="web", tool="echo", arguments={"message": "x"})
+                until(lambda: states(daemon)["web"] != "ready", "the end of the server is noticed")
+        finally:
+            http.kill()
+
+
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    """Provide a daemon with a toy server, and servers with bad manners."""
+    with short_home() as home:
+        home.mkdir()
+        write_config(
+            home,
+            server("toy", TOY_COMMAND, env_refs={"SECRET": "env:TOY_SECRET"}),
+            server("never", [*TOY_COMMAND, "silent"], start_timeout_s=0.5),
+            server("many", [*TOY_COMMAND, "many", "prints"]),
+        )
+        with Daemon(home, environ={"TOY_SECRET": "a-secret-of-the-toy"}) as daemon:
+            yield daemon
+
+
+def test_bad_manners(daemon: Daemon) -> None:
+    """A server that is silent, huge, dying or chatty harms its own calls only, and secrets are redacted."""
+    assert '"content":["hi"]' in ask(daemon, "mcp__toy__echo", text="hi")
+    rows = {row["name"]: row for row in daemon.call("mcp.list")["servers"]}
+    assert (rows["never"]["state"], rows["never"]["problem"]) == ("failed", "it was not ready within 0.5 s")
+    assert (rows["many"]["state"], rows["many"]["tools"]) == ("ready", 128)
+    assert "a-secret" not in ask(daemon, "mcp__toy__env")
+    assert "the answer has" in ask(daemon, "mcp__toy__huge", text="5000000")
+    assert "may have taken effect" in ask(daemon, "mcp__toy__die")
+    until(lambda: states(daemon)["toy"] == "ready", "the server is connected again")
+    assert '"content":["on"]' in ask(daemon, "mcp__toy__echo", text="on")
+    assert "a-secret" not in daemon.read_log()
+
+
+def test_a_killed_daemon_leaves_no_server(daemon: Daemon) -> None:
+    """Servers and all that they started end with a killed daemon; an interrupted call is in doubt."""
+    until(lambda: set(states(daemon).values()) == {"failed", "ready"}, "the servers are connected")
+    child = int(json.loads(call(daemon, "child", "4402.5")["text"])["content"][0])
+    pids = [pid_of(daemon, "toy"), pid_of(daemon, "many"), child]
+    assert None not in [start_ticks_of(pid) for pid in pids]
+    sent = daemon.call("conversation.send", content=order("mcp__toy__slow", text="going"))
+    events = {"session_id": sent["session_id"]}
+    until(lambda: "tool_called" in [event["type"] for event in daemon.events(**events)], "the call runs")
+    daemon.kill()
+    until(lambda: [start_ticks_of(pid) for pid in pids] == [None] * 3, "nothing of the servers runs")
+    daemon.restart()
+    until(lambda: daemon.call("indoubt.list")["indoubts"] != [], "the call is in doubt")
+    (doubt,) = daemon.call("indoubt.list")["indoubts"]
+    assert doubt["tool"] == "mcp__toy__slow"
+    assert daemon.call("daemon.doctor", deep=True)["findings"] == []
+
+
+def call(daemon: Daemon, tool: str, text: str = "") -> Any:
+    """Call a tool of the toy as an operator."""
+    return daemon.call("mcp.call", server="toy", tool=tool, arguments={"text": text})
+
+
+def test_reload_and_stop(daemon: Daemon) -> None:
+    """A reload keeps unchanged servers and ends removed ones; the end of the daemon ends all."""
+    until(lambda: set(states(daemon).values()) == {"failed", "ready"}, "the servers are connected")
+    toy, many = pid_of(daemon, "toy"), pid_of(daemon, "many")
+    write_config(daemon.home, server("toy", TOY_COMMAND, env_refs={"SECRET": "env:TOY_SECRET"}))
+    daemon.call("daemon.reload")
+    until(lambda: start_ticks_of(many) is None, "the removed server has ended")
+    assert list(states(daemon)) == ["toy"]
+    assert pid_of(daemon, "toy") == toy
+    os.kill(toy, signal.SIGKILL)
+    until(lambda: states(daemon)["toy"] == "ready" and pid_of(daemon, "toy") != toy, "it runs again")
+    toy = pid_of(daemon, "toy")
+    daemon.stop()
+    assert start_ticks_of(toy) is None

@@ -1,0 +1,184 @@
+"""The tools of MCP servers in runs."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+from trio.testing import MockClock
+
+from kheishd.core.scope import Bounds
+from kheishd.hooks.composite import CompositeHook
+from kheishd.hooks.mcp import ServerTools
+from kheishd.kernel.hook import Outcome
+from kheishd.kernel.mcp import McpHolder, RemoteResult, ServerFailure, ServerSpec
+from kheishd.kernel.runtime import ModelFailure
+from protocol.events.call import ToolReturned
+from protocol.objects.mcp import McpServerSettings
+from protocol.objects.session import CapabilityScope, CredentialScope
+from protocol.transcript import ToolCall
+from tests.support.desk import Desk, Scripted, gives, open_desk, says, working
+from tests.support.mcp_servers import FakePool, listed, spec_of
+from tests.support.toolbox import call_of, run_context
+
+SECRET = ServerSpec("secret", McpServerSettings(url="https://example.com/mcp", auth_ref="env:TOKEN"))
+
+
+def holder_of(pool: FakePool) -> McpHolder:
+    """Return a holder with a pool."""
+    holder = McpHolder()
+    holder.current = pool
+    holder.adopted.set()
+    return holder
+
+
+@asynccontextmanager
+async def serving(directory: Path, pool: FakePool) -> AsyncIterator[Desk]:
+    """Provide a desk whose agents have the tools of a pool, and may call them."""
+    hooks = CompositeHook((ServerTools(holder_of(pool), has_servers=True),))
+    async with open_desk(directory, Scripted(), hooks=hooks) as desk, working(desk):
+        yield desk
+
+
+async def call(desk: Desk, tool: str, **arguments: Any) -> ToolReturned:
+    """Let the model call a tool, allow it if a person is asked, and return the result."""
+    desk.models.answers[:] = [
+        lambda request: gives(ToolCall("call_1", tool, arguments)),
+        lambda request: says("done"),
+    ]
+    sent = await desk.send("go on")
+    await desk.until(lambda: desk.ended(sent.run_id) or desk.run(sent.run_id).calls[:1] != [])
+    await desk.until(
+        lambda: desk.ended(sent.run_id) or any(c.state == "asked" for c in desk.run(sent.run_id).calls)
+    )
+    if not desk.ended(sent.run_id):
+        await desk.allow(sent.run_id)
+    events = [event for _, event in desk.journal(sent.session_id)]
+    return [event for event in events if isinstance(event, ToolReturned)][-1]
+
+
+async def test_a_call_asks_and_its_result_is_data(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A call asks a person, with the server and the arguments; the result is labelled as data."""
+    pool = FakePool(spec_of("files"))
+    async with serving(tmp_path, pool) as desk:
+        read = desk.listen()
+        returned = await call(desk, "mcp__files__echo", text="hi")
+        assert pool.calls == [("files", "echo", {"text": "hi"})]
+        result = msgspec.json.decode(returned.text)
+        assert (result["server"], result["content"]) == ("files", ["fine"])
+        assert "data to read" in result["note"]
+        assert any(piece["kind"] == "output" and piece["text"] == "1/2 half\n" for piece in read())
+
+
+async def test_a_preview_names_the_server() -> None:
+    """The person who is asked sees the server, its tool and the arguments."""
+    tools = ServerTools(holder_of(FakePool(spec_of("files"))), has_servers=True)
+    (row,) = tools.tools
+    preview = await tools.preview(call_of(row, text="hi"))
+    assert preview is not None
+    assert preview.text.startswith("call 'echo' of the MCP server 'files' (")
+    assert '"text": "hi"' in preview.text
+    assert await tools.evidence(call_of(row)) == {"server": "files", "tool": "echo"}
+
+
+@pytest.mark.parametrize(
+    ("bounds", "names"),
+    [
+        (Bounds(), ["mcp__files__echo", "mcp__secret__echo"]),
+        (Bounds(CapabilityScope(mcp=["secret"])), ["mcp__secret__echo"]),
+        (Bounds(CapabilityScope(mcp=[])), []),
+        (Bounds(CapabilityScope(mcp_tools=["mcp__files__echo"])), ["mcp__files__echo"]),
+        (Bounds(CapabilityScope(tools=["mcp__*"])), ["mcp__files__echo", "mcp__secret__echo"]),
+        (Bounds(CapabilityScope(tools=["bash"])), []),
+        (Bounds(CapabilityScope(credentials=[])), ["mcp__files__echo"]),
+        (Bounds(credentials=CredentialScope(mcp_credentials=[])), ["mcp__files__echo"]),
+        (Bounds(blocked=("mcp__files__echo",)), ["mcp__secret__echo"]),
+    ],
+)
+def test_gates(bounds: Bounds, names: list[str]) -> None:
+    """A tool is offered within the scope, and that of a server with a credential within that scope, too."""
+    tools = ServerTools(holder_of(FakePool(spec_of("files"), SECRET)), has_servers=True)
+    hooks = CompositeHook((tools,))
+    offered = hooks.offer(replace(run_context(), bounds=bounds))
+    assert sorted(row.name for row in offered) == names
+
+
+def test_servers_of_an_agent() -> None:
+    """A server that belongs to an agent's definition is for its sessions only."""
+    own = replace(spec_of("own"), agents=("reviewer",))
+    hooks = CompositeHook((ServerTools(holder_of(FakePool(own)), has_servers=True),))
+    context = run_context()
+    assert hooks.offer(context) == []
+    reviewing = replace(context, session=replace(context.session, agent="reviewer"))
+    assert [row.name for row in hooks.offer(reviewing)] == ["mcp__own__echo"]
+
+
+def test_changed_tools_are_offered_at_the_next_turn() -> None:
+    """Tools that a server adds or removes appear and disappear; the rows stay the same object meanwhile."""
+    pool = FakePool(spec_of("files"))
+    holder = holder_of(pool)
+    tools = ServerTools(holder, has_servers=True)
+    hooks = CompositeHook((tools,))
+    assert tools.tools is tools.tools
+    pool.offer(listed("other"))
+    assert [row.name for row in hooks.offer(run_context())] == ["mcp__files__other"]
+    assert hooks.find_tool("mcp__files__echo") is None
+
+
+@pytest.mark.parametrize(
+    ("failure", "annotations", "text"),
+    [
+        (ServerFailure("unavailable", "it is away"), {}, "cannot be called: it is away. Nothing was run"),
+        (ServerFailure("lost", "it broke"), {}, "it broke. The call may have taken effect: check"),
+        (ServerFailure("timed_out", "too long"), {}, "too long. The call may have taken effect"),
+        (ServerFailure("lost", "it broke"), {"readOnlyHint": True}, "it broke"),
+        (ServerFailure("refused", "no such file"), {}, "no such file"),
+    ],
+)
+async def test_failures(failure: ServerFailure, annotations: dict[str, bool], text: str) -> None:
+    """A call without an answer is an error that says whether it may have taken effect."""
+    pool = FakePool(spec_of("files"))
+    pool.offer(listed("echo", annotations=annotations))
+    pool.result = failure
+    hooks = CompositeHook((ServerTools(holder_of(pool), has_servers=True),))
+    (row,) = hooks.offer(run_context())
+    outcome = await hooks.dispatch(call_of(row))
+    assert outcome.is_error
+    assert text in outcome.text
+    assert ("may have" in outcome.text) == ("may have" in text)
+
+
+async def test_an_error_result_and_a_removed_server() -> None:
+    """A result that is an error is one for the model; a call of a removed server runs nothing."""
+    pool = FakePool(spec_of("files"))
+    pool.result = RemoteResult([{"type": "text", "text": "no"}], is_error=True)
+    hooks = CompositeHook((ServerTools(holder_of(pool), has_servers=True),))
+    (row,) = hooks.offer(run_context())
+    outcome = await hooks.dispatch(call_of(row))
+    assert isinstance(outcome, Outcome)
+    assert outcome.is_error
+    pool.specs.clear()
+    assert "nothing was run" in (await hooks.dispatch(call_of(row))).text
+
+
+async def test_a_run_waits_for_its_servers() -> None:
+    """The first prompt waits for servers that the session may use, and fails without a required one."""
+    needed = spec_of("needed", required=True)
+    pool = FakePool(needed, spec_of("other"), SECRET, spec_of("off"), states={"off": "disabled"})
+    tools = ServerTools(holder_of(pool), has_servers=True)
+    context = replace(run_context(), bounds=Bounds(CapabilityScope(credentials=[])))
+    assert not await tools.begin(context)
+    assert sorted(pool.settled) == ["needed", "other"]
+    pool.states["needed"] = "failed"
+    with pytest.raises(ModelFailure, match="the required MCP server 'needed' cannot be used") as caught:
+        await tools.begin(context)
+    assert caught.value.retryable
+    pool.settled.clear()
+    excluded = replace(context, bounds=Bounds(CapabilityScope(mcp=["other"])))
+    assert not await tools.begin(excluded)
+    assert pool.settled == ["other"]
+    without = ServerTools(holder_of(pool), has_servers=False)
+    assert not await without.begin(context)

@@ -1,0 +1,153 @@
+"""Connections to servers, of both generations of the protocol."""
+
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+import trio
+from mcp import Client, MCPError
+from mcp.server.mcpserver import Context, MCPServer
+
+from kheishd.hooks.os.shell.process import NotStarted
+from kheishd.kernel.mcp import ServerFailure, ServerSpec
+from kheishd.mcp.connection import ServerConnection, describe_failure, open_connection, silence_library
+from kheishd.mcp.transport import ServerEnded
+from protocol.objects.mcp import McpServerSettings
+from tests.support.mcp_servers import spec_of
+
+
+@asynccontextmanager
+async def connected(*manners: str, **settings: Any) -> AsyncIterator[ServerConnection]:
+    """Connect to a toy."""
+    with trio.fail_after(30):
+        async with open_connection(
+            spec_of("toy", *manners, **settings), os.environ, lambda reference: reference, "test.mcp"
+        ) as connection:
+            yield connection
+
+
+async def test_a_server_of_the_older_generation() -> None:
+    """A server that knows only the handshake is connected, lists its tools and runs them."""
+    async with connected() as connection:
+        assert (connection.protocol_version, connection.server) == ("2025-11-25", "toy 1")
+        assert connection.pid is not None
+        tools = {tool["name"]: tool for tool in await connection.list_tools()}
+        assert tools["read"]["annotations"] == {"readOnlyHint": True}
+        result = await connection.call_tool("echo", {"text": "hi"}, print)
+        assert (result.content, result.is_error) == ([{"type": "text", "text": "hi"}], False)
+
+
+async def test_progress_and_cancellation() -> None:
+    """Progress is shown, and a call that is cancelled ends at the server; the connection stays."""
+    async with connected() as connection:
+        lines: list[str] = []
+        with trio.CancelScope() as scope:
+
+            def show(line: str) -> None:
+                lines.append(line)
+                scope.cancel()
+
+            await connection.call_tool("slow", {"text": "half\x1b way"}, show)
+        assert scope.cancelled_caught
+        assert lines == ["1/2 half\u241b way\n"]
+        assert (await connection.call_tool("echo", {"text": "on"}, print)).content[0]["text"] == "on"
+
+
+async def test_errors_of_a_server() -> None:
+    """An error of a server is quoted without characters that act, whatever its code is."""
+    async with connected() as connection:
+        with pytest.raises(ServerFailure, match=r"^no \u241b\[31mreason \(code -32000\)$") as caught:
+            await connection.call_tool("fail", {"text": "reason"}, print)
+        assert caught.value.reason == "refused"
+
+
+async def test_a_server_that_dies_in_a_call() -> None:
+    """A call whose server dies fails at once, and the connection ends with the reason."""
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(ServerEnded, match="^it ended with code 3$"), flatten_subgroups=True
+    ):
+        async with connected() as connection:
+            with pytest.raises(ServerFailure) as caught:
+                await connection.call_tool("die", {}, print)
+            assert caught.value.reason == "lost"
+            await trio.sleep_forever()
+
+
+async def test_requests_of_a_server_are_refused() -> None:
+    """A server cannot use the model: its request is answered with an error, and its call goes on."""
+    async with connected() as connection:
+        result = await connection.call_tool("ask", {"text": "done"}, print)
+        assert result.content[0]["text"] == "done"
+
+
+async def test_changes_are_announced() -> None:
+    """A server that announces another list of tools is noticed."""
+    async with connected() as connection:
+        assert not connection.changed.is_set()
+        await connection.call_tool("change", {"text": "more"}, print)
+        await connection.changed.wait()
+        assert "more" in {tool["name"] for tool in await connection.list_tools()}
+        await connection.check()
+
+
+async def test_a_program_that_is_not_there() -> None:
+    """A program is searched for in the PATH that the server gets."""
+    spec = ServerSpec("s", McpServerSettings(command="no-such-program"))
+    with pytest.raises(NotStarted, match="there is no program 'no-such-program' in the PATH"):
+        async with open_connection(spec, {"PATH": "/nowhere"}, lambda reference: reference, "test.mcp"):
+            pass
+
+
+NEW = MCPServer("new")
+
+
+@NEW.tool()
+async def count(n: int, ctx: Context) -> int:
+    """Count to a number."""
+    for number in range(1, n + 1):
+        await ctx.report_progress(number, n, f"at {number}")
+        await anyio.lowlevel.checkpoint()
+    return n
+
+
+async def test_a_server_of_the_newer_generation() -> None:
+    """A stateless server is called in the same way; what is no result of a call is refused."""
+    async with Client(NEW, cache=None) as client:
+        connection = ServerConnection(client, None)
+        assert connection.protocol_version == "2026-07-28"
+        assert [tool["name"] for tool in await connection.list_tools()] == ["count"]
+        lines: list[str] = []
+        result = await connection.call_tool("count", {"n": 2}, lines.append)
+        assert result.structured == {"result": 2}
+        assert lines == ["1/2 at 1\n", "2/2 at 2\n"]
+        result = await connection.call_tool("count", {"n": "many"}, lines.append)
+        assert result.is_error
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ExceptionGroup("", [ValueError("x"), ServerEnded("it ended")]), "it ended"),
+        (FileNotFoundError(2, "No such file", "/x"), "No such file (/x)"),
+        (
+            ExceptionGroup("", [ExceptionGroup("", [MCPError(1, "no\nway")])]),
+            "it refused the connection: no way",
+        ),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_descriptions_of_failures(error: Exception, text: str) -> None:
+    """Of several errors, the one that tells the cause is described."""
+    assert describe_failure(error) == text
+
+
+def test_the_library_is_silent() -> None:
+    """The log of the library, which quotes servers, is not the daemon's."""
+    silence_library()
+    assert not logging.getLogger("mcp.client.streamable_http").isEnabledFor(logging.ERROR)
+    for name in ("mcp", "client", "httpx2", "httpcore2"):
+        logging.getLogger(name).setLevel(logging.NOTSET)

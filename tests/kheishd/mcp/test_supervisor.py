@@ -1,0 +1,204 @@
+"""The supervisor of one server, on a mock clock and with a scripted connection."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from kheishd.kernel.mcp import RemoteResult, ServerFailure, ServerSpec
+from kheishd.mcp.supervisor import RELIST_SECONDS, STABLE_SECONDS, Supervisor
+from protocol.limits.mcp import MAX_RECONNECT_SECONDS
+from tests.support.mcp_servers import listed, spec_of
+
+
+async def pass_time(seconds: float) -> None:
+    """Let the mock clock run."""
+    with trio.move_on_after(seconds):
+        await trio.sleep_forever()
+
+
+class Line:
+    """A scripted server: ``failures`` are those of its next connections; None holds for ever.
+
+    ``end`` ends the connection. ``opened`` are the times of all attempts, ``closed`` counts connections.
+    """
+
+    def __init__(self, *failures: Exception | None) -> None:
+        self.failures = list(failures)
+        self.tools = listed("echo")
+        self.opened: list[float] = []
+        self.closed = 0
+        self.changed = trio.Event()
+        self.protocol_version, self.server, self.pid = "v", "s", 1
+        self.hold = trio.Event()
+        self.end = trio.Event()
+
+    @asynccontextmanager
+    async def connect(self, spec: ServerSpec) -> AsyncIterator[Any]:
+        """Connect as scripted."""
+        self.opened.append(trio.current_time())
+        failure = self.failures.pop(0) if self.failures else None
+        if failure is not None:
+            raise failure
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._break)
+                yield self
+                nursery.cancel_scope.cancel()
+        finally:
+            self.closed += 1
+
+    async def _break(self) -> None:
+        await self.end.wait()
+        raise ValueError("it ended")
+
+    async def list_tools(self) -> list[dict[str, Any]]:
+        """Return the tools."""
+        return self.tools
+
+    async def call_tool(self, name: str, arguments: Any, progress: Any) -> RemoteResult:
+        """Wait until the test lets the call end."""
+        await self.hold.wait()
+        return RemoteResult([])
+
+
+@asynccontextmanager
+async def supervised(line: Line, **settings: Any) -> AsyncIterator[Supervisor]:
+    """Supervise a line; ``supervisor.changes`` counts changes of its tools."""
+    supervisor = Supervisor(
+        spec_of("s", **settings), line.connect, str, lambda: None, lambda: round(trio.current_time() * 1000)
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervisor.serve)
+        yield supervisor
+        nursery.cancel_scope.cancel()
+
+
+async def test_attempts_come_later_each_time(autojump_clock: MockClock) -> None:
+    """A server that fails is tried again after 1, 2, 4 seconds and so on, and the state says when."""
+    line = Line(*(ValueError("no") for _ in range(12)))
+    async with supervised(line) as supervisor:
+        await supervisor.settled.wait()
+        view = supervisor.view()
+        assert (view.state, view.problem, view.retry_at_ms) == ("failed", "no", 1000)
+        with pytest.raises(
+            ServerFailure, match=r"not connected \(no\); the next attempt is in 1 s"
+        ) as caught:
+            await supervisor.call("echo", {}, print)
+        assert caught.value.reason == "unavailable"
+        await pass_time(10 * MAX_RECONNECT_SECONDS)
+        assert supervisor.find_problem() is None
+    pauses = [later - earlier for earlier, later in zip(line.opened, line.opened[1:], strict=False)]
+    assert pauses[:4] == [1, 2, 4, 8]
+    assert max(pauses) == MAX_RECONNECT_SECONDS
+
+
+async def test_a_connection_that_ends(autojump_clock: MockClock) -> None:
+    """After the end of a good connection the next attempt comes soon; meanwhile the tools stay."""
+    line = Line()
+    async with supervised(line) as supervisor:
+        await supervisor.settled.wait()
+        assert supervisor.view().state == "ready"
+        assert [tool.remote_name for tool in supervisor.tools] == ["echo"]
+        await pass_time(STABLE_SECONDS + 1)
+        line.end.set()
+        await wait_all_tasks_blocked()
+        assert supervisor.view().state == "failed"
+        assert supervisor.view().problem is not None
+        assert supervisor.view().tools == 1
+        line.end = trio.Event()
+        await pass_time(1.5)
+        assert (supervisor.view().state, supervisor.view().restarts) == ("ready", 1)
+        assert line.opened == [0, STABLE_SECONDS + 2]
+
+
+async def test_a_server_that_is_not_ready_in_time(autojump_clock: MockClock) -> None:
+    """Connecting and listing have a time limit."""
+    line = Line()
+
+    async def never() -> list[dict[str, Any]]:
+        await trio.sleep_forever()
+
+    line.list_tools = never  # type: ignore[method-assign]
+    async with supervised(line, start_timeout_s=3) as supervisor:
+        assert supervisor.find_problem() == "it is being connected"
+        await supervisor.settled.wait()
+        assert trio.current_time() == 3
+        assert supervisor.view().problem == "it was not ready within 3 s"
+    assert line.closed == 1
+
+
+async def test_changes_are_followed(autojump_clock: MockClock) -> None:
+    """An announced list is read, once for announcements in quick succession."""
+    line = Line()
+    async with supervised(line) as supervisor:
+        await supervisor.settled.wait()
+        first = supervisor.tools
+        line.changed.set()
+        await pass_time(RELIST_SECONDS / 2)
+        line.tools = listed("more", "echo")
+        await pass_time(RELIST_SECONDS)
+        assert [tool.remote_name for tool in supervisor.tools] == ["echo", "more"]
+        assert [tool.remote_name for tool in first] == ["echo"]
+
+
+async def test_a_call_has_a_time_limit(autojump_clock: MockClock) -> None:
+    """A call without an answer fails after the server's time limit."""
+    async with supervised(Line(), tool_timeout_s=7) as supervisor:
+        await supervisor.settled.wait()
+        with pytest.raises(ServerFailure, match="no answer within 7 s") as caught:
+            await supervisor.call("echo", {}, print)
+        assert caught.value.reason == "timed_out"
+
+
+async def test_a_removed_server_ends_after_its_last_call(autojump_clock: MockClock) -> None:
+    """A removed server accepts no call any more, finishes those that run, and ends."""
+    line = Line()
+    async with supervised(line) as supervisor:
+        await supervisor.settled.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(supervisor.call, "echo", {}, print)
+            await wait_all_tasks_blocked()
+            supervisor.close()
+            await wait_all_tasks_blocked()
+            assert (supervisor.view().state, line.closed) == ("closing", 0)
+            with pytest.raises(ServerFailure, match="it was removed"):
+                await supervisor.call("echo", {}, print)
+            line.hold.set()
+        await wait_all_tasks_blocked()
+        assert line.closed == 1
+        assert len(line.opened) == 1
+
+
+async def test_a_restart(autojump_clock: MockClock) -> None:
+    """A restart makes another connection at once, also while the next attempt is awaited."""
+    line = Line(None, ValueError("no"))
+    async with supervised(line) as supervisor:
+        await supervisor.settled.wait()
+        for state in ("failed", "ready"):
+            supervisor.restart()
+            await supervisor.settled.wait()
+            assert supervisor.view().state == state
+        assert line.opened == [0, 0, 0]
+        assert (line.closed, supervisor.view().restarts) == (1, 1)
+
+
+async def test_errors_at_the_end_of_the_daemon(autojump_clock: MockClock) -> None:
+    """An error of a connection that is cancelled with the daemon does not become the daemon's."""
+
+    @asynccontextmanager
+    async def connect(spec: ServerSpec) -> AsyncIterator[Any]:
+        try:
+            async with trio.open_nursery():
+                yield Line()
+        finally:
+            raise ValueError("while closing")
+
+    supervisor = Supervisor(spec_of(), connect, str, lambda: None, lambda: 0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervisor.serve)
+        await supervisor.settled.wait()
+        nursery.cancel_scope.cancel()

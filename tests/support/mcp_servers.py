@@ -1,0 +1,113 @@
+"""MCP servers for tests: a toy on standard streams, and a pool without processes."""
+
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from kheishd.kernel.mcp import RemoteResult, RemoteTool, ServerFailure, ServerSpec, server_not_found, view_of
+from kheishd.mcp.pool import McpPool
+from kheishd.mcp.rows import make_rows
+from protocol.errors.mcp import McpServerUnavailable
+from protocol.objects.mcp import McpServer, McpServerSettings, McpServerState
+
+TOY = Path(__file__).with_name("toy_mcp_server.py")
+TOY_COMMAND = [sys.executable, "-I", "-S", str(TOY)]
+
+PATIENCE_S = 30.0
+
+
+def spec_of(name: str = "toy", *manners: str, **settings: Any) -> ServerSpec:
+    """Return a toy with manners; ``settings`` are those of a server."""
+    return ServerSpec(
+        name, McpServerSettings(command=TOY_COMMAND, args=list(manners), **settings), cwd="/tmp"
+    )
+
+
+def listed(*names: str, **fields: Any) -> list[dict[str, Any]]:
+    """Return tools as a server lists them."""
+    return [{"name": name, "inputSchema": {"type": "object"}, **fields} for name in names]
+
+
+@asynccontextmanager
+async def open_pool(
+    *specs: ServerSpec, environ: Mapping[str, str] = os.environ, home: Path = Path("/nowhere")
+) -> AsyncIterator[McpPool]:
+    """Provide a pool that has tried to connect to these servers."""
+    pool = McpPool(home, environ, lambda reference: f"value-of-{reference}", lambda: 0)
+    with trio.fail_after(PATIENCE_S):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(pool.serve)
+            pool.adopt({spec.name: spec for spec in specs})
+            await pool.settle([spec.name for spec in specs])
+            yield pool
+            nursery.cancel_scope.cancel()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until a process has made a condition true."""
+    while not condition():
+        await trio.lowlevel.checkpoint()
+
+
+class FakePool:
+    """A pool of servers that are constant data (``kernel.mcp.Mcp``).
+
+    ``calls`` are the calls so far. ``result`` is the result of each call: a failure is raised.
+    """
+
+    def __init__(self, *specs: ServerSpec, states: Mapping[str, McpServerState] | None = None) -> None:
+        self.specs = {spec.name: spec for spec in specs}
+        self.states = dict(states or {})
+        self.calls: list[tuple[str, str, Mapping[str, Any]]] = []
+        self.settled: list[str] = []
+        self.restarted: list[str] = []
+        self.result: RemoteResult | ServerFailure = RemoteResult([{"type": "text", "text": "fine"}])
+        self.tools: Sequence[RemoteTool] = ()
+        self.offer(listed("echo"))
+
+    def offer(self, tools: Sequence[Mapping[str, Any]]) -> None:
+        """Let all servers have these tools."""
+        self.tools = tuple(row for spec in self.specs.values() for row in make_rows(spec, tools)[0])
+
+    def views(self) -> list[McpServer]:
+        """Return all servers."""
+        return [view_of(spec, self.states.get(name, "ready")) for name, spec in sorted(self.specs.items())]
+
+    def find(self, name: str) -> ServerSpec:
+        """Return a server."""
+        if name not in self.specs:
+            raise server_not_found(name)
+        return self.specs[name]
+
+    async def settle(self, names: Sequence[str]) -> None:
+        """Record the names."""
+        self.settled += names
+
+    def find_problem(self, name: str) -> str | None:
+        """Return the state of a server that is not ready."""
+        self.find(name)
+        state = self.states.get(name, "ready")
+        return None if state == "ready" else f"it is {state}"
+
+    async def call(
+        self, server: str, tool: str, arguments: Mapping[str, Any], progress: Callable[[str], None]
+    ) -> RemoteResult:
+        """Record the call, show progress, and return the result."""
+        self.find(server)
+        self.calls.append((server, tool, arguments))
+        progress("1/2 half\n")
+        if isinstance(self.result, ServerFailure):
+            raise self.result
+        return self.result
+
+    async def restart(self, name: str) -> None:
+        """Record the name."""
+        self.find(name)
+        if self.states.get(name) == "disabled":
+            raise McpServerUnavailable(f"the MCP server '{name}' is disabled")
+        self.restarted.append(name)
