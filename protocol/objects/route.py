@@ -163,11 +163,10 @@ class RouteCheck(Struct, frozen=True, omit_defaults=True):
     note: str = ""
 
 
-class RouteTest(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The result of a test: ``ok`` if no step failed. ``model`` is the model's name as it states it.
+class KeyTest(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The test of a route with one key: ``ok`` if no step failed. ``model`` is its name as the model states it.
 
-    ``others`` are the tests of the route's other keys and of the routes of its ``fallback``; a step that
-    failed there counts, too. ``auth_ref`` is the key that was tested if there are several.
+    ``auth_ref`` is the key if the route has several.
     """
 
     route_id: str
@@ -178,7 +177,15 @@ class RouteTest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     cost: Cost | None = None
     model: str | None = None
     auth_ref: str | None = None
-    others: list["RouteTest"] = []
+
+
+class RouteTest(KeyTest, frozen=True, kw_only=True, omit_defaults=True):
+    """The test of a route. ``others`` are those of its other keys and of the routes of its ``fallback``.
+
+    It is ``ok`` if no step of any of them failed.
+    """
+
+    others: list[KeyTest] = []
 
 
 class RouteTestParams(RouteRef, frozen=True, kw_only=True):

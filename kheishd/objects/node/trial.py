@@ -13,7 +13,7 @@ from kheishd.core.run.budget import calculate_cost
 from kheishd.kernel.hook import Tool
 from kheishd.kernel.route import chain_of, keys_of, pin_route
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, ModelRequest
-from protocol.objects.route import CheckName, RouteCheck, RouteTest
+from protocol.objects.route import CheckName, KeyTest, RouteCheck, RouteTest
 from protocol.objects.run import Pinned, PinnedRoute
 from protocol.structs import fields_of
 from protocol.transcript import Message, Text, ToolCall, Usage, text_of
@@ -115,7 +115,8 @@ async def try_chain(models: ModelCaller, routes: Mapping[str, RouteSpec], spec: 
         else tests[index]
         for index, candidate in enumerate(candidates)
     ]
-    return replace(named[0], ok=all(result.ok for result in named), others=named[1:])
+    others = [KeyTest(**fields_of(KeyTest, result)) for result in named[1:]]
+    return replace(named[0], ok=all(result.ok for result in named), others=others)
 
 
 async def try_route(models: ModelCaller, route: RouteSpec) -> RouteTest:
