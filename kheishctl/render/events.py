@@ -158,6 +158,7 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     "goal_cleared": lambda e: str(e.get("note", "")),
     "input_received": lambda e: f"{name_author('', e)} {format_message(e)}".lstrip(),
     "agents_files_loaded": lambda e: " ".join(str(file["path"]) for file in e["files"]),
+    "notes_recalled": lambda e: ", ".join(str(note["name"]) for note in e["notes"]),
     "workspace_trusted": lambda e: str(e["root"]) + _note(e.get("note")),
     "workspace_untrusted": lambda e: str(e["root"]) + _note(e.get("note")),
     "run_accepted": lambda e: f"{e['agent']} on {e['pinned']['route']} ({e['pinned']['model']})",

@@ -231,14 +231,21 @@ def format_amount(name: str, amount: int) -> str:
             return f"{Decimal(amount) / MICROS} units of money"
 
 
-def settle_child(child: Session, reservation: Reservation) -> BudgetSettled:
-    """Return the event that settles the reservation for a child that has ended.
+def settle_child(child: Session, reservation: Reservation, room: int) -> list[BudgetSettled | BudgetReserved]:
+    """Return the events that settle the reservation for a child that has ended.
 
-    What the child has reserved for children that go on counts as used: they may still use it.
+    What the child has reserved for children that go on is reserved from its parent now.
+
+    Args:   ``room`` is how many reservations the parent may have; beyond them, they count as used.
     """
     account = child.account or Account()
-    used = account.used + account.delegated + sum_reserved(account)
-    return BudgetSettled(child_id=child.session_id, amounts=reservation.amounts, used=used)
+    used = account.used + account.delegated
+    for item in account.reserved[room:]:
+        used += item.amounts
+    return [
+        BudgetSettled(child_id=child.session_id, amounts=reservation.amounts, used=used),
+        *(BudgetReserved(child_id=item.child_id, amounts=item.amounts) for item in account.reserved[:room]),
+    ]
 
 
 def includes_budget(budget: Budget | None, requested: Budget | None) -> bool:

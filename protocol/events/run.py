@@ -5,6 +5,7 @@ from typing import Any, Literal
 from protocol.budget import Cost
 from protocol.contract import FollowUp
 from protocol.journal.envelope import Event
+from protocol.objects.memory import RecalledNote
 from protocol.objects.run import Outcome, Pinned, RunError, RunKind
 from protocol.objects.workspace import AgentsFile
 from protocol.transcript import Authority, InputItem, InputOrigin, Message, Usage
@@ -129,6 +130,17 @@ class AgentsFilesLoaded(Event, frozen=True, tag="agents_files_loaded"):
 
     files: list[AgentsFile]
     text: str | None = None
+
+
+class NotesRecalled(Event, frozen=True, tag="notes_recalled"):
+    """The run was given notes of its agent that fit its input; its models see them until it ends.
+
+    ``text`` is the SHA-256 (hex) of the blob with their text. The run has read data of ``origins``.
+    """
+
+    notes: list[RecalledNote]
+    text: str
+    origins: list[InputOrigin] = []
 
 
 class RunReleased(Event, frozen=True, tag="run_released"):

@@ -52,6 +52,7 @@ from protocol.events.run import (
     MessageAppended,
     ModelAsked,
     ModelFailed,
+    NotesRecalled,
     RunAccepted,
     RunConcluded,
     RunEnded,
@@ -165,6 +166,7 @@ JournalEvent = (
     | SkillActivated
     | SkillDeactivated
     | AgentsFilesLoaded
+    | NotesRecalled
     | DefaultSkillsResolved
     | RunReleased
     | CancelRequested

@@ -29,6 +29,9 @@ MAX_TERM_CHARACTERS = 32
 # A note as a Markdown file: its content, its names and its origins.
 MAX_NOTE_FILE_BYTES = 32 * KIB
 
+# The notes that a run is given at its start, in tokens: a quarter of a small model's context.
+MAX_RECALL_TOKENS = 8_000
+
 # The excerpt of a note in the result of a search.
 MAX_SNIPPET_CHARACTERS = 240
 

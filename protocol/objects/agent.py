@@ -313,7 +313,8 @@ class LimitUse(Struct, frozen=True, kw_only=True):
 class SpawnExplanation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Whether a spawn would be allowed, and what the agent would be.
 
-    A rejected one has the ``reason``, ``field`` and ``message`` of the refusal.
+    A rejected one has the ``reason``, ``field`` and ``message`` of the refusal. ``warnings`` name requested
+    tools that the agent will not have.
     """
 
     allowed: bool
@@ -334,6 +335,7 @@ class SpawnExplanation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     route: str | None = None
     budget: Budget | None = None
     model: str | None = None
+    warnings: list[str] = []
 
 
 class AgentRef(Params, frozen=True, kw_only=True):

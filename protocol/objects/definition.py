@@ -57,6 +57,8 @@ class Definition(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``members`` are the agents to which it may delegate. ``memory`` are the agents whose notes it may read,
     its own among them if it may write notes; null: its own only. ``busy`` is the policy for a message that
+    arrives while a run is in flight. ``digest`` is the SHA-256 of the instructions. ``warnings`` are about
+    names that do not exist now.
     """
 
     name: str

@@ -102,6 +102,14 @@ class NoteHit(Struct, frozen=True, kw_only=True, omit_defaults=True):
     origins: list[InputOrigin] = []
 
 
+class RecalledNote(Struct, frozen=True):
+    """A note that a run was given at its start."""
+
+    agent: str
+    number: Cursor
+    name: str
+
+
 class NoteHits(Struct, frozen=True):
     """The notes that fit a query, the best first."""
 

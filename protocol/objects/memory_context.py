@@ -24,7 +24,7 @@ class MemoryContext(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``instructions`` is the SHA-256 (hex) of the agent's own instructions; null if the agent is no longer
     defined. ``trusted_root`` is the outermost trusted root that contains the workspace; null: only the global
     ``AGENTS.md`` counts. ``visible_skills`` are the names of the skills that the agent can use. ``origins``
-    are those of everything that the model has read.
+    are those of everything that the model has read. ``notebooks`` are the agents whose notes it can recall.
     """
 
     session_id: str
@@ -47,6 +47,7 @@ class MemoryContext(Struct, frozen=True, kw_only=True, omit_defaults=True):
     effective_credential_scope: CredentialScope = CredentialScope()
     blocked_tools: list[str] = []
     origins: list[InputOrigin] = []
+    notebooks: list[str] = []
 
 
 GET = Method(

@@ -205,7 +205,8 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``goal``: the daemon accepted the run by itself, for its session's goal. ``urgent``: it was accepted
     ahead of the queued ones, because its message interrupted a run.
 
-    ``agents_files_cursor`` is the cursor of the event that names the ``AGENTS.md`` files that it read.
+    ``agents_files_cursor`` is the cursor of the event that names the ``AGENTS.md`` files that it read,
+    ``recall_cursor`` that of the event that names the notes that it was given.
     ``reserved`` is set aside for children that the run spawned, ``delegated`` was used by those that ended.
 
     ``worked_ms`` is the working time up to the last event, ``tool_bytes`` the size of all tool results,
@@ -252,6 +253,7 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     partial_cursors: list[Cursor] = []
     origins: list[InputOrigin] = []
     agents_files_cursor: Cursor | None = None
+    recall_cursor: Cursor | None = None
     mail: int = 0
     reports: bool = False
     hops: int = 0

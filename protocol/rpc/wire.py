@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal, TypeVar
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 from msgspec import Raw, Struct
@@ -24,7 +25,7 @@ from protocol.limits.rpc import MAX_BATCH_MESSAGES, MAX_ID_BYTES, MAX_NESTING
 from protocol.limits.units import KIB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
 NULL = b"null"
 
@@ -297,6 +298,7 @@ def decode_id(id_: bytes) -> Id:
 P = TypeVar("P")
 
 _MISSING = re.compile(r"Object (?:missing required|contains unknown) field `([^`]*)`")
+_STEP = re.compile(r"\.([^.\[]+)|(\[)[^\]]*\]")
 _PATH = re.compile(r" - at `\$([^`]*)`$")
 
 
@@ -314,8 +316,32 @@ def decode_params(decoder: msgspec.json.Decoder[P], params: Raw) -> P:
     except ValueError as error:
         inner = _unwrap_params(params)
         if inner is None:
-            raise make_params_error(error) from None
+            refusal = make_params_error(error)
+            if "unknown field" in refusal.message and refusal.field is not None:
+                path = _STEP.findall(refusal.field.removeprefix("$.params"))
+                steps = [name or bracket for name, bracket in path[:-1]]
+                if fields := ", ".join(_find_fields(decoder.type, steps)):
+                    text = f"{refusal.message}; the fields are {fields}"
+                    refusal = InvalidParams(text, field=refusal.field)
+            raise refusal from None
         return decode_params(decoder, inner)
+
+
+def _find_fields(kind: Any, steps: Sequence[str]) -> Iterable[str]:
+    """Return the fields of the objects of a type at a path: of steps into fields, and ``[`` into elements."""
+    if get_origin(kind) is Annotated or isinstance(kind, UnionType) or get_origin(kind) is Union:
+        # The other arguments of these are no types of objects.
+        found = (_find_fields(part, steps) for part in get_args(kind))
+        return dict.fromkeys(name for names in found for name in names)
+    if isinstance(kind, type) and issubclass(kind, Struct):
+        inner = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+        if not steps:
+            return inner
+        return _find_fields(inner[steps[0]], steps[1:]) if steps[0] in inner else ()
+    if steps and steps[0] == "[" and get_args(kind):
+        # An element of a list, or a value of an object with any keys.
+        return _find_fields(get_args(kind)[-1], steps[1:])
+    return ()
 
 
 def _unwrap_params(params: Raw) -> Raw | None:

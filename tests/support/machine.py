@@ -34,6 +34,7 @@ from kheishd.core.run.commands import (
     Judge,
     Judgement,
     NoteAgentsFiles,
+    NoteRecall,
     Observe,
     QuestionAsk,
     Release,
@@ -50,6 +51,7 @@ from protocol.events.session import SessionRenamed
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent, Unknown, decode_event, encode_line
 from protocol.objects.approval import Preview
+from protocol.objects.memory import RecalledNote
 from protocol.objects.permission import Verdict
 from protocol.objects.question import Question
 from protocol.objects.run import ENDED, CallOutcome, OpenCall, Pinned, RunError, RunKind
@@ -271,6 +273,8 @@ def _commands_of_model(run: RunRecord) -> Iterator[Command]:
         yield from (Compact(SUMMARY), Compact(NO_SUMMARY), Compact(None))
     if run.attempt == 1 and run.kind == "input" and not run.turn and run.agents_files_cursor is None:
         yield NoteAgentsFiles([AgentsFile(path="/w/AGENTS.md")], None)
+    if run.attempt == 1 and run.kind == "input" and not run.turn and run.recall_cursor is None:
+        yield NoteRecall([RecalledNote("default", 7, "n")], "ab12", ["connector"])
     if run.attempt and run.kind == "input":
         first = 2 * run.turn + 1
         yield from (answer(), answer_with_calls(first=first), answer_with_calls(2, first=first))

@@ -9,6 +9,7 @@ from kheishd.config.sections.debug import DebugSection
 from kheishd.config.sections.listen import ListenSection
 from kheishd.config.sections.log import LogSection
 from kheishd.config.sections.mcp import McpSection
+from kheishd.config.sections.memory import MemorySection
 from kheishd.config.sections.permissions import PermissionsSection
 from kheishd.config.sections.routes import (
     BUILT_IN_ROUTE,
@@ -48,6 +49,7 @@ class Config(Section, frozen=True):
     runs: RunsSection = RunsSection()
     agents: AgentsSection = AgentsSection()
     context: ContextSection = ContextSection()
+    memory: MemorySection = MemorySection()
     tools: ToolsSection = ToolsSection()
     skills: SkillsSection = SkillsSection()
     titles: TitlesSection = TitlesSection()

@@ -12,6 +12,7 @@ from protocol.events.context import CompactStrategy, CompactTrigger
 from protocol.journal.line import JournalEvent
 from protocol.limits.call import MAX_CALLS
 from protocol.objects.approval import Preview, Remember
+from protocol.objects.memory import RecalledNote
 from protocol.objects.permission import Grant, Verdict
 from protocol.objects.question import Answer, Question
 from protocol.objects.run import CallOutcome, RunError
@@ -254,6 +255,14 @@ class NoteAgentsFiles(Value, frozen=True):
     text: str | None
 
 
+class NoteRecall(Value, frozen=True):
+    """The run is given notes that fit its input. ``text`` is the blob with their text."""
+
+    notes: list[RecalledNote]
+    text: str
+    origins: list[InputOrigin]
+
+
 class RequestCancel(Value, frozen=True):
     """A client requests that the run stops."""
 
@@ -319,6 +328,7 @@ Command = (
     | AbandonQuestion
     | Steer
     | NoteAgentsFiles
+    | NoteRecall
     | RequestCancel
     | EndEarly
     | Release

@@ -40,6 +40,7 @@ running         Start            running, waiting, failed, cancelled, interrupte
                 AbandonQuestion  cancelled, interrupted
                 Steer            running
                 NoteAgentsFiles  running
+                NoteRecall       running
                 RequestCancel    running
                 EndEarly         cancelled, interrupted
                 Release          running, waiting
@@ -94,6 +95,7 @@ from kheishd.core.run.commands import (
     Interrupt,
     Judge,
     NoteAgentsFiles,
+    NoteRecall,
     Observe,
     Release,
     RenewApproval,
@@ -122,6 +124,7 @@ from protocol.events.run import (
     MessageAppended,
     ModelAsked,
     ModelFailed,
+    NotesRecalled,
     RunAccepted,
     RunConcluded,
     RunEnded,
@@ -158,6 +161,7 @@ ACCEPTED: Final[Mapping[RunStatus, tuple[type[Command], ...]]] = {
         *_ANSWERS_TO_QUESTIONS,
         Steer,
         NoteAgentsFiles,
+        NoteRecall,
         RequestCancel,
         EndEarly,
         Release,
@@ -219,6 +223,8 @@ def _decide(run: RunRecord, pinned: Pinned, command: Command, left: Remainder | 
             return [Steered(**fields_of(Steer, command) | {"origins": list(command.origins)})]
         case NoteAgentsFiles(files, text):
             return [AgentsFilesLoaded(files=files, text=text)]
+        case NoteRecall(notes, text, origins):
+            return [NotesRecalled(notes=notes, text=text, origins=origins)]
         case RequestCancel(outcome, note):
             return _cancel(run, pinned, outcome, note)
         case EndEarly():
@@ -440,6 +446,9 @@ def evolve(run: RunRecord | None, envelope: Envelope, event: JournalEvent) -> Ru
             )
         case AgentsFilesLoaded():
             return replace(run, agents_files_cursor=envelope.cursor)
+        case NotesRecalled(origins=origins):
+            origins = join_origins(run.origins or ["person"], origins)
+            return replace(run, recall_cursor=envelope.cursor, origins=origins)
         case OutputEmitted() | RequirementSatisfied():
             return answers.evolve_output(run, envelope.cursor, event)
         case CancelRequested(outcome=outcome):

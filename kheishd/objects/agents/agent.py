@@ -8,8 +8,16 @@ import trio
 from msgspec.structs import replace
 
 from kheishd.core.agent import AuditFold
+from kheishd.core.scope import MCP_PREFIX, Restriction
 from kheishd.kernel.call import Call, control, mutation, origin_of, query
-from kheishd.objects.agents.spawn import SpawnPlan, judge_spawn, measure_limits, prepare_spawn, spawn
+from kheishd.objects.agents.spawn import (
+    SpawnPlan,
+    SpawnVerdict,
+    judge_spawn,
+    measure_limits,
+    prepare_spawn,
+    spawn,
+)
 from kheishd.objects.agents.tree import find_agent, make_nickname, snapshot_of, top_id_of, tree_of, view_of
 from kheishd.objects.pages import PageTokens, cursor_after, page_of
 from kheishd.objects.talk.pin import choose_model
@@ -120,7 +128,22 @@ def explain(call: Call, params: AgentExplain) -> SpawnExplanation:
         model=choose_model(
             verdict.route, SendParams(), params.spawn.route, params.spawn.model, verdict.definition
         ),
+        warnings=_find_missing_tools(call, params.spawn.allowed_tools or [], verdict),
     )
+
+
+def _find_missing_tools(call: Call, names: list[str], verdict: SpawnVerdict) -> list[str]:
+    """Return a warning for each requested tool that the agent will not have, although its parent may."""
+    rights, definition = verdict.rights, verdict.definition.name
+    restriction = Restriction(rights.scope, blocked=tuple(rights.blocked_tools))
+    warnings = []
+    for name in names:
+        if restriction.find_problem("tool", name) is not None:
+            cause = f"'{definition}' or the request excludes it"
+            warnings.append(f"the agent will not have the tool '{name}': {cause}")
+        elif call.runtime.hooks.find_tool(name) is None and not name.startswith(MCP_PREFIX):
+            warnings.append(f"there is no tool '{name}' now")
+    return warnings
 
 
 # Show.

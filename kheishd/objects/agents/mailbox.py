@@ -127,9 +127,12 @@ def _find(store: Snapshot, call: Call, params: MailRef | MailboxAck) -> Mail:
 def ack(tx: Transaction, call: Call, params: MailboxAck) -> RemovedMail:
     """Remove a pending message. One that asks a question stays: an agent waits for the answer.
 
-    Errors: NoSuchAgent, MailNotFound, InvalidParams.
+    The daemon's own messages, such as a child's report, belong to the operator.
+    Errors: NoSuchAgent, MailNotFound, InvalidParams, ScopeMissing.
     """
     mail = _find(tx, call, params)
+    if mail.message_id.startswith(RESERVED_IDS):
+        call.caller.require_scope("operate")
     if mail.state == "pending" and mail.question_id is not None:
         question = tx.need(QUESTIONS, mail.question_id)
         if question.status == "pending":

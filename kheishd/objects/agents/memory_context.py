@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from kheishd.kernel.agents_files import find_places, read_files
 from kheishd.kernel.call import Call, control
+from kheishd.objects.agents.notes import readable_notebooks
 from kheishd.objects.agents.skill import refresh_skills, visible_skills
 from kheishd.objects.talk.address import find_session
 from kheishd.objects.talk.bounds import bounds_of
@@ -74,6 +75,7 @@ def _read_records(store: Snapshot, runtime: Runtime, session: Session) -> Memory
         effective_credential_scope=bounds.credentials,
         blocked_tools=list(bounds.blocked),
         origins=origins_read(store, session),
+        notebooks=readable_notebooks(store, runtime, session) if bounds.allows_tool("recall") else [],
     )
 
 

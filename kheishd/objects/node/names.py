@@ -53,6 +53,8 @@ def _checked(
         yield "permissions", rules, tools
     if definition.members:
         yield "members", definition.members, {definition.name, *runtime.definitions}
+    if definition.memory:
+        yield "memory", definition.memory, {definition.name, *runtime.definitions}
     # Before the first run of an agent, nothing has read the skills.
     skills = runtime.skills.scanned if definition.skills else None
     if definition.skills and skills is not None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kheishd.core.account import plan_reservation, settle_child, use_of
-from kheishd.objects.talk.bounds import open_children
+from kheishd.objects.talk.bounds import ancestors, open_children
 from kheishd.records.run import read_pinned
 from kheishd.records.writer import BY_DAEMON, Origin, SessionWriter
 from kheishd.store.tables import RUNS, SESSIONS
+from protocol.limits.budget import MAX_RESERVATIONS
 
 if TYPE_CHECKING:
     from kheishd.kernel.runtime import Runtime
@@ -76,15 +77,18 @@ def reserve(
 
 
 def settle(tx: Transaction, child: Session) -> None:
-    """Return to its parent what a child that has ended did not use. A second time changes nothing."""
-    if child.parent_session_id is None:
-        return
-    parent = tx.need(SESSIONS, child.parent_session_id)
-    for item in parent.account.reserved if parent.account is not None else ():
-        if item.child_id == child.session_id:
-            writer = SessionWriter(tx, parent.session_id, session=parent)
-            writer.append(settle_child(child, item), run_id=item.run_id)
-            writer.write()
+    """Return to its parent what a child that has ended did not use. A second time changes nothing.
+
+    Where a parent has ended before the child, the one above has the child's reservation, too.
+    """
+    for parent in ancestors(tx, child):
+        reserved = parent.account.reserved if parent.account is not None else []
+        for item in reserved:
+            if item.child_id == child.session_id:
+                writer = SessionWriter(tx, parent.session_id, session=parent)
+                for event in settle_child(child, item, MAX_RESERVATIONS + 1 - len(reserved)):
+                    writer.append(event, run_id=item.run_id)
+                writer.write()
 
 
 def settle_ended(tx: Transaction, parent: Session) -> Session:

@@ -48,6 +48,7 @@ from kheishd.objects.talk.contract import schema_text
 from kheishd.objects.talk.workspace import list_trusted_directories
 from kheishd.store.tables import BLOBS, SESSIONS
 from kheishd.workers.completion import complete
+from kheishd.workers.runs.memory import commit_compaction, load_recall
 from protocol.events.run import AgentsFilesLoaded
 from protocol.limits.budget import MAX_OVERDRAWN_TOKENS
 from protocol.objects.run import RunError
@@ -86,8 +87,9 @@ class ContextWindow:
         self._overflows = 0
         # The estimated length of the last prompt that the provider refused.
         self._refused_tokens: int | None = None
-        # The text of the workspace's AGENTS.md files, once they were read.
+        # The text of the workspace's AGENTS.md files, and that of the recalled notes, once they were read.
         self._agents_files: str | None = None
+        self._recalled: str | None = None
 
     # The prompt.
 
@@ -145,6 +147,8 @@ class ContextWindow:
                 context = self._active.context()
         instructions = self._instructions(context, await self._read_agents_files())
         session = await self._transcript.read()
+        if self._recalled is None:
+            self._recalled = await load_recall(self._active, context, session.transcript.entries)
         framed = session.view(speaker=run.guest or run.agent, primary=run.agent)
         hook_prompt = self._active.runtime.hooks.prompt(context)
         request = ModelRequest(
@@ -218,7 +222,7 @@ class ContextWindow:
     def _situation(self, context: RunContext, hook_texts: list[str], session: SessionTranscript) -> str:
         """Return the changing part of the prompt: the hooks' texts, other authors, the run's requirements."""
         run, pinned = self._active.record, context.pinned
-        texts = list(hook_texts)
+        texts = [*filter(None, [self._recalled]), *hook_texts]
         guests = list(session.guests)
         if framing := format_framing(speaker=run.guest or run.agent, primary=run.agent, guests=guests):
             texts.append(framing)
@@ -289,7 +293,7 @@ class ContextWindow:
             result = await self._summary(prompt, upto, trigger)
         except ModelFailure as failure:
             result = FailedCompaction(trigger, failure.error, failure.usage)
-        await self._active.commit(Compact(result))
+        await commit_compaction(self._active, Compact(result))
         if isinstance(result, Compaction):
             self._failures = 0
             self._transcript.note_compaction()

@@ -17,6 +17,7 @@ from kheishd.objects.talk.contract import check_answer
 from kheishd.objects.talk.output import answer_text
 from kheishd.workers.runs.context import ContextWindow
 from kheishd.workers.runs.fallover import RouteChain
+from kheishd.workers.runs.memory import commit_compaction
 from kheishd.workers.runs.transcript import TranscriptReader
 from protocol import ids
 from protocol.limits.model import MAX_ANSWER_BYTES
@@ -259,7 +260,10 @@ class ModelTurn:
         except ModelFailure as failure:
             await self._fail(failure)
             return
-        await self._active.commit(self._stopped([]) if scope.cancelled_caught else command)
+        if scope.cancelled_caught:
+            await self._active.commit(self._stopped([]))
+        else:
+            await commit_compaction(self._active, command)
         if self._active.record.status == "completed":
             # A checkpoint now spares the next run from reading the events before the summary.
             await self._transcript.read()

@@ -89,18 +89,21 @@ def test_a_reservation_is_settled_once() -> None:
     assert use_of(session).left.tokens == 600
     child = replace(SESSION, session_id="c", account=Account(used=Amounts(tokens=150)))
     assert session.account is not None
-    settled = settle_child(child, session.account.reserved[0])
+    (settled,) = settle_child(child, session.account.reserved[0], 9)
     assert settled == BudgetSettled(child_id="c", amounts=Amounts(tokens=400), used=Amounts(tokens=150))
     session = evolve_account(session, AT, settled)
     assert use_of(session).left.tokens == 850
     assert evolve_account(session, AT, settled) is session
 
 
-def test_what_a_child_has_reserved_counts_as_used() -> None:
-    """A child that ends before its own children has spent what they may still use."""
+def test_what_a_child_has_reserved_stays_reserved() -> None:
+    """A child that ends before its own children leaves its reservations to its parent, if that has room."""
     child = reserve(replace(SESSION, session_id="c"), "grandchild", tokens=300)
     reservation = Reservation(child_id="c", amounts=Amounts(tokens=500))
-    assert settle_child(child, reservation).used == Amounts(tokens=300)
+    settled = BudgetSettled(child_id="c", amounts=Amounts(tokens=500), used=Amounts())
+    moved = BudgetReserved(child_id="grandchild", amounts=Amounts(tokens=300))
+    assert settle_child(child, reservation, 1) == [settled, moved]
+    assert settle_child(child, reservation, 0) == [replace(settled, used=Amounts(tokens=300))]
 
 
 def test_a_child_is_given_what_it_asks_for_or_a_share() -> None:

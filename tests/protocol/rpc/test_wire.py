@@ -1,7 +1,7 @@
 """JSON-RPC 2.0 messages: decoding, refusals and encoding."""
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import pytest
@@ -479,6 +479,40 @@ def test_params_with_a_wrong_id() -> None:
     with pytest.raises(InvalidParams) as caught:
         wire.decode_params(msgspec.json.Decoder(dict[str, Id]), Raw(b'{"run_id":"a b"}'))
     assert caught.value.message == f"Expected {ID_SHAPE} at $.params[...]"
+
+
+class Line(msgspec.Struct, forbid_unknown_fields=True):
+    """An object in params."""
+
+    name: str = ""
+    inner: list[dict[str, "Line"]] | None = None
+
+
+class Nested(msgspec.Struct, forbid_unknown_fields=True):
+    """Params with objects in them."""
+
+    line: Annotated[Line, msgspec.Meta(description="x")] | None = None
+    budget: int = 0
+    rules: dict[str, Line] = {}
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"lines": []}, "field `lines` at $.params.lines; the fields are line, budget, rules"),
+        ({"line": {"max": 1}}, "field `max` at $.params.line.max; the fields are name, inner"),
+        (
+            {"line": {"inner": [{"a": {"b": 1}}]}},
+            "$.params.line.inner[0][...].b; the fields are name, inner",
+        ),
+        ({"rules": {"x": {"nam": 1}}}, "at $.params.rules[...].nam; the fields are name, inner"),
+    ],
+)
+def test_an_unknown_field_is_answered_with_the_known_ones(params: Any, message: str) -> None:
+    """At any depth: in an object, in an element of a list, in a value under any key."""
+    with pytest.raises(InvalidParams) as caught:
+        wire.decode_params(msgspec.json.Decoder(Nested), Raw(msgspec.json.encode(params)))
+    assert message in caught.value.message
 
 
 def test_params_by_name() -> None:

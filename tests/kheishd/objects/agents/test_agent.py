@@ -382,6 +382,22 @@ async def test_agent_list_no_such_agent(house: Household) -> None:
     assert (type(refusal), refusal.field) == (NoSuchAgent, "$.params.root")
 
 
+async def test_agent_explain_names_the_tools_that_are_missing(house: Household) -> None:
+    """A requested tool that the definition does not have, or that does not exist, is a warning."""
+    parent = await root(house)
+    asked = {"parent": parent, "name": "x", "prompt": "x", "agent": "reviewer"}
+    names = ["bash", "mcp__x__y"]
+    explained = await house.call("agent.explain", spawn=asked | {"allowed_tools": names})
+    assert explained["allowed"]
+    assert explained["warnings"] == [
+        f"the agent will not have the tool '{name}': 'reviewer' or the request excludes it" for name in names
+    ]
+    del asked["agent"]
+    names = ["nothing", "mcp__x__y"]
+    explained = await house.call("agent.explain", spawn=asked | {"allowed_tools": names})
+    assert explained["warnings"] == ["there is no tool 'nothing' now"]
+
+
 async def test_agent_list_ok_without_what_a_token_does_not_cover(house: Household) -> None:
     """A token for some definitions sees their agents only."""
     parent = await root(house)

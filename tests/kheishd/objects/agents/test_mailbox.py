@@ -1,6 +1,7 @@
 """Mailboxes over the socket: post, list, show and remove messages."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from protocol.errors.agent import AgentAlreadyClosed, NoSuchAgent
 from protocol.errors.mailbox import MailboxFull, MailConflict, MailNotFound
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.session import InputTooLarge
+from protocol.errors.token import ScopeMissing
 from protocol.limits.mailbox import MAX_MAIL_PAYLOAD_BYTES
 from protocol.transcript import text_of
 from tests.support.families import root, spawn
-from tests.support.household import Household, household
+from tests.support.household import Household, household, refusal_of
 
 
 @pytest.fixture
@@ -265,6 +267,22 @@ async def test_a_closing_agent_takes_no_mail(tmp_path: Path) -> None:
         )
         refusal = await refuse_post(house, **{"from": parent, "to": child["agent_id"]})
         assert isinstance(refusal, AgentAlreadyClosed)
+
+
+async def test_a_report_of_the_daemon_is_removed_by_the_operator_only(tmp_path: Path) -> None:
+    """A connector that may converse removes messages of clients, but no child's report to its parent."""
+    async with household(tmp_path, work=False, tcp=True) as house:
+        parent = await root(house)
+        other = await root(house)
+        for message_id in ("notice:run_1", "m"):
+            message: dict[str, Any] = {"message_id": message_id, "sender": other, "recipient": parent}
+            posting = partial(mail.post, **message, subject="s", payload=None)
+            await house.state.update(posting)
+        connector = await house.connect_limited(scopes=["read", "converse"])
+        await connector.call("mailbox.ack", agent=parent, message_id="m")
+        refusal = await refusal_of(connector, "mailbox.ack", agent=parent, message_id="notice:run_1")
+        assert isinstance(refusal, ScopeMissing)
+        assert (await house.call("mailbox.ack", agent=parent, message_id="notice:run_1"))["acknowledged"]
 
 
 async def until_mail(house: Household, agent: str, state: str, number: int) -> Any:

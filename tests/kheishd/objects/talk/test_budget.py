@@ -219,6 +219,21 @@ async def test_agents_of_a_tree_show_their_budgets(house: Household) -> None:
     assert examine_whole(house.state.read, deep=True).findings == []
 
 
+async def test_the_budget_of_a_child_outlives_its_parent(house: Household) -> None:
+    """Where a session ends before its child, the child's part stays reserved above until it ends."""
+    top = await root(house, budget={"max_tokens": 1000})
+    middle = await root(house, parent_session_id=top, budget={"max_tokens": 600})
+    inner = await root(house, parent_session_id=middle, budget={"max_tokens": 300})
+    await house.call("session.end", session_id=middle)
+    use = await budget_of(house, top)
+    assert (use["reserved"]["tokens"], use["left"]["tokens"]) == (300, 700)
+    assert use["delegated"] == {}
+    await house.call("session.end", session_id=inner)
+    use = await budget_of(house, top)
+    assert (use["reserved"], use["left"]["tokens"]) == ({}, 1000)
+    assert examine_whole(house.state.read, deep=True).findings == []
+
+
 async def test_a_run_with_a_budget_gives_parts_of_it_away(house: Household) -> None:
     """A run's own budget limits the agents that it spawns, in a session without a budget, too."""
     parent = await root(house)
