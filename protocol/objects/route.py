@@ -164,7 +164,7 @@ class RouteCheck(Struct, frozen=True, omit_defaults=True):
 
 
 class KeyTest(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The test of a route with one key: ``ok`` if no step failed. ``model`` is the name that the model states.
+    """The test of a route with one key: ``ok`` if no step failed. ``model`` is the model that answered.
 
     ``auth_ref`` is the key if the route has several.
     """
