@@ -418,7 +418,6 @@ def evolve(run: RunRecord | None, envelope: Envelope, event: JournalEvent) -> Ru
             return replace(
                 run,
                 retry_at_ms=retry_at_ms,
-                # Only attempts that are repeated have a limit and a pause.
                 failures=run.failures + (move is None),
                 empty_answers=run.empty_answers + (error.reason == "empty_answer"),
                 usage=run.usage + usage,
