@@ -17,7 +17,7 @@ from typing import IO, Any
 import click
 
 from kheishctl import exit_codes
-from kheishctl.client import Client, Failure, resolve_home, resolve_socket
+from kheishctl.client import Client, Failure, RequestRefused, resolve_home, resolve_socket
 from kheishctl.contract import Json
 from kheishctl.hints import HINTS
 from kheishctl.render.layout import Column, Display, format_table, paint, sanitize_styled
@@ -48,10 +48,27 @@ class App:
 
     def call(self, method: str, params: Json | None = None, *, timeout_s: float | None = None) -> Any:
         """Call a method of the daemon; note a dry run. Errors: Failure of any kind."""
-        result = self.client.call(method, params, timeout_s=timeout_s)
+        try:
+            result = self.client.call(method, params, timeout_s=timeout_s)
+        except RequestRefused as refused:
+            agent_id = self._find_agent(refused, params)
+            if agent_id is None:
+                raise
+            result = self.client.call(method, {**(params or {}), "session_id": agent_id}, timeout_s=timeout_s)
         if params and params.get("check"):
             self.note("Dry run: nothing was changed. The result would be:")
         return result
+
+    def _find_agent(self, refused: RequestRefused, params: Json | None) -> str | None:
+        """Return the id of the agent that was given as a session; None for other refusals."""
+        address, field = (params or {}).get("session_id"), refused.data.get("field")
+        is_unknown = refused.reason == "session_not_found" or field == "$.params.session_id"
+        if not is_unknown or not isinstance(address, str):
+            return None
+        try:
+            return str(self.client.call("agent.get", {"agent": address})["agent_id"])
+        except RequestRefused:
+            return None
 
     def command_line(self, *words: str) -> str:
         """Return a command for the same daemon, sanitized and quoted, ready to paste into a shell."""

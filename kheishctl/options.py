@@ -377,5 +377,10 @@ def id_argument(field: str, metavar: str, kind: str) -> Callable[[F], F]:
     )
 
 
-session_argument = id_argument("session_id", "SESSION", "sessions")
+session_argument = click.argument(
+    "session_id",
+    metavar="SESSION",
+    shell_complete=complete("sessions"),
+    help="The session: its id, or the path or nickname of its agent.",
+)
 run_argument = id_argument("run_id", "RUN", "runs")

@@ -1,6 +1,7 @@
 """``kheishctl persona``: personas, and the sessions that they are bound to."""
 
 import os
+import sys
 from typing import Any
 
 import click
@@ -32,7 +33,7 @@ COLUMNS = (
 
 _persona = id_argument("persona_id", "PERSONA", "personas")
 _id = click.option("--id", "persona_id", metavar="ID", help="An id of your choice (default: a generated id).")
-_soul = click.option("--soul", metavar="FILE", help="A file with the instructions.")
+_soul = click.option("--soul", metavar="FILE", help="A file with the instructions; '-': standard input.")
 _properties = options(
     click.option("--scope", type=JsonValue(), metavar="JSON", help="Limit the sessions that it is bound to."),
     click.option(
@@ -44,10 +45,12 @@ _properties = options(
 
 
 def _read(path: str | None) -> str | None:
-    """Return the text of a file. Errors: a usage error."""
+    """Return the text of a file, or of standard input. Errors: a usage error."""
     if path is None:
         return None
     try:
+        if path == "-":
+            return sys.stdin.buffer.read().decode()
         # Not pathlib: importing it takes longer than the command.
         with open(path, encoding="utf-8") as file:
             return file.read()

@@ -13,14 +13,18 @@ def test_a_persona_from_its_creation_to_its_deletion(ctl: Ctl, tmp_path: Path, s
     assert (made["version"], made["display_name"]) == (1, "A critic")
     shown = ctl("persona", "show", sender).out
     assert shown.rstrip().endswith("Be strict.")
+    words = ["persona", "update", sender, "--soul", "-"]
+    assert ctl.json(*words, stdin="Be kind.")["version"] == 2
+    assert ctl("persona", "show", sender).out.rstrip().endswith("Be kind.")
+    assert ctl(*words, stdin=b"\xff").code == 2
     changed = ctl.json("persona", "update", sender, "--name", "B", "--scope", '{"tools": []}')
-    assert (changed["version"], changed["scope"]) == (2, {"tools": []})
-    assert [sender, "2", "B"] in [row[:3] for row in ctl("persona", "list", "--query", sender).rows]
+    assert (changed["version"], changed["scope"]) == (3, {"tools": []})
+    assert [sender, "3", "B"] in [row[:3] for row in ctl("persona", "list", "--query", sender).rows]
     session_id = ctl.json("session", "create", "--persona", sender)["session_id"]
     rows = ctl.json("session", "list", "--persona", sender)["sessions"]
     assert [row["session_id"] for row in rows] == [session_id]
     assert "persona" not in ctl.json("persona", "unbind", session_id)
-    assert ctl.json("persona", "bind", session_id, sender)["persona"]["version"] == 2
+    assert ctl.json("persona", "bind", session_id, sender)["persona"]["version"] == 3
     ctl("persona", "delete", sender)
     assert ctl("persona", "show", sender).code == 1
 

@@ -24,6 +24,17 @@ def test_create(ctl: Ctl, sender: str) -> None:
     assert ctl("session", "create", "--id", sender, "--title", "other").code == exit_codes.FAILED
 
 
+def test_a_session_is_named_by_its_agent(ctl: Ctl, session: str, sender: str) -> None:
+    """A path or a nickname of an agent stands for its session; another unknown name is refused as before."""
+    nickname = f"{sender} Hawk"
+    agent = ctl.json("agent", "spawn", session, "scout", "look", "--nickname", nickname)["agent_id"]
+    for name in (agent, f"{session}/scout", nickname):
+        assert ctl.json("session", "show", name)["session_id"] == agent
+    assert ctl.json("session", "rename", nickname, "T")["session_id"] == agent
+    refused = ctl("session", "show", "nobody")
+    assert (refused.code, "there is no session 'nobody'" in refused.err) == (exit_codes.FAILED, True)
+
+
 def test_workspace_is_relative_to_the_caller(
     ctl: Ctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
