@@ -183,11 +183,12 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``starts`` counts how many times a worker started the run; ``starts_without_progress``, how many effects
     in a row were started without a committed outcome. ``claimed``: a worker executes the run, or crashed with
     it. ``turn`` counts the answered model calls. ``attempt`` counts the attempts of the current model call,
-    whose message will have the id ``item_id``; ``failures`` counts its failed attempts that were repeated after
-    a pause (an attempt that a restart interrupted is not a failure). ``output_cursor`` is the cursor of the last answer. ``calls`` are
-    the tool calls of that answer, in order; the list is empty once all have their results. ``pending_steers``
-    counts the steers that the model has not read yet. ``grants`` are approvals remembered for this run,
-    ``rules`` its permission rules. ``output_cursors`` are the cursors of the outputs that its calls emitted.
+    whose message will have the id ``item_id``; ``failures`` counts its failed attempts that were repeated
+    after a pause (an attempt that a restart interrupted is not a failure). ``output_cursor`` is the cursor of
+    the last answer. ``calls`` are the tool calls of that answer, in order; the list is empty once all have
+    their results. ``pending_steers`` counts the steers that the model has not read yet. ``grants`` are
+    approvals remembered for this run, ``rules`` its permission rules. ``output_cursors`` are the cursors of
+    the outputs that its calls emitted.
 
     ``follow_up`` is the cause of another model call after an answer. ``repairs`` counts the model calls
     caused by the output contract, ``reminders`` those caused by the requirements; ``met_requirements`` are
