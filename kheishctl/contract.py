@@ -135,6 +135,7 @@ METHODS: Final = (
     "secret.put",
     "secret.list",
     "secret.delete",
+    "secret.rotate",
     "event.publish",
     "event.get",
     "event.list",

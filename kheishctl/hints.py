@@ -34,6 +34,7 @@ HINTS: dict[str, tuple[str, ...]] = {
     "route_revision_conflict": ("route", "show", "ROUTE"),
     "route_revision_not_found": ("route", "show", "ROUTE"),
     "run_not_found": ("run", "list"),
+    "master_key_unusable": ("secret", "list"),
     "secret_in_use": ("route", "list"),
     "secret_limit": ("secret", "list"),
     "secret_not_found": ("secret", "list"),

@@ -143,6 +143,7 @@ class DaemonControl:
     ) -> None:
         self._vitals = vitals
         self._state = services.state
+        self._secrets = services.secrets
         self._runtimes = services.runtimes
         self._stopper = stopper
         self._reloads = reloads
@@ -263,6 +264,7 @@ class DaemonControl:
         yield from self._runtimes.current().warnings
         yield from self._runtimes.current().skills.warnings
         yield from self.find_sandbox_warnings()
+        yield from self._secrets.warnings()
         yield from self._find_missing_workspaces()
         yield from self._find_unready_routes()
         parked: list[str] = []

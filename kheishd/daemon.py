@@ -27,6 +27,7 @@ from kheishd.build.runtime import Source, build_runtime
 from kheishd.build.stored import read_stored_routes
 from kheishd.config.reader import make_refusal
 from kheishd.control import DaemonControl, Stopper, Vitals
+from kheishd.core.text.learned import LearnedSecrets
 from kheishd.core.text.scrub import Scrubber
 from kheishd.debug.captures import CaptureService
 from kheishd.debug.files import CaptureFiles
@@ -152,6 +153,8 @@ class Daemon:
         self._logs = logs
         self._level = level
         self._environ = environ
+        self._learned = LearnedSecrets()
+        self._credentials: list[str] = []
         self._scrubber = Scrubber()
         self._live = Live()
         self._captures = CaptureService(CaptureFiles(source.home.debug))
@@ -536,14 +539,16 @@ class Daemon:
                 log.warning("connections still use the previous certificate: %s", error)
 
     def _learn_credentials(self, runtime: Runtime) -> None:
-        self._learn(find_secrets(runtime.routes.values(), self._vault, self._environ))
+        self._credentials = find_secrets(runtime.routes.values(), self._vault, self._environ)
+        self._learn(self._credentials)
 
     def _learn(self, secrets: Iterable[str]) -> None:
         """Scrub secrets from everything that is journaled, logged, streamed or captured from now on."""
         secrets = list(secrets)
-        if all(secret in self._scrubber.secrets for secret in secrets):
+        if all(secret in self._learned for secret in secrets):
             return
-        self._scrubber = self._scrubber.with_more(secrets)
+        self._learned.learn(secrets, (*self._credentials, *self._vault.values()))
+        self._scrubber = Scrubber(self._learned, self._scrubber)
         self._state.store.set_scrub(self._scrubber.scrub_journal_line)
         self._logs.scrub(self._scrubber)
         self._live.scrub(self._scrubber)

@@ -195,7 +195,8 @@ def _print_log(app: App, chunk: bytes) -> None:
 def backup(app: App, path: str) -> None:
     """Write a consistent copy of the store while the daemon runs.
 
-    All state is in the store. Debug captures, in <home>/debug, are not part of it.
+    All state is in the store. Debug captures, in <home>/debug, are not part of it, nor is the master key of
+    the secrets, without which a restored store opens none of them.
     """
     target = os.path.abspath(os.path.expanduser(path))
     app.emit(app.call("daemon.backup", {"path": target}), _format_backup)
@@ -204,7 +205,11 @@ def backup(app: App, path: str) -> None:
 def _format_backup(result: Json, display: Display) -> str:
     took = format_duration(result["took_ms"] / 1000)
     path = one_line(result["path"])
-    return f"{result['bytes']:,} bytes in {took}: {path}\nrestore with: kheishctl daemon restore {path}"
+    text = f"{result['bytes']:,} bytes in {took}: {path}\nrestore with: kheishctl daemon restore {path}"
+    slots = result.get("sealed_slots")
+    if slots:
+        text += f"\nnot in it: the master key, which opens its {slots} secret slots; keep a copy elsewhere"
+    return text
 
 
 @command(

@@ -9,6 +9,7 @@ from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.contract import MAX_SECRET_BYTES
 from kheishctl.options import drop_unset, id_argument, mutating, paged
 from kheishctl.render.layout import Column, format_record
+from protocol.text import one_line
 
 group = make_group("secret", "Secrets: encrypted slots for credentials. Their values are never shown.")
 
@@ -81,6 +82,18 @@ def list_(app: App, everything: bool, **params: Any) -> None:
     """List the slots by id, with their users and problems."""
     page = fetch_pages(app, "secret.list", drop_unset(**params), "secrets", everything=everything)
     show_table(app, page, "secrets", COLUMNS, "No secrets.")
+
+
+@command(group, "rotate", method="secret.rotate", examples=("kheishctl secret rotate",))
+@mutating
+def rotate(app: App, **params: Any) -> None:
+    """Replace the master key and seal every slot again.
+
+    A key that the daemon did not generate is yours to change: write a new one into the first line of its
+    file, above the present one, and rotate; then remove the old line. A backup from before needs the old key.
+    """
+    result = app.call("secret.rotate", drop_unset(**params))
+    app.emit(result, lambda key, _: f"sealed {key['slots']} slots by the new key in {one_line(key['path'])}")
 
 
 @command(group, "delete", method="secret.delete", examples=("kheishctl secret delete openai",))

@@ -142,6 +142,7 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     "definition_deleted": lambda e: str(e["name"]),
     "secret_stored": lambda e: str(e["slot_id"]),
     "secret_deleted": lambda e: str(e["slot_id"]),
+    "secrets_resealed": lambda e: f"{e.get('slots', 0)} slots, by the key {e['key_id']}",
     "event_published": lambda e: f"{e['source']} {json.dumps(e.get('payload'), ensure_ascii=False)}",
     "event_delivered": lambda e: f"{e['event_id']} {_count_deliveries(e)}" + _note(e.get("note")),
     "trigger_created": lambda e: f"{e['trigger_id']} on {e['source']}",

@@ -74,6 +74,9 @@ def write_master_keys(path: Path, keys: Sequence[bytes], *, replaces: bool) -> N
     """
     fresh = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:
+        for leftover in path.parent.glob(f".{path.name}.*"):
+            # Of a daemon that was killed while it wrote.
+            leftover.unlink(missing_ok=True)
         descriptor = os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:

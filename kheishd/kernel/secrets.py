@@ -11,27 +11,27 @@ import hashlib
 import hmac
 import logging
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 from msgspec.structs import replace
 
 from kheishd.config.credentials import is_credential
-from kheishd.core.sealing import NONCE_BYTES, SealBroken, SealedValue, identify_key, seal, unseal
+from kheishd.core.sealing import KEY_BYTES, NONCE_BYTES, SealBroken, SealedValue, identify_key, seal, unseal
 from kheishd.core.text.spellings import MIN_SECRET_CHARACTERS
 from kheishd.kernel.master_key import MasterKeys, read_master_keys, write_master_keys
 from kheishd.records.writer import BY_DAEMON, Origin, StreamWriter
 from kheishd.store.tables import SECRET_VALUES, SECRETS
 from protocol.errors.secret import MasterKeyUnusable, SecretLimit, SecretNotFound, SecretUnreadable
 from protocol.errors.store import StoreDamaged
-from protocol.events.secret import SecretDeleted, SecretStored
+from protocol.events.secret import SecretDeleted, SecretsResealed, SecretStored
 from protocol.journal.envelope import DAEMON_STREAM
-from protocol.limits.secret import MAX_SECRETS
+from protocol.limits.secret import MAX_SECRETS, MAX_SECRETS_BYTES
 from protocol.structs import Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
-    from pathlib import Path
 
     from kheishd.kernel.state import State
     from kheishd.store.environment import Snapshot, Transaction
@@ -99,6 +99,11 @@ class Vault:
         self._state = state
         state.watch(self._refresh, SECRETS.name, SECRET_VALUES.name)
 
+    @property
+    def count(self) -> int:
+        """The number of slots."""
+        return len(self._slots)
+
     def read(self, slot_id: str) -> str | None:
         """Return the value of a slot; None if it is empty or cannot be read."""
         slot = self._slots.get(slot_id)
@@ -120,6 +125,15 @@ class Vault:
     def unreadable(self) -> dict[str, str]:
         """Return the problems of the slots whose values cannot be read, or not after a restart, by slot."""
         return {slot_id: slot.problem for slot_id, slot in self._slots.items() if slot.problem is not None}
+
+    def warnings(self) -> Iterator[str]:
+        """Yield what a person has to know of the slots, with its remedy."""
+        by_problem: dict[str, list[str]] = {}
+        for slot_id, problem in sorted(self.unreadable().items()):
+            by_problem.setdefault(problem, []).append(slot_id)
+        for problem, slot_ids in by_problem.items():
+            more = f" and of {len(slot_ids) - 1} more" if len(slot_ids) > 1 else ""
+            yield f"the value of the secret slot '{slot_ids[0]}'{more} {problem}"
 
     def reload_keys(self) -> None:
         """Read the master key again, and open the slots that it opens. It may have been put back."""
@@ -146,7 +160,7 @@ class Vault:
         if not replaces_unreadable:
             self._require_readable(slot_id)
         if not self._keys.keys and not is_trial:
-            keys = (os.urandom(32),)
+            keys = (os.urandom(KEY_BYTES),)
             assert self._home is not None, "keys are read from a home"
             write_master_keys(self._home / "master.key", keys, replaces=False)
             self._keys = MasterKeys(self._keys.path, keys)
@@ -181,6 +195,11 @@ class Vault:
         """
         if tx.get(SECRETS, slot_id) is None and tx.count(SECRETS) >= MAX_SECRETS:
             raise SecretLimit()
+        others = (len(sealed.ciphertext) for (name,), sealed in tx.scan(SECRET_VALUES) if name != slot_id)
+        if sum(others) + len(value.encode()) > MAX_SECRETS_BYTES:
+            raise SecretLimit(
+                f"all values together have {MAX_SECRETS_BYTES} bytes at most; delete some slots first"
+            )
         if not is_trial:
             # The current key, not that of the request: a rotation may have been committed in between.
             if self._keys is None or not self._keys.keys:
@@ -201,6 +220,84 @@ class Vault:
         writer = StreamWriter(tx, DAEMON_STREAM, origin=origin)
         writer.append(SecretDeleted(slot_id=slot_id))
         writer.write()
+
+    def prepare_rotation(self, *, is_trial: bool = False) -> str:
+        """Make the next key the current one, keeping the keys that slots still need; return its file's path.
+
+        From here on every state is readable: the file has the new key and the old one, until
+        ``finish_rotation`` runs after the commit. A key that the daemon did not generate is not replaced: the
+        operator has put a new one before it. Errors: MasterKeyUnusable, SecretUnreadable.
+        """
+        self.reload_keys()
+        if self._keys is None or self._home is None:
+            raise MasterKeyUnusable(self.key_problem)
+        if not self._keys.keys:
+            raise MasterKeyUnusable("there is no master key yet; the first slot generates one")
+        unreadable = self.unreadable()
+        if unreadable:
+            slot_id, problem = min(unreadable.items())
+            raise SecretUnreadable(
+                f"the value of the slot '{slot_id}' {problem}; or delete the slot: all are sealed again"
+            )
+        path, first = self._keys.path, self._keys.keys[0]
+        if not self._keys.is_generated:
+            if self._find_used_keys() <= {first}:
+                raise MasterKeyUnusable(
+                    f"{path} is not the daemon's to change: write a new key into its first line, above the "
+                    "present one, then rotate; remove the old line afterwards"
+                )
+        elif not is_trial:
+            # The current key may seal a slot in a transaction that runs right now.
+            keys = (os.urandom(KEY_BYTES), first, *(self._find_used_keys() - {first}))
+            write_master_keys(Path(path), keys, replaces=True)
+            self._keys = MasterKeys(path, keys)
+        return path
+
+    def reseal(self, tx: Transaction, *, origin: Origin = BY_DAEMON) -> int:
+        """Seal all slots by the current key; return their number. Errors: SecretUnreadable."""
+        assert self._keys is not None, "a rotation was prepared"
+        by_id = {identify_key(key): key for key in self._keys.keys}
+        current = self._keys.keys[0]
+        key_id = identify_key(current)
+        rows = list(tx.scan(SECRET_VALUES))
+        for (slot_id,), sealed in rows:
+            if sealed.key_id == key_id:
+                continue
+            try:
+                value = unseal(by_id[sealed.key_id], slot_id, sealed)
+            except (KeyError, SealBroken):
+                raise SecretUnreadable(f"the value of the slot '{slot_id}' cannot be opened") from None
+            tx.put(SECRET_VALUES, slot_id, value=seal(current, slot_id, value, os.urandom(NONCE_BYTES)))
+        writer = StreamWriter(tx, DAEMON_STREAM, origin=origin)
+        writer.append(SecretsResealed(key_id=key_id, slots=len(rows)))
+        writer.write()
+        return len(rows)
+
+    def finish_rotation(self) -> None:
+        """Remove the keys that no slot needs any more from the daemon's own file, after the commit.
+
+        Errors: MasterKeyUnusable; the file then keeps a key too many, which opens nothing.
+        """
+        assert self._keys is not None, "a rotation was prepared"
+        assert self._home is not None, "keys are read from a home"
+        own, first = self._home / "master.key", self._keys.keys[0]
+        used = self._find_used_keys()
+        if self._keys.is_generated:
+            keys = (first, *(used - {first}))
+            write_master_keys(own, keys, replaces=True)
+            self._keys = MasterKeys(self._keys.path, keys)
+        elif used <= {first}:
+            # The slots have left the key of the home for that of the operator.
+            own.unlink(missing_ok=True)
+            self.reload_keys()
+
+    def _find_used_keys(self) -> set[bytes]:
+        """Return the keys that slots are sealed by, of those that are there."""
+        assert self._state is not None, "the vault is open"
+        assert self._keys is not None, "there are keys"
+        with self._state.read() as store:
+            used = {sealed.key_id for _, sealed in store.scan(SECRET_VALUES)}
+        return {key for key in self._keys.keys if identify_key(key) in used}
 
     def digest(self, value: str) -> str:
         """Return a digest that shows whether a value is the same, and is no help to guess it.

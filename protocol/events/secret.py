@@ -11,6 +11,13 @@ class SecretStored(Event, frozen=True, tag="secret_stored"):
     kind: SecretKind = "opaque"
 
 
+class SecretsResealed(Event, frozen=True, tag="secrets_resealed"):
+    """The master key was rotated. All slots are sealed by the key with this id since."""
+
+    key_id: str
+    slots: int = 0
+
+
 class SecretDeleted(Event, frozen=True, tag="secret_deleted"):
     """A slot was deleted together with its value."""
 

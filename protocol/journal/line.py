@@ -60,7 +60,7 @@ from protocol.events.run import (
     RunStarted,
     Steered,
 )
-from protocol.events.secret import SecretDeleted, SecretStored
+from protocol.events.secret import SecretDeleted, SecretsResealed, SecretStored
 from protocol.events.session import (
     SessionCreated,
     SessionEnded,
@@ -174,6 +174,7 @@ JournalEvent = (
     | RunConcluded
     | SecretStored
     | SecretDeleted
+    | SecretsResealed
     | EventPublished
     | EventDelivered
     | TriggerCreated

@@ -5,5 +5,8 @@ from protocol.limits.units import KIB
 # Slots. Each value is searched in several spellings in everything that the daemon writes and sends.
 MAX_SECRETS = 64
 
+# All values together: their spellings take some 20 MiB of memory, and half a second of each start.
+MAX_SECRETS_BYTES = 256 * KIB
+
 # A value. A key with its chain of certificates, or a service account's file, takes a few KiB.
 MAX_SECRET_BYTES = 64 * KIB

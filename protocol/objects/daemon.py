@@ -130,13 +130,17 @@ class DaemonBackup(Params, frozen=True, kw_only=True):
 
 
 class BackupResult(Struct, frozen=True, kw_only=True):
-    """A complete and verified backup: the state at ``cursor`` in the line of history ``epoch``."""
+    """A complete and verified backup: the state at ``cursor`` in the line of history ``epoch``.
+
+    ``sealed_slots`` secrets are in it that only the master key opens, which is not in it.
+    """
 
     path: str
     bytes: int
     cursor: Cursor
     took_ms: int
     epoch: str = ""
+    sealed_slots: int = 0
 
 
 class DoctorParams(Params, frozen=True, kw_only=True):

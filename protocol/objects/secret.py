@@ -84,6 +84,17 @@ class DeletedSecret(Struct, frozen=True):
     slot_id: str
 
 
+class SecretRotate(Mutation, frozen=True, kw_only=True):
+    """Params of ``secret.rotate``."""
+
+
+class RotatedKey(Struct, frozen=True):
+    """A rotation: the number of slots that the new key seals, and the file of the key."""
+
+    slots: int
+    path: str
+
+
 PUT = Method(
     "secret.put",
     "mutation",
@@ -118,4 +129,14 @@ DELETE = Method(
     errors=(ScopeWouldWiden, SecretInUse, SecretNotFound, StorageFull),
 )
 
-METHODS = (PUT, LIST, DELETE)
+ROTATE = Method(
+    "secret.rotate",
+    "mutation",
+    SecretRotate,
+    RotatedKey,
+    "Replace the master key and seal every slot again, in one transaction.",
+    scope="admin",
+    errors=(MasterKeyUnusable, ScopeWouldWiden, SecretUnreadable, StorageFull),
+)
+
+METHODS = (PUT, LIST, DELETE, ROTATE)

@@ -123,14 +123,20 @@ def use_a_slot(home: Path) -> None:
         with pytest.raises(RpcError, match="the slot 'provider' is empty"):
             daemon.call("conversation.send", content="hello", wait="settled")
         daemon.call("secret.put", slot_id="provider", value=SECRET, kind="api_key")
-        assert daemon.call("route.get", route_id="slotted").get("ready", True)
+        route = daemon.call("route.get", route_id="slotted")
+        assert route.get("ready", True), route.get("problem")
         written, stored = deltas(daemon, model="repeat:2")
         assert written == stored == "it is [scrubbed], yes, sk-"
         daemon.kill()
         daemon.start()
         written, stored = deltas(daemon, model="repeat:7")
         assert written == stored == "it is [scrubbed], yes, sk-"
-        # The values before and after are redacted: an answer may still repeat the one before.
+        # The former value stays redacted, because an answer may still repeat it.
+        daemon.call("secret.rotate")
+        daemon.kill()
+        daemon.start()
+        route = daemon.call("route.get", route_id="slotted")
+        assert route.get("ready", True), route.get("problem")
         daemon.call("secret.put", slot_id="provider", value=ROTATED)
         assert deltas(daemon, model="repeat:3")[1] == "it is [scrubbed], yes, sk-"
         session = daemon.call("session.create", title=f"{SECRET} and {ROTATED}")
@@ -141,6 +147,7 @@ def use_a_slot(home: Path) -> None:
             daemon.call("secret.delete", slot_id="provider")
         assert error.value.reason == "secret_in_use"
         assert not has_secret(json.dumps([daemon.events(), daemon.call("secret.list")]))
+        assert daemon.call("daemon.backup", path=f"{home}/backup")["sealed_slots"] == 1
         daemon.stop()
         assert not has_secret(daemon.read_log())
     assert not any(has_secret(path.read_bytes()) for path in (home / "state").iterdir())

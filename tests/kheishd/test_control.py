@@ -12,6 +12,7 @@ import trio.testing
 from kheishd import control
 from kheishd.control import DaemonControl, Stopper, Vitals, memory_bytes
 from kheishd.core.workspace import Workspaces
+from kheishd.kernel.master_key import write_master_keys
 from kheishd.kernel.runtime import RouteSpec, Runtime
 from kheishd.kernel.state import State
 from kheishd.providers.caller import ProviderCaller
@@ -52,6 +53,7 @@ def make(
 def full_state(store: Store) -> State:
     """Return a state with a rich history."""
     rich_history(store)
+    write_master_keys(store.directory.parent / "master.key", [bytes(32)], replaces=False)
     return State(store, lambda: 7)
 
 
@@ -180,3 +182,11 @@ async def test_a_second_request_stops_at_once(mock_clock: trio.testing.MockClock
         stopper.request("SIGINT")
     assert trio.current_time() < 1.0
     assert stopper.reason == "SIGTERM"
+
+
+async def test_a_lost_master_key_is_a_warning(full_state: State) -> None:
+    """The warning names a slot and the remedy."""
+    (full_state.store.directory.parent / "master.key").unlink()
+    (warning,) = make(full_state, after_crash=False).status().warnings
+    assert "the secret slot 'openai'" in warning
+    assert "put it back and reload" in warning

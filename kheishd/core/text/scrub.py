@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from kheishd.core.text.spellings import Spellings
+from kheishd.core.text.spellings import MIN_SECRET_CHARACTERS, Spellings
 from protocol.ids import ID_SHAPED
 from protocol.journal.line import TAG_VALUES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 REPLACEMENT: Final = "[scrubbed]"
+MAX_PART_CHARACTERS: Final = 510
 # Fields with JSON of models, providers and clients, in which these names are names like any other.
 _FREE_FORM: Final = frozenset(
     ("arguments", "evidence", "fields", "metadata", "reply_targets", "updated_input", "value")
@@ -27,19 +28,19 @@ _FREE_FORM: Final = frozenset(
 
 
 class Scrubber:
-    """A replacer of a fixed set of secrets; immutable, so another set takes another scrubber."""
+    """A replacer of a fixed set of secrets; immutable, so another set takes another scrubber.
 
-    def __init__(self, secrets: Iterable[str] = ()) -> None:
+    The preparation of secrets that ``known`` has, too, is not repeated.
+    """
+
+    def __init__(self, secrets: Iterable[str] = (), known: Scrubber | None = None) -> None:
         # Longest first: a secret that contains another is replaced whole.
         self.secrets: Final = sorted(set(secrets), key=lambda secret: (-len(secret), secret))
-        self._spellings: Final = Spellings(self.secrets)
+        parts = (part for secret in self.secrets for part in _split(secret))
+        self._spellings: Final[Spellings] = Spellings(parts, None if known is None else known._spellings)
 
     def __bool__(self) -> bool:
         return bool(self.secrets)
-
-    def with_more(self, secrets: Iterable[str]) -> Scrubber:
-        """Return a scrubber of these secrets too: a secret from before a reload stays a secret."""
-        return Scrubber([*self.secrets, *secrets])
 
     def scrub_text(self, text: str) -> str:
         """Replace the secrets in a text, in all their spellings."""
@@ -128,6 +129,18 @@ class Scrubber:
                 return value if scrubbed == text else scrubbed
             case _:
                 return value
+
+
+def _split(secret: str) -> Iterator[str]:
+    """Yield the parts by which a secret is found.
+
+    A stream holds back what may be the beginning of a part: of a long secret as a whole it would hold back a
+    page. The length of a part is a multiple of three, as that of base64's groups.
+    """
+    end = max(len(secret) - MIN_SECRET_CHARACTERS, 1)
+    starts = range(0, end, MAX_PART_CHARACTERS)
+    for start in starts:
+        yield secret[start:] if start == starts[-1] else secret[start : start + MAX_PART_CHARACTERS]
 
 
 def replace_spans(text: str, spans: Iterable[tuple[int, int]], start: int, end: int) -> str:

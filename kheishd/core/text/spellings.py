@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import sys
 from base64 import b32encode, b64encode
+from bisect import bisect_right
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
 from protocol.lazy import lazy_pattern
@@ -59,6 +61,9 @@ _SIGNS: Final = _SPACE + b"=+:-,_/\b\f>|#"
 _HEX_SIGNS: Final = _SPACE + b":-,"
 # A part of a secret, by which most texts are recognized to hold none.
 _PROBE_BYTES: Final = 6
+# A slice is compared as a number, and a beginning is found by its end.
+_SLICE_BYTES: Final = 8
+_END_BYTES: Final = 4
 
 _TO_BLANK: Final = bytes.maketrans(b"+", b" ")
 _TO_STANDARD: Final = bytes.maketrans(b"-_", b"+/")
@@ -172,54 +177,95 @@ def _reduce(content: bytes) -> bytes:
     return content.translate(_TO_LOWER, _SIGNS)
 
 
-class _Needle:
-    """A normalized secret, and the lengths of its beginnings by their last byte, longest first."""
+class _Beginnings:
+    """The beginnings of normalized secrets, in one text that is searched for the end of another."""
 
-    def __init__(self, content: bytes, *, is_held: bool) -> None:
-        self.content = content
-        self._lengths: dict[int, list[int]] = {}
-        for length in range(len(content) - 1, 0, -1) if is_held else ():
-            self._lengths.setdefault(content[length - 1], []).append(length)
+    def __init__(self, contents: Iterable[bytes]) -> None:
+        self._contents = list(contents)
+        self._starts = [0, *accumulate(map(len, self._contents))]
+        self._joined = b"".join(self._contents)
+        self._short = {
+            content[:length]
+            for content in self._contents
+            for length in range(1, min(_END_BYTES, len(content)))
+        }
 
-    def find_beginning(self, text: bytes) -> int:
-        """Return the length of the longest beginning with which a text ends."""
-        lengths = self._lengths.get(text[-1], ()) if text else ()
-        return next((length for length in lengths if text.endswith(self.content[:length])), 0)
+    def measure(self, text: bytes) -> int:
+        """Return the length of the longest beginning of a secret with which a text ends."""
+        lengths = range(1, min(_END_BYTES, len(text) + 1))
+        longest = max((length for length in lengths if text[-length:] in self._short), default=0)
+        end = text[-_END_BYTES:]
+        if len(end) < _END_BYTES:
+            return longest
+        position = self._joined.find(end)
+        while position >= 0:
+            index = bisect_right(self._starts, position) - 1
+            length = position + _END_BYTES - self._starts[index]
+            content = self._contents[index]
+            if longest < length < len(content) and text.endswith(content[:length]):
+                longest = length
+            position = self._joined.find(end, position + 1)
+        return longest
+
+
+class _Forms:
+    """The normalized spellings of one secret, in the order of the texts that _normalize yields.
+
+    ``held`` are those whose beginnings a stream holds back. ``reduced`` has all of them, each with its place
+    in that order and reduced; ``ends`` are the last two bytes of each beginning.
+    """
+
+    def __init__(self, secret: str) -> None:
+        content = secret.encode(errors="surrogatepass")
+        self.bytes = len(content)
+        self.held: list[set[bytes]] = [{content}, set(), set(), set(), set()]
+        if len(secret) >= MIN_SECRET_CHARACTERS:
+            normalized = _normalize_bytes(content)
+            cores = set(_find_base64_cores(content))
+            self.held[1:] = [{normalized[1]}, cores, {content.hex().encode()}, {normalized[4]}]
+        self.all = [row - {b""} for row in self.held]
+        if len(secret) >= MIN_SECRET_CHARACTERS:
+            # Of so many letters, some would begin at the end of almost any chunk, so they are not held.
+            self.all[3].update(_find_base32_cores(content))
+        self.reduced = [
+            (index, content, content.translate(_TO_LOWER, _SIGNS))
+            for index, row in enumerate(self.all)
+            for content in row
+        ]
+        self.ends = {reduced[:1] for _, _, reduced in self.reduced}
+        for _, _, reduced in self.reduced:
+            self.ends.update(reduced[end - 2 : end] for end in range(2, len(reduced) + 1))
 
 
 class Spellings:
-    """The spellings of a set of secrets; immutable."""
+    """The spellings of a set of secrets; immutable. Those that ``known`` has are not made again."""
 
-    def __init__(self, secrets: Iterable[str]) -> None:
-        # In the order of the texts that _normalize yields.
-        self._needles: list[list[_Needle]] = [[], [], [], [], []]
-        base32: set[bytes] = set()
-        longest = 0
-        for secret in secrets:
-            content = secret.encode(errors="surrogatepass")
-            longest = max(longest, len(content))
-            forms = [{content}]
-            if len(secret) >= MIN_SECRET_CHARACTERS:
-                forms += [{_normalize_bytes(content)[1]}, set(_find_base64_cores(content))]
-                base32 |= set(_find_base32_cores(content))
-                forms.append({content.hex().encode()})
-                forms.append({_normalize_bytes(content)[4]})
-            for needles, contents in zip(self._needles, forms, strict=False):
-                needles += [_Needle(form, is_held=True) for form in sorted(contents) if form]
-        # Of so many letters, some would begin at the end of almost any chunk.
-        self._needles[3] += [_Needle(form, is_held=False) for form in sorted(base32)]
+    def __init__(self, secrets: Iterable[str], known: Spellings | None = None) -> None:
+        made: dict[str, _Forms] = {} if known is None else known._forms
+        self._forms: dict[str, _Forms] = {secret: made.get(secret) or _Forms(secret) for secret in secrets}
+        forms = list(self._forms.values())
+        self._beginnings = [
+            _Beginnings({content for form in forms for content in form.held[row]} - {b""}) for row in range(5)
+        ]
+        self._needles = [sorted({content for form in forms for content in form.all[row]}) for row in range(5)]
+        self._ends: set[bytes] = set().union(*(form.ends for form in forms))
+        # The first eight slices of each long spelling. A text is cut into slices, too: wherever the spelling
+        # begins, one of them is one of those eight. So the search does not depend on the number of secrets.
+        self._slices: dict[int, list[bytes]] = {}
         self._probes: list[tuple[bytes, bytes]] = []
         # Spellings of hardly any letters and digits are searched in the normalized text.
         self._short: list[tuple[int, bytes]] = []
-        self._ends: set[bytes] = set()
-        for index, needle in ((index, needle) for index, row in enumerate(self._needles) for needle in row):
-            reduced = needle.content.translate(_TO_LOWER, _SIGNS)
-            self._ends |= {reduced[max(end - 2, 0) : end] for end in range(1, len(reduced) + 1)}
+        for index, content, reduced in (spelling for form in forms for spelling in form.reduced):
             if len(reduced) < _PROBE_BYTES:
-                self._short.append((index, needle.content))
-            else:
+                self._short.append((index, content))
+            elif len(reduced) < 2 * _SLICE_BYTES - 1:
                 slices = [reduced[start:][:_PROBE_BYTES] for start in range(len(reduced) - _PROBE_BYTES + 1)]
                 self._probes.append((min(slices, key=_count_common), reduced))
+            else:
+                for start in range(_SLICE_BYTES):
+                    number = int.from_bytes(reduced[start : start + _SLICE_BYTES], sys.byteorder)
+                    self._slices.setdefault(number, []).append(reduced)
+        longest = max((form.bytes for form in forms), default=0)
         # The longest spelling takes eight characters for each byte, besides some line breaks.
         self._reach = 10 * longest + 256
         self._window = max(64 * 1024, 4 * self._reach)
@@ -228,6 +274,11 @@ class Spellings:
     def occur_in(self, content: bytes) -> bool:
         """Whether a secret may occur in a text: most likely it does."""
         text = _reduce(content)
+        numbers = memoryview(text)[: len(text) // _SLICE_BYTES * _SLICE_BYTES].cast("Q")
+        if not self._slices.keys().isdisjoint(numbers):
+            for number in self._slices.keys() & set(numbers):
+                if any(reduced in text for reduced in self._slices[number]):
+                    return True
         # A loop, because it runs for every piece of text, and a generator costs more than the search.
         for probe, reduced in self._probes:
             if probe in text and reduced in text:
@@ -256,12 +307,12 @@ class Spellings:
     def _locate(self, content: bytes) -> Iterator[tuple[int, int]]:
         masked = bytearray(content)
         for needle in self._needles[0]:
-            start = content.find(needle.content)
+            start = content.find(needle)
             while start >= 0:
-                end = start + len(needle.content)
+                end = start + len(needle)
                 yield start, end
                 masked[start:end] = bytes(end - start)
-                start = content.find(needle.content, start + 1)
+                start = content.find(needle, start + 1)
         content = bytes(masked)
         if not self.occur_in(content):
             return
@@ -269,10 +320,10 @@ class Spellings:
         for normal, needles in zip(_normalize(_Text(content, text.locate())), self._needles, strict=True):
             places = normal.locate()
             for needle in needles:
-                start = normal.content.find(needle.content)
+                start = normal.content.find(needle)
                 while start >= 0:
-                    yield places[start][0], places[start + len(needle.content) - 1][1]
-                    start = normal.content.find(needle.content, start + 1)
+                    yield places[start][0], places[start + len(needle) - 1][1]
+                    start = normal.content.find(needle, start + 1)
 
     def find_beginning(self, content: bytes) -> int:
         """Return the position from which the end of a text may be the beginning of a secret.
@@ -299,8 +350,9 @@ class Spellings:
         beginnings = [len(tail)] if escape is None else [escape.start()]
         for end in [tail] if escape is None else [tail, tail[: escape.start()]]:
             located: list[_Text] = []
-            for index, (text, needles) in enumerate(zip(_normalize_bytes(end), self._needles, strict=True)):
-                length = max([needle.find_beginning(text) for needle in needles], default=0)
+            texts = zip(_normalize_bytes(end), self._beginnings, strict=True)
+            for index, (text, known) in enumerate(texts):
+                length = known.measure(text)
                 if length:
                     located = located or list(_normalize(_Text(end, _Text(end).locate())))
                     beginnings.append(located[index].locate()[-length][0])

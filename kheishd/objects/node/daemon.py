@@ -72,6 +72,7 @@ async def backup(call: Call, params: DaemonBackup) -> BackupResult:
         cursor=cursor,
         took_ms=round((time.monotonic() - started) * 1000),
         epoch=call.state.epoch,
+        sealed_slots=call.services.secrets.count,
     )
 
 

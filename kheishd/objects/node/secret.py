@@ -18,10 +18,12 @@ from protocol.limits.secret import MAX_SECRET_BYTES
 from protocol.objects import secret as rows
 from protocol.objects.secret import (
     DeletedSecret,
+    RotatedKey,
     SecretDelete,
     SecretList,
     SecretListParams,
     SecretPut,
+    SecretRotate,
     SecretSlot,
 )
 
@@ -151,4 +153,20 @@ def delete_secret(tx: Transaction, call: Call, params: SecretDelete) -> DeletedS
     return DeletedSecret(params.slot_id)
 
 
-HANDLERS = (put_secret, list_secrets, delete_secret)
+def prepare_rotate(call: Call, params: SecretRotate) -> str:
+    """Make a new master key. Errors: MasterKeyUnusable, ScopeWouldWiden, SecretUnreadable."""
+    _require_unrestricted(call)
+    return call.services.secrets.prepare_rotation(is_trial=params.check)
+
+
+@mutation(
+    rows.ROTATE,
+    prepare=prepare_rotate,
+    on_commit=lambda call, result: call.services.secrets.finish_rotation(),
+)
+def rotate_key(tx: Transaction, call: Call, path: str) -> RotatedKey:
+    """Seal all slots by the new master key. Errors: SecretUnreadable."""
+    return RotatedKey(call.services.secrets.reseal(tx, origin=origin_of(call)), path)
+
+
+HANDLERS = (put_secret, list_secrets, delete_secret, rotate_key)

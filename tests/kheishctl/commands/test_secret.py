@@ -56,6 +56,14 @@ def test_put_usage(ctl: Ctl, arguments: list[str], stdin: str | bytes) -> None:
     assert ctl("secret", "put", *arguments, stdin=stdin).code == exit_codes.USAGE
 
 
+def test_rotate(ctl: Ctl) -> None:
+    """The number of slots and the file are printed, and no key."""
+    ctl.json("secret", "put", "ctl-e", "--stdin", stdin=VALUE)
+    done = ctl("secret", "rotate")
+    assert (done.code, "sealed 1 slots by the new key in " in done.out) == (0, True)
+    assert (ctl.home / "master.key").read_text().strip() not in done.out
+
+
 def test_list_and_delete(ctl: Ctl) -> None:
     """The list has a row for each slot; a deleted one is gone, and a missing one is a failure with a hint."""
     ctl.json("secret", "put", "ctl-d", "--stdin", stdin=VALUE)

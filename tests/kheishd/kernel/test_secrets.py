@@ -8,20 +8,22 @@ import pytest
 from msgspec.structs import replace
 
 from kheishd.core.sealing import SealedValue
-from kheishd.kernel.master_key import read_master_keys
+from kheishd.kernel.master_key import read_master_keys, write_master_keys
 from kheishd.kernel.secrets import Vault, list_redacted
 from kheishd.kernel.state import State, open_state
+from kheishd.store.environment import Transaction
 from kheishd.store.tables import SECRET_VALUES, SECRETS
-from protocol.errors.secret import MasterKeyUnusable, SecretNotFound, SecretUnreadable
+from protocol.errors.secret import MasterKeyUnusable, SecretLimit, SecretNotFound, SecretUnreadable
+from protocol.limits.secret import MAX_SECRETS_BYTES
 from tests.support.services import open_vault
 
 
 class Safe:
     """A vault, its store and its home."""
 
-    def __init__(self, state: State, home: Path) -> None:
+    def __init__(self, state: State, home: Path, environ: dict[str, str]) -> None:
         self.state, self.home = state, home
-        self.vault = open_vault(state, home)
+        self.vault = open_vault(state, home, environ)
 
     @property
     def key(self) -> Path:
@@ -40,10 +42,10 @@ class Safe:
 
 
 @asynccontextmanager
-async def safe(directory: Path) -> AsyncIterator[Safe]:
+async def safe(directory: Path, **environ: str) -> AsyncIterator[Safe]:
     """Provide a vault on a store."""
     async with open_state(directory / "state", version="1") as state:
-        yield Safe(state, directory)
+        yield Safe(state, directory, environ)
 
 
 async def test_a_value_is_there_after_the_commit_and_a_restart(tmp_path: Path) -> None:
@@ -156,6 +158,121 @@ async def test_a_changed_seal(tmp_path: Path) -> None:
         later = replace(house.sealed("b"), version=9)
         await house.state.update(lambda tx: tx.put(SECRET_VALUES, "b", value=later))
         assert "a later version" in (house.vault.problem("b") or "")
+
+
+async def rotate(house: Safe) -> int:
+    """Rotate the key as a request does."""
+    house.vault.prepare_rotation()
+    slots = await house.state.update(house.vault.reseal)
+    house.vault.finish_rotation()
+    return slots
+
+
+async def test_a_rotation(tmp_path: Path) -> None:
+    """All slots are sealed by a new key, the old one is gone, and values stay as they were."""
+    async with safe(tmp_path) as house:
+        with pytest.raises(MasterKeyUnusable, match="no master key yet"):
+            house.vault.prepare_rotation()
+        await house.put("a", "sk-a-value")
+        await house.put("b", "sk-b-value")
+        old, sealed = house.key.read_bytes(), house.sealed("a")
+        assert await rotate(house) == 2
+        assert old not in house.key.read_bytes()
+        assert house.sealed("a").key_id == house.sealed("b").key_id != sealed.key_id
+        assert house.vault.read("a") == "sk-a-value"
+        await house.put("b", "sk-b-newer")
+        assert await rotate(house) == 2
+        assert len(house.key.read_bytes().splitlines()) == 1
+    async with safe(tmp_path) as house:
+        assert (house.vault.read("a"), house.vault.read("b")) == ("sk-a-value", "sk-b-newer")
+
+
+async def test_a_crash_during_a_rotation(tmp_path: Path) -> None:
+    """Before the commit and after it, all slots open, and the next rotation tidies up."""
+    async with safe(tmp_path) as house:
+        await house.put("a", "sk-a-value")
+        house.vault.prepare_rotation(is_trial=True)
+        assert len(house.key.read_bytes().splitlines()) == 1
+        house.vault.prepare_rotation()
+    (tmp_path / ".master.key.0123abcd").write_bytes(b"half a file")
+    async with safe(tmp_path) as house:
+        assert house.vault.read("a") == "sk-a-value"
+        await house.put("b", "sk-b-value")
+        house.vault.prepare_rotation()
+        await house.state.update(house.vault.reseal)
+    async with safe(tmp_path) as house:
+        assert (house.vault.read("a"), house.vault.read("b")) == ("sk-a-value", "sk-b-value")
+        await rotate(house)
+        assert len(house.key.read_bytes().splitlines()) == 1
+        assert not (tmp_path / ".master.key.0123abcd").exists()
+    async with safe(tmp_path) as house:
+        assert (house.vault.read("a"), house.vault.read("b")) == ("sk-a-value", "sk-b-value")
+
+
+async def test_a_value_stored_during_a_rotation(tmp_path: Path) -> None:
+    """A value that was prepared before the rotation and is committed after it is sealed by the new key."""
+    async with safe(tmp_path) as house:
+        await house.put("a", "sk-a-value")
+        house.vault.prepare("b")
+        await rotate(house)
+        await house.state.update(lambda tx: house.vault.put_slot(tx, "b", "sk-b-value", "opaque"))
+        assert house.sealed("b").key_id == house.sealed("a").key_id
+    async with safe(tmp_path) as house:
+        assert house.vault.unreadable() == {}
+
+
+async def test_no_rotation_without_every_value(tmp_path: Path) -> None:
+    """A slot that cannot be opened keeps the key as it is."""
+    async with safe(tmp_path) as house:
+        await house.put("a", "sk-a-value")
+        await house.put("b", "sk-b-value")
+        moved = house.sealed("b")
+        await house.state.update(lambda tx: tx.put(SECRET_VALUES, "a", value=moved))
+        key = house.key.read_bytes()
+        with pytest.raises(SecretUnreadable, match="'a' cannot be used"):
+            house.vault.prepare_rotation()
+        with pytest.raises(SecretUnreadable, match="'a' cannot be opened"):
+            await house.state.update(lambda tx: house.vault.reseal(replaced(tx, house)))
+        assert house.key.read_bytes() == key
+        assert list(house.vault.warnings())
+
+
+def replaced(tx: Transaction, house: Safe) -> Transaction:
+    """Give one slot a seal of an unknown key, in a transaction that will be undone."""
+    tx.put(SECRET_VALUES, "a", value=replace(house.sealed("b"), key_id="0" * 16))
+    return tx
+
+
+async def test_a_key_of_the_operator(tmp_path: Path) -> None:
+    """The operator's key takes over from the home's; a new one goes above the old one; neither is written."""
+    async with safe(tmp_path) as house:
+        await house.put("a", "sk-a-value")
+    file = tmp_path / "operator.key"
+    write_master_keys(file, [b"1" * 32], replaces=False)
+    async with safe(tmp_path, KHEISH_MASTER_KEY_FILE=str(file)) as house:
+        assert house.vault.read("a") == "sk-a-value"
+        assert await rotate(house) == 1
+        assert not house.key.exists()
+        with pytest.raises(MasterKeyUnusable, match="write a new key into its first line"):
+            house.vault.prepare_rotation()
+        write_master_keys(file, [b"2" * 32, b"1" * 32], replaces=True)
+        content = file.read_bytes()
+        assert await rotate(house) == 1
+        assert file.read_bytes() == content
+    write_master_keys(file, [b"2" * 32], replaces=True)
+    async with safe(tmp_path, KHEISH_MASTER_KEY_FILE=str(file)) as house:
+        assert house.vault.read("a") == "sk-a-value"
+        assert not house.key.exists()
+
+
+async def test_the_limit_of_all_values(tmp_path: Path) -> None:
+    """All values together have a limit; replacing one does not count it twice."""
+    async with safe(tmp_path) as house:
+        for number in range(4):
+            await house.put(f"s{number}", str(number) * (MAX_SECRETS_BYTES // 4 - 16))
+        await house.put("s0", "y" * (MAX_SECRETS_BYTES // 4 - 16))
+        with pytest.raises(SecretLimit, match="all values together"):
+            await house.put("more", "z" * 100)
 
 
 async def test_a_vault_without_a_home(tmp_path: Path) -> None:

@@ -61,9 +61,9 @@ def test_free_form_json_has_no_tags() -> None:
     assert b'"kind":"tool_call"' in scrubbed
 
 
-def test_with_more_keeps_the_secrets() -> None:
+def test_a_scrubber_made_from_another() -> None:
     """A reload adds secrets and forgets none."""
-    scrubber = Scrubber(["first-one"]).with_more(["second-one"])
+    scrubber = Scrubber(["first-one", "second-one"], Scrubber(["first-one", "old-one-01"]))
     assert scrubber.scrub_text("first-one second-one") == "[scrubbed] [scrubbed]"
 
 

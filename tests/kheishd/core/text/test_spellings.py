@@ -111,3 +111,28 @@ def test_a_secret_across_windows_is_found() -> None:
     for position in (65_530, 65_536, 66_000, 200_000):
         text = "x" * position + json.dumps(SECRET) + "y" * 100_000
         assert "quo" not in Scrubber([SECRET]).scrub_text(text)
+
+
+def test_many_secrets_and_texts_around_them() -> None:
+    """Each of many secrets is found at every place of a text, and nothing else is."""
+    secrets = [f"sk-{number:03}-{'Ab3xYz09' * 3}" for number in range(200)]
+    scrubber = Scrubber(secrets)
+    for start in range(16):
+        text = f"{'.' * start}{secrets[start]}{'x' * start}"
+        assert scrubber.scrub_text(text) == f"{'.' * start}[scrubbed]{'x' * start}"
+    assert scrubber.scrub_text("sk-300-" + "Ab3xYz09" * 3) == "sk-300-" + "Ab3xYz09" * 3
+
+
+def test_a_long_secret_is_found_by_its_parts() -> None:
+    """A secret of many lines is replaced whole, also in a stream, of which little is held back."""
+    secret = "\n".join(f"line {number} of a key" for number in range(400))
+    scrubber = Scrubber([secret])
+    assert scrubber.scrub_text(f"it is {secret}!").replace("[scrubbed]", "") == "it is !"
+    encoded = scrubber.scrub_text(base64.b64encode(secret.encode()).decode())
+    assert len(encoded.replace("[scrubbed]", "")) < 10
+    stream = TextStreamScrubber()
+    pieces = [stream.feed(f"it is {secret}!"[start : start + 7], scrubber) for start in range(0, 9_000, 7)]
+    output = "".join([*pieces, stream.finish(scrubber)])
+    assert output.replace("[scrubbed]", "") == "it is !"
+    more = Scrubber([secret, "another-one-0123"], scrubber)
+    assert more.scrub_text(f"{secret}another-one-0123").replace("[scrubbed]", "") == ""

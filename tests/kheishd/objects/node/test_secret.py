@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kheishd.kernel.master_key import write_master_keys
 from kheishd.kernel.runtime import RouteSpec
 from kheishd.store.tables import RECEIPTS, SECRETS
 from protocol.errors.rpc import IdempotencyConflict, InvalidParams
@@ -198,9 +199,56 @@ async def test_secret_delete_secret_in_use(node: Household) -> None:
         assert store.count(SECRETS) == 1
 
 
+async def test_secret_rotate_ok(node: Household, tmp_path: Path) -> None:
+    """All slots are sealed by a new key, of which only the id is journaled; a dry run changes nothing."""
+    for slot_id in ("openai", "b"):
+        await node.call("secret.put", slot_id=slot_id, value=VALUE)
+    key = read_key(tmp_path)
+    checked = await node.call("secret.rotate", check=True)
+    assert read_key(tmp_path) == key
+    assert await node.call("secret.rotate", idempotency_key="k") == checked
+    assert checked == {"slots": 2, "path": str(tmp_path / "master.key")}
+    rotated = read_key(tmp_path)
+    assert rotated != key
+    assert await node.call("secret.rotate", idempotency_key="k") == checked
+    (event,) = await node.events(types=["secrets_resealed"])
+    assert event["slots"] == 2
+    assert event["key_id"].encode() not in rotated
+    assert node.server.services.secrets.read("openai") == VALUE
+
+
+def read_key(directory: Path) -> bytes:
+    """Return the first line of the key's file."""
+    return (directory / "master.key").read_bytes().splitlines()[0]
+
+
+async def test_secret_rotate_master_key_unusable(node: Household) -> None:
+    """Without a key there is nothing to rotate."""
+    refusal = await node.refusal_of("secret.rotate")
+    assert isinstance(refusal, MasterKeyUnusable)
+    assert "the first slot generates one" in refusal.message
+
+
+async def test_secret_rotate_secret_unreadable(node: Household, tmp_path: Path) -> None:
+    """A slot whose key is gone keeps the others from another key."""
+    await node.call("secret.put", slot_id="a", value="sk-0123456789")
+    (tmp_path / "master.key").unlink()
+    write_master_keys(tmp_path / "master.key", [bytes(32)], replaces=False)
+    refusal = await node.refusal_of("secret.rotate")
+    assert isinstance(refusal, SecretUnreadable)
+    assert "does not hold the master key" in refusal.message
+
+
+async def test_secret_rotate_scope_would_widen(node: Household) -> None:
+    """A token of some agents does not rotate the key of all slots."""
+    limited = await node.connect_limited(scopes=["admin"], agents=["default"])
+    assert isinstance(await refusal_of(limited, "secret.rotate"), ScopeWouldWiden)
+
+
 @pytest.mark.parametrize(
     ("method", "params"),
     [
+        ("secret.rotate", {}),
         ("secret.put", {"slot_id": "a", "value": "sk-0123456789"}),
         ("secret.delete", {"slot_id": "a"}),
         ("secret.list", {}),
