@@ -20,9 +20,9 @@ MAX_KEYS = 8
 
 # How long a key is passed over after a failure, unless the provider says: 5 s, doubled with each further
 # failure, up to 5 minutes. The provider's own delay is respected up to an hour.
-COOLDOWN_SECONDS = 5.0
-MAX_COOLDOWN_SECONDS = 300.0
-MAX_PROVIDER_COOLDOWN_SECONDS = 3600.0
+COOLDOWN_SECONDS = 5
+MAX_COOLDOWN_SECONDS = 300
+MAX_PROVIDER_COOLDOWN_SECONDS = 3600
 
 # The part of each failure in the error of a run whose whole chain has failed: 45 of them are at most 12 KiB.
 MAX_CHAIN_FAILURE_BYTES = 256
