@@ -10,6 +10,8 @@ HINTS: dict[str, tuple[str, ...]] = {
     "approval_not_found": ("approval", "list"),
     "artifact_not_found": ("run", "debug", "RUN"),
     "conversation_not_found": ("conversation", "list"),
+    "cron_changed": ("cron", "show", "CRON"),
+    "cron_not_found": ("cron", "list"),
     "debug_not_found": ("send", "--debug", "redacted"),
     "event_not_found": ("event", "list"),
     "goal_not_found": ("goal", "set", "SESSION", "OBJECTIVE"),

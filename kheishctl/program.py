@@ -48,6 +48,11 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("daemon", f"{_COMMANDS}.daemon:group", "Start, stop, reload, back up and check the daemon."),
         ("definition", f"{_COMMANDS}.definition:group", "Definitions of agents."),
         ("persona", f"{_COMMANDS}.persona:group", "Personas: instructions that are bound to sessions."),
+        (
+            "cron",
+            f"{_COMMANDS}.cron:group",
+            "Cron entries: schedules on which the daemon wakes conversations.",
+        ),
         ("memory", f"{_COMMANDS}.memory:group", "Memory: the notes of agents."),
         ("skill", f"{_COMMANDS}.skill:group", "Skills: reusable instructions for agents."),
         ("event", f"{_COMMANDS}.event:group", "The event bus: publish and follow events."),
@@ -67,6 +72,8 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
 HELP = "Talk with the agents of a kheish daemon, and manage the daemon."
 
 ALSO = {
+    "crons": "cron list",
+    "schedule": "cron",
     "agents": "agent list",
     "tree": "agent tree",
     "skills": "skill list",

@@ -125,6 +125,7 @@ WORK: Final = (
     "kheishd.workers.agents",
     "kheishd.workers.bus",
     "kheishd.workers.completion",
+    "kheishd.workers.cron",
     "kheishd.workers.goals",
     "kheishd.workers.mail",
     "kheishd.workers.runs.executor",
@@ -335,12 +336,13 @@ class Daemon:
         # Their code is part of the code of runs.
         from kheishd.workers.agents import AgentWorker
         from kheishd.workers.bus import BusWorker
+        from kheishd.workers.cron import CronWorker
         from kheishd.workers.goals import GoalWorker
         from kheishd.workers.mail import MailWorker
 
         services = cast("Services", self._toolbox.services)
-        loaded = (MailWorker(services), GoalWorker(services), AgentWorker(services), BusWorker(services))
-        for worker in (*workers, *loaded):
+        loaded = (MailWorker, GoalWorker, AgentWorker, BusWorker, CronWorker)
+        for worker in (*workers, *(make(services) for make in loaded)):
             await nursery.start(self._work, worker, name=worker.name)
 
     async def _follow_servers(self, holder: McpHolder) -> None:

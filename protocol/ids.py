@@ -53,6 +53,7 @@ OUTPUT = "out"
 ARTIFACT = "art"
 PERSONA = "per"
 MESSAGE = "msg"
+CRON = "crn"
 EVENT = "evt"
 TRIGGER = "trg"
 

@@ -119,6 +119,18 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
         f"backup of {format_utc(e['backup_at_ms'])}, up to cursor {e['backup_cursor']}; {e['runs']} runs "
         f"interrupted, {e['indoubts']} calls in doubt; epoch {e['epoch']}"
     ),
+    "cron_created": lambda e: f"{e['cron_id']}: {e['schedule']} in {e.get('timezone', 'UTC')}",
+    "cron_updated": lambda e: f"{e['cron_id']}: {e['schedule']} in {e.get('timezone', 'UTC')}",
+    "cron_paused": lambda e: str(e["cron_id"]) + _note(e.get("note")),
+    "cron_resumed": lambda e: str(e["cron_id"]) + _note(e.get("note")),
+    "cron_occurred": lambda e: (
+        f"{e['cron_id']} of {format_utc(e['occurrence']['due_ms'])}: {e['occurrence']['outcome']}"
+        + _note(e["occurrence"].get("note") or e["occurrence"].get("run_id"))
+    ),
+    "cron_settled": lambda e: f"{e['cron_id']}: {e['ended_run_id']} {e['outcome']}" + _note(e.get("note")),
+    "cron_planned": lambda e: str(e["cron_id"]) + _note(e.get("note")),
+    "cron_deleted": lambda e: str(e["cron_id"]),
+    "cron_reported": lambda e: f"{e['cron_id']}: {e['reason']}" + _note(e["note"]),
     "token_created": lambda e: f"{e['token_id']} {e.get('name', '')}",
     "token_revoked": lambda e: f"{e['token_id']} {e.get('note', '')}",
     "persona_created": lambda e: f"{e['persona_id']} {e['display_name']}",

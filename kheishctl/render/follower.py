@@ -344,6 +344,9 @@ def _notices(event: Json) -> list[DisplayChange]:
             note = f"the model call failed ({event['error']['message']}); retrying {delay}"
         case "session_ended":
             note = "the session has ended and accepts no more input"
+        case "cron_reported":
+            note = f"the cron entry {event['cron_id']} could not wake this session: {event['note']}"
+            note += "; it is disabled now" if event.get("disabled") else ""
         case "session_updated" if changes := [
             f"the {name.replace('_', ' ')} is now {value}"
             for name in ("permission_mode", "route", "model")

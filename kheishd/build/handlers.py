@@ -21,12 +21,12 @@ def handlers() -> tuple[Handler, ...]:
         stop,
         transfer,
     )
-    from kheishd.objects.wake import event, trigger
+    from kheishd.objects.wake import cron, event, trigger
     from kheishd.objects.work import task
 
     talk = (conversation, session, send, steer, stop, compaction, history, fork, run, output, transfer)
     people = (approval, question, indoubt, permission, audit)
     node = (rpc, daemon, journal, definition, route, mcp, secret, token, workspace)
     agents = (agent, mailbox, memory, memory_context, persona, skill, goal)
-    modules = (*talk, *people, task, *agents, *node, event, trigger)
+    modules = (*talk, *people, task, *agents, *node, cron, event, trigger)
     return tuple(handler for module in modules for handler in module.HANDLERS)

@@ -8,7 +8,7 @@ import trio
 
 from kheishd.core.fallback import concerns_key
 from protocol.limits.route import (
-    COOLDOWN_SECONDS,
+    DEFAULT_COOLDOWN_SECONDS,
     MAX_COOLDOWN_SECONDS,
     MAX_PROVIDER_COOLDOWN_SECONDS,
 )
@@ -50,7 +50,7 @@ class Cooldowns:
             seconds = min(retry_after_s, MAX_PROVIDER_COOLDOWN_SECONDS)
         else:
             # 16 doublings exceed the ceiling.
-            seconds = min(COOLDOWN_SECONDS * 2.0 ** min(failures - 1, 16), MAX_COOLDOWN_SECONDS)
+            seconds = min(DEFAULT_COOLDOWN_SECONDS * 2.0 ** min(failures - 1, 16), MAX_COOLDOWN_SECONDS)
         self._failed[place] = _Failed(error.reason, failures, max(previous.until, now + seconds))
 
     def note_answer(self, route: str, auth_ref: str | None) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kheishd.records.agent import AGENT_RECORDS
 from kheishd.records.approval import APPROVAL_RECORDS
 from kheishd.records.conversation import CONVERSATION_RECORDS
+from kheishd.records.cron import CRON_RECORDS
 from kheishd.records.definition import DEFINITION_RECORDS
 from kheishd.records.event import PUBLICATION_RECORDS, TRIGGER_RECORDS
 from kheishd.records.goal import GOAL_RECORDS
@@ -50,6 +51,7 @@ PROJECTIONS: Final[tuple[Projection[Any], ...]] = (
     ROUTE_RECORDS,
     DEFAULT_ROUTE_RECORDS,
     GOAL_RECORDS,
+    CRON_RECORDS,
     SECRET_RECORDS,
     PUBLICATION_RECORDS,
     TRIGGER_RECORDS,

@@ -22,6 +22,7 @@ from kheishd.store.records import (
 from kheishd.store.table import Table
 from protocol.objects.agent import ManagedAgent
 from protocol.objects.approval import Approval
+from protocol.objects.cron import Cron
 from protocol.objects.event import Publication
 from protocol.objects.goal import Goal
 from protocol.objects.indoubt import Indoubt
@@ -146,6 +147,18 @@ GOALS_OPEN = Table("goals_open", (str,), bytes)
 PERSONAS = Table("personas", (str,), Persona)
 """(persona id) → the persona."""
 
+# Cron.
+
+CRONS = Table("crons", (str,), Cron)
+"""(cron id) → the entry with its newest occurrences."""
+CRONS_DUE = Table("crons_due", (int, str), bytes)
+"""(time in ms, cron id) → nothing: an active entry that is to be looked at then."""
+CRONS_LIVE = Table("crons_live", (str, str), bytes)
+"""(run id, cron id) → nothing: an occurrence whose run has not ended."""
+CRONS_FAILING = Table("crons_failing", (str,), bytes)
+"""(cron id) → nothing: its last firings failed."""
+CRONS_BY_TREE = Table("crons_by_tree", (str, str), bytes)
+"""(root session id, cron id) → nothing: created by an agent of the tree."""
 # Secrets.
 
 SECRETS = Table("secrets", (str,), SecretRecord)

@@ -26,6 +26,7 @@ from protocol.events.budget import BudgetReserved, BudgetSettled
 from protocol.events.call import CallProbed, CallsJudged, ToolCalled, ToolObserved, ToolReturned
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.conversation import ConversationBound, ConversationUnbound
+from protocol.events.cron import CronEvent, CronReported
 from protocol.events.daemon import DaemonReloaded, DaemonRestored, DaemonStarted, DaemonStopped
 from protocol.events.definition import DefinitionDeleted, DefinitionStored
 from protocol.events.event import EventDelivered, EventPublished
@@ -95,6 +96,8 @@ JournalEvent = (
     | GoalReviewed
     | GoalContinued
     | GoalCleared
+    | CronEvent
+    | CronReported
     | NoteWritten
     | NoteDeleted
     | NotebookChanged

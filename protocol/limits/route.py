@@ -20,7 +20,7 @@ MAX_KEYS = 8
 
 # How long a key is passed over after a failure, unless the provider says: 5 s, doubled with each further
 # failure, up to 5 minutes. The provider's own delay is respected up to an hour.
-COOLDOWN_SECONDS = 5
+DEFAULT_COOLDOWN_SECONDS = 5
 MAX_COOLDOWN_SECONDS = 300
 MAX_PROVIDER_COOLDOWN_SECONDS = 3600
 

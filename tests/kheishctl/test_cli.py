@@ -26,6 +26,8 @@ NOT_OPTIONS = {
     "agent.spawn": {"budget"},
     "agent.explain": {"spawn"},
     "goal.set": {"budget"},
+    "cron.create": {"target"},
+    "cron.update": {"target"},
     "session.create": {"budget"},
     "session.update": {"budget"},
     # Given by the command itself.

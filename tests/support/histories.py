@@ -38,6 +38,7 @@ from protocol.events.agent import (
 from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested
 from protocol.events.call import CallsJudged, ToolCalled, ToolReturned
 from protocol.events.conversation import ConversationBound, ConversationUnbound
+from protocol.events.cron import CronCreated, CronDeleted, CronOccurred, CronPaused
 from protocol.events.daemon import DaemonStarted
 from protocol.events.definition import DefinitionDeleted, DefinitionStored
 from protocol.events.event import EventDelivered, EventPublished
@@ -84,6 +85,7 @@ from protocol.journal.envelope import BUS_STREAM, DAEMON_STREAM
 from protocol.journal.line import JournalEvent
 from protocol.objects.agent import AgentWorktree
 from protocol.objects.approval import Remember
+from protocol.objects.cron import Occurrence
 from protocol.objects.memory import NoteProperties
 from protocol.objects.permission import Grant, Rule, RuleRef, Verdict
 from protocol.objects.question import Option, Question
@@ -278,8 +280,31 @@ def rich_history(store: Store) -> None:
     token(store, "tok_a")
     token(store, "tok_b", revoked=True)
     update(store, _personas)
+    update(store, _crons)
     update(store, _notes)
     update(store, _bus)
+
+
+def _crons(tx: Transaction) -> None:
+    """Create cron entries: one with a run in flight and a refusal, and one that was created again."""
+    properties: dict[str, Any] = {
+        "schedule": "every 1h",
+        "target": WakeTarget(agent="default", prompt="tidy up"),
+        "next_due_ms": NOW_MS,
+    }
+    rows = [
+        Occurrence(due_ms=NOW_MS, at_ms=NOW_MS, outcome="running", session_id="ses_a", run_id="run_cron"),
+        Occurrence(due_ms=NOW_MS + 1, at_ms=NOW_MS + 1, outcome="refused", reason="queue_full"),
+    ]
+    writer = StreamWriter(tx, "cron/tidy")
+    writer.append(CronCreated(cron_id="tidy", source="agent", root_session_id="ses_a", **properties))
+    for row in rows:
+        writer.append(CronOccurred(cron_id="tidy", occurrence=row, next_due_ms=NOW_MS + 2))
+    writer.write()
+    writer = StreamWriter(tx, "cron/again")
+    created = CronCreated(cron_id="again", **properties)
+    writer.append_all([created, CronDeleted(cron_id="again"), created, CronPaused(cron_id="again")])
+    writer.write()
 
 
 def _bus(tx: Transaction) -> None:

@@ -33,7 +33,7 @@ from kheishd.objects.talk import (
     stop,
     transfer,
 )
-from kheishd.objects.wake import event, trigger
+from kheishd.objects.wake import cron, event, trigger
 from kheishd.objects.work import task
 from kheishd.server.listeners import TcpListen
 from kheishd.store.tables import SESSIONS
@@ -51,6 +51,7 @@ from tests.support.runtimes import make_runtime
 
 HANDLERS: tuple[Handler, ...] = (
     *conversation.HANDLERS,
+    *cron.HANDLERS,
     *session.HANDLERS,
     *send.HANDLERS,
     *steer.HANDLERS,

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from kheishd.core.run.commands import Steer
 from kheishd.core.session import evolve
-from kheishd.core.trust import join_origins
+from kheishd.core.trust import join_origins, trust_of
 from kheishd.objects.agents.skill import catalogue_of
 from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.address import definition_of, find_definition, find_session, require_valid_sender
@@ -51,7 +51,7 @@ from protocol.transcript import Text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kheishd.kernel.call import Call
+    from kheishd.kernel.call import Call, Caller
     from kheishd.kernel.runtime import Runtime
     from kheishd.kernel.state import State
     from kheishd.store.environment import Snapshot, Transaction
@@ -121,6 +121,15 @@ def require_valid_target(call: Call, target: WakeTarget, field: str = "$.params.
     if problem is not None:
         raise SkillNotFound(problem.message, field=f"{field}.skill")
     return target
+
+
+def authority_of(caller: Caller) -> tuple[Authority | None, list[InputOrigin]]:
+    """Return the authority of the task of a target that a caller stores, and the origins of its author.
+
+    A caller whose token fixes an origin of data cannot store an instruction.
+    """
+    origin = caller.origin or "person"
+    return ("operator", []) if trust_of(origin) == "instruction" else (None, [origin])
 
 
 def text_of_target(target: WakeTarget) -> str:

@@ -4,7 +4,7 @@ from trio.testing import MockClock
 
 from kheishd.kernel.cooldowns import Cooldowns
 from protocol.limits.route import (
-    COOLDOWN_SECONDS,
+    DEFAULT_COOLDOWN_SECONDS,
     MAX_COOLDOWN_SECONDS,
     MAX_PROVIDER_COOLDOWN_SECONDS,
 )
@@ -23,12 +23,16 @@ async def test_a_cooldown_doubles(autojump_clock: MockClock) -> None:
         cooldowns.note_failure("r", "k", BUSY, None)
         seconds.append(round(cooldowns.remaining_s("r", "k"), 6))
         autojump_clock.jump(seconds[-1])
-    assert seconds[:3] == [COOLDOWN_SECONDS, 2 * COOLDOWN_SECONDS, 4 * COOLDOWN_SECONDS]
+    assert seconds[:3] == [
+        DEFAULT_COOLDOWN_SECONDS,
+        2 * DEFAULT_COOLDOWN_SECONDS,
+        4 * DEFAULT_COOLDOWN_SECONDS,
+    ]
     assert seconds[-1] == MAX_COOLDOWN_SECONDS
     assert cooldowns.remaining_s("r", "k") == 0
     cooldowns.note_answer("r", "k")
     cooldowns.note_failure("r", "k", BUSY, None)
-    assert round(cooldowns.remaining_s("r", "k"), 6) == COOLDOWN_SECONDS
+    assert round(cooldowns.remaining_s("r", "k"), 6) == DEFAULT_COOLDOWN_SECONDS
 
 
 async def test_runs_that_fail_together(autojump_clock: MockClock) -> None:
@@ -36,8 +40,8 @@ async def test_runs_that_fail_together(autojump_clock: MockClock) -> None:
     cooldowns = Cooldowns()
     for _ in range(50):
         cooldowns.note_failure("r", None, DOWN, None)
-    assert cooldowns.remaining_s("r", None) == COOLDOWN_SECONDS
-    autojump_clock.jump(COOLDOWN_SECONDS + MAX_COOLDOWN_SECONDS + 1)
+    assert cooldowns.remaining_s("r", None) == DEFAULT_COOLDOWN_SECONDS
+    autojump_clock.jump(DEFAULT_COOLDOWN_SECONDS + MAX_COOLDOWN_SECONDS + 1)
     cooldowns.note_failure("r", None, DOWN, None)
     assert cooldowns.list_current("r", 0)[0].failures == 1
 
@@ -59,5 +63,5 @@ async def test_keys_and_routes(autojump_clock: MockClock) -> None:
         Cooldown(reason="rate_limited", failures=1, until_ms=11_000, auth_ref="k1")
     ]
     cooldowns.note_failure("r", "k1", DOWN, None)
-    assert cooldowns.remaining_s("r", "k2") == COOLDOWN_SECONDS
+    assert cooldowns.remaining_s("r", "k2") == DEFAULT_COOLDOWN_SECONDS
     assert cooldowns.list_current("other", 0) == []

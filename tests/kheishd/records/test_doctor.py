@@ -34,7 +34,7 @@ def test_a_healthy_store(store: Store, deep: bool, step_rows: int) -> None:
     diagnosis = examine_whole(store.read, deep=deep, step_rows=step_rows)
     assert diagnosis.findings == []
     assert diagnosis.complete
-    assert diagnosis.streams == 18
+    assert diagnosis.streams == 20
     with store.read() as snapshot:
         assert diagnosis.events == snapshot.last_cursor
 

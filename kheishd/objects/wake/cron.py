@@ -1,0 +1,651 @@
+"""Cron entries: create, change, explain and fire them.
+
+Read from top to bottom: the methods of clients, then the transactions of the worker. A firing, the acceptance
+of its run and the next due time are one transaction: it happens once, whenever the daemon dies.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from msgspec import UNSET
+from msgspec.structs import asdict, replace
+
+from kheishd.core.cron import entry
+from kheishd.core.cron.file import format_row
+from kheishd.core.cron.schedule import (
+    ScheduleError,
+    describe_firing,
+    find_min_distance_ms,
+    format_local,
+    next_after,
+    parse_schedule,
+)
+from kheishd.kernel.call import Call, mutation, origin_of, query
+from kheishd.objects.pages import PageTokens, page_of
+from kheishd.objects.talk.wake import (
+    WakePlan,
+    Woken,
+    authority_of,
+    find_target,
+    prepare_wake,
+    require_valid_target,
+    wake,
+)
+from kheishd.records.cron import stream_of
+from kheishd.records.writer import BY_DAEMON, SessionWriter, StreamWriter
+from kheishd.store.tables import CRONS, RUNS, SESSIONS
+from protocol import ids
+from protocol.errors.cron import (
+    CronChanged,
+    CronExists,
+    CronFromFile,
+    CronInvalid,
+    CronLimit,
+    CronNotActive,
+    CronNotFound,
+)
+from protocol.errors.session import InputTooLarge
+from protocol.events.cron import (
+    CronCreated,
+    CronDeleted,
+    CronOccurred,
+    CronPaused,
+    CronPlanned,
+    CronReported,
+    CronResumed,
+    CronSettled,
+    CronUpdated,
+)
+from protocol.journal.line import decode_event
+from protocol.limits.cron import (
+    DEFAULT_UPCOMING,
+    MAX_CRON_FILE_BYTES,
+    MAX_CRONS,
+    MAX_OCCURRENCE_NOTE_BYTES,
+    MAX_PARALLEL_FIRINGS,
+    MIN_PERIOD_MS,
+)
+from protocol.objects import cron as rows
+from protocol.objects.cron import (
+    Cron,
+    CronChange,
+    CronCreate,
+    CronExplain,
+    CronExplanation,
+    CronExport,
+    CronExportParams,
+    CronFire,
+    CronList,
+    CronListParams,
+    CronProperties,
+    CronRef,
+    CronUpdate,
+    CronView,
+    Occurrence,
+)
+from protocol.objects.run import ENDED
+from protocol.structs import Value, fields_of
+from protocol.text import truncate
+
+if TYPE_CHECKING:
+    from kheishd.kernel.runtime import Runtime
+    from kheishd.records.writer import Origin
+    from kheishd.store.environment import Snapshot, Transaction
+    from protocol.objects.cron import CronStatus, Firing
+
+# Reading.
+
+
+def find_cron(store: Snapshot, call: Call, cron_id: str) -> Cron:
+    """Return an entry that the caller may read. Errors: CronNotFound."""
+    cron = store.get(CRONS, cron_id)
+    if cron is None or not _may_read(store, call, cron):
+        raise CronNotFound(
+            f"there is no cron entry '{cron_id}'; cron.list shows them", field="$.params.cron_id"
+        )
+    return cron
+
+
+def _may_read(store: Snapshot, call: Call, cron: Cron) -> bool:
+    if call.caller.is_unrestricted:
+        return True
+    target = cron.target
+    if target.session_id is None:
+        return call.caller.may_read(target.agent or "", target.sender)
+    session = store.get(SESSIONS, target.session_id)
+    return session is not None and call.caller.may_read(session.agent, session.sender)
+
+
+def list_upcoming(cron: Cron, now_ms: int, count: int) -> list[Firing]:
+    """Return the next due times of an entry, that which is deferred included."""
+    timetable, quiet = entry.timetable_of(cron), entry.quiet_of(cron)
+    policy = "defer" if timetable.kind == "at" else cron.quiet
+    firings: list[Firing] = []
+    if cron.deferred_until_ms is not None and count:
+        waits = describe_firing(timetable, cron.deferred_until_ms, None, policy)
+        firings.append(
+            replace(waits, note=f"the firing of {format_local(timetable, cron.deferred_due_ms or 0)}")
+        )
+    due = cron.next_due_ms
+    if cron.once:
+        count = min(count, 1)
+    elif cron.max_executions is not None:
+        count = min(count, max(cron.max_executions - cron.executions, 0))
+    while due is not None and len(firings) < count:
+        firings.append(describe_firing(timetable, due, quiet, policy))
+        due = entry.next_due(cron, timetable, max(due, now_ms))
+    return firings
+
+
+def _view(cron: Cron, now_ms: int, count: int = DEFAULT_UPCOMING) -> CronView:
+    return CronView(**fields_of(Cron, cron), upcoming=list_upcoming(cron, now_ms, count))
+
+
+@query(rows.GET)
+def get(call: Call, params: CronRef) -> CronView:
+    """Show an entry with its next firings. Errors: CronNotFound."""
+    with call.state.read() as store:
+        cron = find_cron(store, call, params.cron_id)
+    return _view(cron, call.now_ms, params.count)
+
+
+@query(rows.LIST)
+def list_(call: Call, params: CronListParams) -> CronList:
+    """List entries, by id."""
+    text, tokens = params.query.casefold(), PageTokens(call)
+    after = tokens.id_of(params.after)
+
+    def accept(cron: Cron) -> bool:
+        target = cron.target
+        names = (cron.cron_id, cron.name, target.agent, target.sender, target.session_id, target.skill)
+        return (
+            params.status in (None, cron.status)
+            and params.source in (None, cron.source)
+            and text in "\n".join(filter(None, names)).casefold()
+            and _may_read(store, call, cron)
+        )
+
+    with call.state.read() as store:
+        scanned = store.scan(CRONS, after=None if after is None else (after,))
+        page, following = page_of(scanned, params.limit, accept, tokens.token_of)
+    return CronList(page, following)
+
+
+@query(rows.EXPLAIN)
+def explain(call: Call, params: CronExplain) -> CronExplanation:
+    """Explain why an entry fired or did not. Errors: CronNotFound."""
+    with call.state.read() as store:
+        cron = find_cron(store, call, params.cron_id)
+        occurrences = list(cron.recent)
+        if params.at_ms is not None:
+            near = _find_occurrence(store, cron, params.at_ms)
+            occurrences = [near] if near is not None else []
+    timetable = entry.timetable_of(cron)
+    lines = [_describe_entry(cron)]
+    if params.at_ms is not None:
+        lines += _explain_time(cron, params.at_ms, call.now_ms, occurrences)
+    else:
+        lines += [
+            f"{format_local(timetable, row.due_ms)}: {_describe_occurrence(row)}"
+            for row in reversed(occurrences)
+        ]
+        if not occurrences:
+            lines.append("no due time has been decided yet")
+    return CronExplanation(
+        cron_id=cron.cron_id,
+        lines=lines,
+        occurrences=occurrences,
+        upcoming=list_upcoming(cron, call.now_ms, params.count),
+    )
+
+
+def _find_occurrence(store: Snapshot, cron: Cron, at_ms: int) -> Occurrence | None:
+    """Return the newest decision about the due time at a time, to the minute; older ones from the journal."""
+
+    def covers(row: Occurrence) -> bool:
+        first_ms = row.due_ms if row.since_ms is None else row.since_ms
+        return first_ms - 60_000 < at_ms < row.due_ms + 60_000
+
+    row = next((row for row in reversed(cron.recent) if covers(row)), None)
+    if row is not None or not cron.recent or at_ms >= cron.recent[0].due_ms:
+        return row
+    for examined, (_, line) in enumerate(store.entries(stream_of(cron.cron_id), reverse=True)):
+        event = decode_event(line)
+        if isinstance(event, CronOccurred) and covers(event.occurrence):
+            run = store.get(RUNS, event.occurrence.run_id) if event.occurrence.run_id else None
+            outcome = run.status if run is not None and run.status in ENDED else event.occurrence.outcome
+            return replace(event.occurrence, outcome=outcome)
+        if examined >= MAX_EXAMINED_EVENTS:
+            break
+    return None
+
+
+MAX_EXAMINED_EVENTS = 2_000
+"""The events of an entry that one explanation reads, some 20 µs each."""
+
+
+def _describe_entry(cron: Cron) -> str:
+    note = f": {cron.note}" if cron.note else ""
+    return f"the entry is {cron.status}{note}; it is due by '{cron.schedule}' in {cron.timezone}"
+
+
+def _describe_occurrence(row: Occurrence) -> str:
+    """Return an occurrence as a sentence without its time."""
+    match row.outcome:
+        case "running" | "completed" | "failed" | "cancelled" | "interrupted":
+            text = f"it fired as {row.run_id}, which "
+            text += "has not ended" if row.outcome == entry.LIVE else f"is {row.outcome}"
+            if row.reason == "late":
+                text += f"; it was {entry.format_span(row.at_ms - row.due_ms)} late"
+            elif row.reason == "manual":
+                text += "; a client fired it"
+        case "refused":
+            text = f"it could not fire ({row.reason}): {row.note}"
+        case _:
+            text = f"it was {row.outcome}" + (f", because {row.note}" if row.note else "")
+    if row.missed:
+        text += f"; {row.missed} earlier due times were missed"
+    return text
+
+
+def _explain_time(cron: Cron, at_ms: int, now_ms: int, occurrences: list[Occurrence]) -> list[str]:
+    timetable, quiet = entry.timetable_of(cron), entry.quiet_of(cron)
+    local = format_local(timetable, at_ms)
+    if occurrences:
+        row = occurrences[0]
+        lines = []
+        if row.since_ms is not None and at_ms < row.due_ms - 60_000:
+            lines.append(
+                f"{local}: it was missed; the next decision was about {format_local(timetable, row.due_ms)}:"
+            )
+        return [*lines, f"{format_local(timetable, row.due_ms)}: {_describe_occurrence(row)}"]
+    due = next_after(timetable, at_ms - 60_000)
+    if due is None or due >= at_ms + 60_000:
+        text = f"{local}: the schedule is not due then"
+        if due is not None:
+            firing = describe_firing(timetable, due, quiet, cron.quiet)
+            text += f"; the next due time after it is {firing.local}"
+        return [text]
+    if at_ms < cron.created_at_ms:
+        return [f"{local}: the entry did not exist yet"]
+    if at_ms > now_ms:
+        if cron.status != "active":
+            return [f"{local}: it will not fire, because the entry is {cron.status}"]
+        note = describe_firing(timetable, due, quiet, cron.quiet).note
+        return [f"{local}: it is due then" + (f" ({note})" if note else "")]
+    return [
+        f"{local}: nothing was decided about it: the entry was paused, changed or had another schedule, or "
+        "the clock was set; the events of the entry tell"
+    ]
+
+
+@query(rows.EXPORT)
+def export(call: Call, params: CronExportParams) -> CronExport:
+    """Write the entries that the caller may read as a file of entries."""
+    with call.state.read() as store:
+        crons = [cron for _, cron in store.scan(CRONS) if _may_read(store, call, cron)]
+    text = "\n".join(map(format_row, crons))
+    if len(text.encode()) > MAX_CRON_FILE_BYTES:
+        raise InputTooLarge(
+            f"the entries take more than {MAX_CRON_FILE_BYTES} bytes; the file may have no more"
+        )
+    return CronExport(toml=text, crons=len(crons))
+
+
+# Changing.
+
+
+class _Draft(Value, frozen=True):
+    """Validated params: the entry's id, the properties that they set, and the author of the task."""
+
+    cron_id: str
+    properties: dict[str, Any]
+    author: dict[str, Any]
+    revision: int | None = None
+
+
+def _prepare(call: Call, params: CronCreate | CronUpdate) -> _Draft:
+    """Validate the target. Errors: those of ``require_valid_target``."""
+    given = {name: value for name, value in asdict(params).items() if value is not UNSET}
+    properties = {name: given[name] for name in CronProperties.__struct_fields__ if name in given}
+    author = {}
+    if params.target is not UNSET:
+        properties["target"] = require_valid_target(call, params.target)
+        authority, origins = authority_of(call.caller)
+        author = {"authority": authority, "origins": origins}
+    cron_id = params.cron_id or call.state.new_id(ids.CRON)
+    return _Draft(cron_id, properties, author, getattr(params, "revision", None))
+
+
+def require_valid(
+    properties: CronProperties, now_ms: int, *, min_period_ms: int = MIN_PERIOD_MS
+) -> int | None:
+    """Require a schedule that can be followed; return its first due time. Errors: CronInvalid."""
+    try:
+        timetable = parse_schedule(properties.schedule, properties.timezone, now_ms)
+        entry.quiet_of(properties)
+        due = next_after(timetable, now_ms)
+        if due is None:
+            raise ScheduleError("schedule", "the time has passed; choose a later one")
+        distance_ms = find_min_distance_ms(timetable, now_ms)
+    except ScheduleError as error:
+        raise CronInvalid(error.message, field=f"$.params.{error.field}") from None
+    if distance_ms is not None and distance_ms < min_period_ms:
+        seconds = f"{distance_ms / 1000:g} s; the shortest period is {min_period_ms / 1000:g} s"
+        text = f"the schedule is due every {seconds}"
+        raise CronInvalid(text, field="$.params.schedule")
+    return due
+
+
+@mutation(rows.CREATE, prepare=_prepare)
+def create(tx: Transaction, call: Call, draft: _Draft) -> CronView:
+    """Create an entry. Errors: CronExists, CronLimit, CronInvalid."""
+    cron = create_cron(
+        tx,
+        CronCreated(cron_id=draft.cron_id, next_due_ms=None, **draft.properties, **draft.author),
+        origin_of(call),
+    )
+    return _view(cron, tx.now_ms)
+
+
+def create_cron(
+    tx: Transaction, event: CronCreated, origin: Origin = BY_DAEMON, *, min_period_ms: int = MIN_PERIOD_MS
+) -> Cron:
+    """Create an entry; its first due time is computed here. Errors: CronExists, CronLimit, CronInvalid."""
+    if tx.get(CRONS, event.cron_id) is not None:
+        text = f"there is a cron entry '{event.cron_id}' already; choose another id, or update it"
+        raise CronExists(text, field="$.params.cron_id")
+    if tx.count(CRONS) >= MAX_CRONS:
+        raise CronLimit(f"there are {MAX_CRONS} cron entries, the maximum; delete some first")
+    due = require_valid(event, tx.now_ms, min_period_ms=min_period_ms)
+    return _append(tx, replace(event, next_due_ms=due), origin)
+
+
+@mutation(rows.UPDATE, prepare=_prepare)
+def update(tx: Transaction, call: Call, draft: _Draft) -> CronView:
+    """Change an entry, if anything differs.
+
+    Errors: CronNotFound, CronChanged, CronFromFile, CronInvalid.
+    """
+    cron = find_cron(tx, call, draft.cron_id)
+    if draft.revision is not None and draft.revision != cron.revision:
+        text = f"the cron entry has revision {cron.revision}, not {draft.revision}; read it again"
+        raise CronChanged(text, field="$.params.revision")
+    _require_no_file(cron)
+    if all(getattr(cron, name) == value for name, value in draft.properties.items()):
+        return _view(cron, tx.now_ms)
+    return _view(update_cron(tx, cron, draft.properties, draft.author, origin_of(call)), tx.now_ms)
+
+
+def update_cron(
+    tx: Transaction,
+    cron: Cron,
+    properties: dict[str, Any],
+    author: dict[str, Any],
+    origin: Origin = BY_DAEMON,
+) -> Cron:
+    """Change properties of an entry; its next due time is computed anew. Errors: CronInvalid."""
+    changed = replace(cron, **properties)
+    if (changed.schedule, changed.timezone) != (cron.schedule, cron.timezone):
+        due = require_valid(changed, tx.now_ms)
+    else:
+        try:
+            entry.quiet_of(changed)
+        except ScheduleError as error:
+            raise CronInvalid(error.message, field=f"$.params.{error.field}") from None
+        due = cron.next_due_ms
+    author = author or {"authority": cron.authority, "origins": cron.origins}
+    properties = fields_of(CronProperties, changed)
+    next_due = due if cron.status == "active" else None
+    return _append(
+        tx, CronUpdated(cron_id=cron.cron_id, next_due_ms=next_due, **properties, **author), origin
+    )
+
+
+def _require_no_file(cron: Cron) -> None:
+    if cron.source == "file":
+        text = f"the cron entry '{cron.cron_id}' is in cron/crons.toml; change the file and reload"
+        raise CronFromFile(text, field="$.params.cron_id")
+
+
+def _append(tx: Transaction, event: Any, origin: Origin = BY_DAEMON) -> Cron:
+    """Append an event of an entry; return the entry after it."""
+    writer = StreamWriter(tx, stream_of(event.cron_id), origin=origin)
+    writer.append(event)
+    cron = writer.need(CRONS, event.cron_id)
+    writer.write()
+    return cron
+
+
+@mutation(rows.PAUSE)
+def pause(tx: Transaction, call: Call, params: CronChange) -> Cron:
+    """Pause an entry. Errors: CronNotFound, CronNotActive."""
+    cron = find_cron(tx, call, params.cron_id)
+    if cron.status == "paused":
+        return cron
+    if cron.status != "active":
+        text = f"the cron entry is {cron.status} and fires no more; nothing is to be paused"
+        raise CronNotActive(text, field="$.params.cron_id")
+    return _append(tx, CronPaused(cron_id=cron.cron_id, note=params.note), origin_of(call))
+
+
+@mutation(rows.RESUME)
+def resume(tx: Transaction, call: Call, params: CronChange) -> CronView:
+    """Resume an entry; due times that passed meanwhile are not made up for.
+
+    Errors: CronNotFound, CronNotActive.
+    """
+    cron = find_cron(tx, call, params.cron_id)
+    if cron.status == "active":
+        return _view(cron, tx.now_ms)
+    timetable = parse_schedule(cron.schedule, cron.timezone, tx.now_ms)
+    due = entry.next_due(cron, timetable, tx.now_ms)
+    if due is None:
+        text = f"the cron entry is {cron.status}, and its time has passed; update its schedule first"
+        raise CronNotActive(text, field="$.params.cron_id")
+    resumed = CronResumed(cron_id=cron.cron_id, next_due_ms=due, note=params.note)
+    return _view(_append(tx, resumed, origin_of(call)), tx.now_ms)
+
+
+@mutation(rows.DELETE)
+def delete(tx: Transaction, call: Call, params: CronChange) -> Cron:
+    """Delete an entry; return it as it was. Its runs go on. Errors: CronNotFound, CronFromFile."""
+    cron = find_cron(tx, call, params.cron_id)
+    _require_no_file(cron)
+    delete_cron(tx, cron, origin_of(call))
+    return cron
+
+
+def delete_cron(tx: Transaction, cron: Cron, origin: Origin = BY_DAEMON) -> None:
+    """Delete an entry."""
+    writer = StreamWriter(tx, stream_of(cron.cron_id), origin=origin)
+    writer.append(CronDeleted(cron_id=cron.cron_id))
+    writer.write()
+
+
+def _prepare_fire(call: Call, params: CronFire) -> WakePlan:
+    """Assign the ids of the firing. Errors: CronNotFound."""
+    with call.state.read() as store:
+        cron = find_cron(store, call, params.cron_id)
+    return prepare_wake(call.state, call.runtime, cron.target)
+
+
+@mutation(rows.FIRE, prepare=lambda call, params: (params, _prepare_fire(call, params)))
+def fire(tx: Transaction, call: Call, plan: tuple[CronFire, WakePlan]) -> Occurrence:
+    """Fire an entry now, beside its schedule. Errors: CronNotFound."""
+    params, wake_plan = plan
+    cron = find_cron(tx, call, params.cron_id)
+    row = Occurrence(due_ms=tx.now_ms, at_ms=tx.now_ms, outcome=entry.LIVE, reason="manual")
+    decision = entry.CronDecision(row, fires=True, next_due_ms=cron.next_due_ms)
+    return _carry_out(tx, call.runtime, cron, decision, wake_plan, origin_of(call)).recent[-1]
+
+
+# The transactions of the worker.
+
+
+def fire_due(tx: Transaction, runtime: Runtime, cron_id: str, plan: WakePlan) -> None:
+    """Decide an entry's due time, if there is one, and carry the decision out."""
+    cron = tx.get(CRONS, cron_id)
+    at_ms = entry.wake_ms(cron) if cron is not None else None
+    if cron is None or at_ms is None or at_ms > tx.now_ms or cron.target != plan.target:
+        # It was changed meanwhile; the worker looks again.
+        return
+    try:
+        decision = entry.decide(cron, tx.now_ms)
+    except ScheduleError as error:
+        # A new version of the time zones lacks the zone.
+        row = Occurrence(
+            due_ms=at_ms, at_ms=tx.now_ms, outcome="refused", reason="cron_invalid", note=error.message
+        )
+        disabled = CronOccurred(
+            cron_id=cron_id, occurrence=row, next_due_ms=None, status="disabled", note=error.message
+        )
+        _append(tx, disabled)
+        return
+    if decision is not None:
+        _carry_out(tx, runtime, cron, decision, plan)
+
+
+def _carry_out(
+    tx: Transaction,
+    runtime: Runtime,
+    cron: Cron,
+    decision: entry.CronDecision,
+    plan: WakePlan,
+    cause: Origin = BY_DAEMON,
+) -> Cron:
+    """Fire, unless the decision or a run in flight forbids it; append the occurrence and its consequences."""
+    row, note = decision.occurrence, ""
+    status: CronStatus | None = None
+    deferred_until_ms = decision.deferred_until_ms
+    if decision.fires:
+        blocked = entry.judge_overlap(cron, row, MAX_PARALLEL_FIRINGS)
+        row = blocked if blocked is not None else _wake(tx, runtime, cron, row, plan, cause)
+    is_manual = row.reason == "manual"
+    if row.outcome == entry.LIVE:
+        limit = 1 if cron.once and not is_manual else cron.max_executions
+        if (limit is not None and cron.executions + 1 >= limit) or _is_over(decision, is_manual):
+            status, note = "completed", ""
+    elif row.outcome == "refused":
+        deferred_until_ms = None if is_manual else entry.retry_ms(cron, tx.now_ms)
+        status, note = entry.status_after_failure(cron, cron.failures + 1)
+        if cron.source == "agent" and row.reason in GONE:
+            status, note = "completed", "the session has ended"
+    elif row.outcome in ("skipped", "missed") and _is_over(decision, is_manual) and deferred_until_ms is None:
+        status, note = "completed", f"its only due time was {row.outcome}"
+    if status == "completed" and cron.status != "active":
+        status = None
+    if status is not None:
+        deferred_until_ms = None
+    event = CronOccurred(
+        cron_id=cron.cron_id,
+        occurrence=row,
+        next_due_ms=decision.next_due_ms,
+        deferred_until_ms=deferred_until_ms,
+        status=status,
+        note=note,
+    )
+    changed = _append(tx, event, cause)
+    if row.outcome == "refused":
+        _report(tx, changed, row)
+    if status == "completed" and cron.source == "agent" and not entry.live_rows(changed):
+        delete_cron(tx, changed)
+    return changed
+
+
+GONE = ("session_not_found", "session_already_ended", "agent_already_closed")
+"""The refusals of a target that never takes an input again."""
+
+
+def _is_over(decision: entry.CronDecision, is_manual: bool) -> bool:
+    """Whether no due time follows a scheduled one."""
+    return decision.next_due_ms is None and not is_manual
+
+
+def _wake(
+    tx: Transaction, runtime: Runtime, cron: Cron, row: Occurrence, plan: WakePlan, cause: Origin
+) -> Occurrence:
+    """Wake the target; return the occurrence with its run, or with the refusal."""
+    woken = wake(
+        tx,
+        runtime,
+        plan,
+        origin="schedule",
+        source=f"cron:{cron.name or cron.cron_id}",
+        authority=cron.authority,
+        origins=cron.origins,
+        cause=cause,
+    )
+    if isinstance(woken, Woken):
+        return replace(row, session_id=woken.session_id, run_id=woken.run_id)
+    note = truncate(woken.message, MAX_OCCURRENCE_NOTE_BYTES)
+    # A queue that is full, or a conversation that rejects messages now, is a refusal, too: people see it.
+    return replace(row, outcome="refused", reason=woken.reason, note=note, session_id=woken.session_id)
+
+
+def _report(tx: Transaction, cron: Cron, row: Occurrence) -> None:
+    """Report a failed firing in the target's session, if it has an open one."""
+    session = find_target(tx, cron.target)
+    if session is None or session.status != "open":
+        return
+    writer = SessionWriter(tx, session.session_id, session=session)
+    writer.append(
+        CronReported(
+            cron_id=cron.cron_id,
+            due_ms=row.due_ms,
+            reason=row.reason,
+            note=row.note,
+            name=cron.name,
+            disabled=cron.status == "disabled",
+        )
+    )
+    writer.write()
+
+
+def settle(tx: Transaction, runtime: Runtime, cron_id: str, run_id: str, plan: WakePlan | None) -> None:
+    """Record the end of an occurrence's run, and fire the queued occurrence."""
+    cron = tx.get(CRONS, cron_id)
+    run = tx.get(RUNS, run_id)
+    if cron is None or not any(row.run_id == run_id for row in entry.live_rows(cron)):
+        return
+    if run is not None and run.ended_at_ms is None:
+        return
+    outcome: Any = run.status if run is not None else "interrupted"
+    status, note = None, ""
+    if outcome == "failed":
+        status, note = entry.status_after_failure(cron, cron.failures + 1)
+    settled = CronSettled(cron_id=cron_id, ended_run_id=run_id, outcome=outcome, status=status, note=note)
+    cron = _append(tx, settled)
+    if status == "disabled" and run is not None:
+        row = next(row for row in cron.recent if row.run_id == run_id)
+        reason = run.error.reason if run.error is not None else outcome
+        _report(tx, cron, replace(row, reason=reason, note=note))
+    due = cron.queued_due_ms
+    if due is not None and cron.status == "active" and plan is not None and not entry.live_rows(cron):
+        row = Occurrence(due_ms=due, at_ms=tx.now_ms, outcome=entry.LIVE, reason="queued")
+        _carry_out(tx, runtime, cron, entry.CronDecision(row, fires=True, next_due_ms=cron.next_due_ms), plan)
+    elif cron.status == "completed" and cron.source == "agent" and not entry.live_rows(cron):
+        delete_cron(tx, cron)
+
+
+def replan(tx: Transaction, cron_ids: list[str], note: str) -> None:
+    """Compute the due times of entries anew, where they were computed at a time that is still to come."""
+    for cron_id in cron_ids:
+        cron = tx.get(CRONS, cron_id)
+        if cron is None or cron.status != "active" or cron.planned_at_ms <= tx.now_ms:
+            continue
+        try:
+            due = entry.next_due(cron, entry.timetable_of(cron), tx.now_ms)
+        except ScheduleError:
+            # It is reported once it is due.
+            continue
+        deferred = cron.deferred_until_ms
+        if deferred is not None:
+            deferred = min(deferred, tx.now_ms + 86_400_000)
+        if cron.next_due_ms is None or (due, deferred) == (cron.next_due_ms, cron.deferred_until_ms):
+            continue
+        _append(tx, CronPlanned(cron_id=cron_id, next_due_ms=due, deferred_until_ms=deferred, note=note))
+
+
+HANDLERS = (create, get, list_, update, pause, resume, fire, delete, explain, export)

@@ -1,0 +1,35 @@
+"""``kheishctl cron``."""
+
+from tests.support.ctl import Ctl
+
+
+def test_an_entry_from_its_preview_to_its_deletion(ctl: Ctl, sender: str) -> None:
+    """A dry run shows five firings and creates nothing; each command shows the entry."""
+    line = ("cron", "create", "0 9 * * mon-fri", "Good morning", "--zone", "Europe/Paris", "--id", sender)
+    preview = ctl(*line, "--as", sender, "--dry-run").out
+    assert preview.count(" 09:00:00") == 5
+    assert ctl("cron", "show", sender).code == 1
+    made = ctl.json(*line, "--as", sender, "--quiet-from", "22:00", "--quiet-until", "07:00", "--grace", "2m")
+    assert (made["quiet_start"], made["quiet_end"], made["grace_s"]) == ("22:00", "07:00", 120)
+    assert made["target"] == {"agent": "default", "sender": sender, "prompt": "Good morning"}
+    assert [sender, "active"] in [row[:2] for row in ctl("cron", "list", "--query", sender).rows]
+    changed = ctl.json("cron", "update", sender, "--schedule", "every 90m", "--revision", "1", "--once")
+    assert (changed["revision"], changed["once"], changed["target"]) == (2, True, made["target"])
+    assert ctl("cron", "update", sender, "--schedule", "@daily", "--revision", "1").code == 1
+    assert ctl.json("cron", "pause", sender, "--note", "holiday")["status"] == "paused"
+    assert "the entry is paused: holiday" in ctl("cron", "explain", sender, "--at", "09:00").out
+    assert ctl.json("cron", "resume", sender)["status"] == "active"
+    fired = ctl.json("cron", "fire", sender)
+    ctl("run", "wait", fired["run_id"])
+    assert fired["run_id"] in ctl("cron", "explain", sender).out
+    assert fired["run_id"] in ctl("cron", "show", sender, "--count", "1").out
+    assert f'id = "{sender}"' in ctl("cron", "export").out
+    assert ctl.json("cron", "delete", sender)["cron_id"] == sender
+
+
+def test_bad_arguments_are_named(ctl: Ctl) -> None:
+    """A bad time is a usage error; a bad schedule is refused with the remedy."""
+    done = ctl("cron", "explain", "x", "--at", "noon")
+    assert (done.code, "is not a time such as" in done.err) == (2, True)
+    done = ctl("cron", "create", "* * *", "x")
+    assert (done.code, "3 fields" in done.err) == (1, True)

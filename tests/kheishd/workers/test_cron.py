@@ -1,0 +1,337 @@
+"""Firing cron entries on a mock clock: on time, once, over sleeps, set clocks and restarts."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from msgspec.structs import replace
+from trio.testing import wait_all_tasks_blocked
+
+from kheishd.objects.wake import cron as handlers
+from kheishd.records.doctor import examine
+from kheishd.store.tables import CRONS, CRONS_FAILING, CRONS_LIVE, RUNS, SESSIONS
+from kheishd.workers.cron import CronWorker
+from protocol.events.cron import CronReported
+from protocol.limits.cron import MAX_CRON_FAILURES, RETRY_MS
+from protocol.objects.cron import Cron, CronChange, CronCreate, CronFire, Occurrence
+from protocol.objects.wake import WakeTarget
+from tests.support.clocks import SetClock
+from tests.support.desk import Desk, Gate, Scripted, fails, open_desk, working
+
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+TARGET = WakeTarget(agent="default", sender="ada", prompt="tidy up")
+NINE = "0 9 * * *"
+
+
+def ms(text: str) -> int:
+    """Return a time with its offset in milliseconds."""
+    return int(datetime.fromisoformat(text).timestamp() * 1000)
+
+
+class House:
+    """A store with a clock, a run worker and a cron worker."""
+
+    def __init__(self, desk: Desk, clock: SetClock) -> None:
+        self.desk = desk
+        self.clock = clock
+
+    async def create(self, schedule: str = NINE, **params: Any) -> Cron:
+        """Create the entry ``tidy``."""
+        fields: dict[str, Any] = {"cron_id": "tidy", "timezone": "Europe/Paris", "target": TARGET}
+        created: Cron = await self.desk.do(
+            handlers.create, CronCreate(schedule=schedule, **(fields | params))
+        )
+        return created
+
+    def entry(self, cron_id: str = "tidy") -> Cron:
+        """Return the entry."""
+        with self.desk.state.read() as store:
+            return store.need(CRONS, cron_id)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return the outcomes and reasons of the entry's occurrences."""
+        return [(row.outcome, row.reason) for row in self.entry().recent]
+
+    def due(self) -> list[int]:
+        """Return the due times of the entry's occurrences."""
+        return [row.due_ms for row in self.entry().recent]
+
+    async def wake_at(self, text: str) -> None:
+        """Set the clock to a time, and let everything happen that is due."""
+        self.clock.set(ms(text))
+        await wait_all_tasks_blocked(0.01)
+
+    async def check(self) -> None:
+        """Require that the records follow from the journal."""
+        diagnosis = await examine(self.desk.state.read, deep=True)
+        assert diagnosis.findings == []
+
+
+@asynccontextmanager
+async def cron_house(
+    directory: Path,
+    models: Any = None,
+    *,
+    start: str = "2026-12-01T08:00+01:00",
+    clock: SetClock | None = None,
+) -> AsyncIterator[House]:
+    """Run the workers on a store; leaving stops them as a kill would."""
+    clock = clock or SetClock()
+    async with open_desk(directory, models or Scripted()) as desk:
+        clock.govern(desk)
+        if start:
+            clock.set(ms(start))
+        worker = CronWorker(desk.services, lambda now_ms: clock)
+        async with working(desk), trio.open_nursery() as nursery:
+            await nursery.start(worker.serve)
+            yield House(desk, clock)
+            nursery.cancel_scope.cancel()
+
+
+async def test_an_entry_fires_at_its_time_and_its_run_is_recorded(
+    tmp_path: Path, autojump_clock: Any
+) -> None:
+    """One timer waits for it; the occurrence names the run, and then its end."""
+    async with cron_house(tmp_path) as house:
+        created = await house.create()
+        assert created.next_due_ms == ms("2026-12-01T09:00+01:00")
+        await house.desk.until(lambda: house.rows() == [("completed", "")])
+        assert house.clock.now_ms() - ms("2026-12-01T09:00+01:00") < 1000
+        row = house.entry().recent[0]
+        assert house.desk.run(row.run_id or "").origins == ["schedule"]
+        await house.desk.until(lambda: len(house.rows()) == 3)
+        assert house.due() == [ms(f"2026-12-0{day}T09:00+01:00") for day in (1, 2, 3)]
+        assert house.desk.answers(row.session_id or "") == ["You said: tidy up"] * 2
+        await house.check()
+
+
+async def test_entries_follow_the_changes_of_the_clocks(tmp_path: Path, autojump_clock: Any) -> None:
+    """02:30 in the gap is due at 03:00, and in the repeated hour once; quarters of an hour in both."""
+    async with cron_house(tmp_path, start="2026-03-29T00:00+01:00") as house:
+        await house.create("30 2 * * *")
+        await house.desk.until(lambda: len(house.due()) == 2)
+        assert house.due() == [ms("2026-03-29T03:00+02:00"), ms("2026-03-30T02:30+02:00")]
+        await house.desk.do(handlers.delete, CronChange(cron_id="tidy"))
+        house.clock.set(ms("2026-10-25T01:50+02:00"))
+        await house.create("*/15 1-3 * * *")
+        await house.desk.until(lambda: len(house.due()) == 12)
+        first = ms("2026-10-25T02:00+02:00")
+        assert house.due() == [first + index * 900_000 for index in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("misfire", "rows", "missed"),
+    [("run_once", [("completed", "late")], 6), ("skip", [("missed", "late")], 6)],
+)
+async def test_a_machine_asleep_for_a_week(
+    tmp_path: Path, autojump_clock: Any, misfire: str, rows: Any, missed: int
+) -> None:
+    """The latest missed firing is made up for once, or not at all; the others are counted."""
+    async with cron_house(tmp_path) as house:
+        await house.create(misfire=misfire)
+        await house.wake_at("2026-12-08T08:00+01:00")
+        assert house.rows() == rows
+        (row,) = house.entry().recent
+        assert (row.due_ms, row.missed) == (ms("2026-12-07T09:00+01:00"), missed)
+        assert row.since_ms == ms("2026-12-01T09:00+01:00")
+        assert house.entry().next_due_ms == ms("2026-12-08T09:00+01:00")
+        await house.check()
+
+
+async def test_a_short_delay_is_no_misfire(tmp_path: Path, autojump_clock: Any) -> None:
+    """Within the grace, a firing that comes late is as if it were on time, also with ``skip``."""
+    async with cron_house(tmp_path) as house:
+        await house.create(misfire="skip", grace_s=600)
+        await house.wake_at("2026-12-01T09:05+01:00")
+        assert house.rows() == [("completed", "")]
+
+
+async def test_a_clock_that_is_set_back_fires_nothing_twice(tmp_path: Path, autojump_clock: Any) -> None:
+    """What fired stays fired; after a clock that was wrong by years, the real due times fire."""
+    async with cron_house(tmp_path) as house:
+        await house.create("0 * * * *")
+        await house.desk.until(lambda: len(house.due()) == 3)
+        await house.wake_at("2026-12-01T08:30+01:00")
+        assert house.entry().next_due_ms == ms("2026-12-01T12:00+01:00")
+        await house.desk.until(lambda: len(house.due()) == 4)
+        assert len(set(house.due())) == 4
+        # The clock is wrong by four years, and is then corrected.
+        await house.wake_at("2030-12-01T08:30+01:00")
+        assert house.due()[-1] == ms("2030-12-01T08:00+01:00")
+        await house.wake_at("2026-12-01T12:10+01:00")
+        assert house.entry().next_due_ms == ms("2026-12-01T13:00+01:00")
+        await house.desk.until(lambda: len(house.due()) == 6)
+        assert house.due()[-1] == ms("2026-12-01T13:00+01:00")
+        await house.check()
+
+
+async def test_a_clock_that_was_set_back_while_no_daemon_ran(tmp_path: Path, autojump_clock: Any) -> None:
+    """The next daemon notices that the due times were computed in the future."""
+    clock = SetClock()
+    async with cron_house(tmp_path, start="2030-12-01T08:00+01:00", clock=clock) as house:
+        await house.create()
+        await house.desk.until(lambda: len(house.due()) == 1)
+    async with cron_house(tmp_path, start="2026-12-01T08:00+01:00", clock=clock) as house:
+        await house.desk.until(lambda: len(house.due()) == 2)
+        assert house.due()[-1] == ms("2026-12-01T09:00+01:00")
+
+
+@pytest.mark.parametrize(
+    ("quiet", "schedule", "rows"),
+    [
+        ("skip", "0 23,9 * * *", [("skipped", "quiet_hours"), ("completed", "")]),
+        ("defer", "0 23 * * *", [("completed", "")]),
+        ("skip", "at 2026-12-01T23:00", [("completed", "")]),
+    ],
+)
+async def test_quiet_hours_skip_or_defer(
+    tmp_path: Path, autojump_clock: Any, quiet: str, schedule: str, rows: Any
+) -> None:
+    """A firing in quiet hours is skipped, or fires at their end; a single time is never dropped."""
+    async with cron_house(tmp_path, start="2026-12-01T22:30+01:00") as house:
+        await house.create(schedule, quiet=quiet, quiet_start="22:00", quiet_end="07:00")
+        await house.desk.until(lambda: bool(house.rows()))
+        assert house.rows() in ([("deferred", "quiet_hours")], [("skipped", "quiet_hours")])
+        await house.desk.until(lambda: house.rows() == rows)
+        row = house.entry().recent[-1]
+        if rows == [("completed", "")]:
+            assert row.due_ms == ms("2026-12-01T23:00+01:00")
+            assert row.at_ms == ms("2026-12-02T07:00+01:00")
+        await house.check()
+
+
+@pytest.mark.parametrize(
+    ("overlap", "during", "after"),
+    [
+        ("skip", ["running", "skipped", "skipped"], ["completed", "skipped", "skipped"]),
+        ("queue_one", ["running", "queued", "skipped"], ["completed", "completed", "skipped"]),
+        ("parallel", ["running", "running", "running"], ["completed", "completed", "completed"]),
+    ],
+)
+async def test_the_overlap_policy_applies_while_a_run_is_in_flight(
+    tmp_path: Path, autojump_clock: Any, overlap: str, during: list[str], after: list[str]
+) -> None:
+    """The firing is skipped, waits for the run (one at most), or a run begins beside it."""
+    gate = Gate()
+    async with cron_house(tmp_path, Scripted([gate, *([gate] * 3)])) as house:
+        await house.create("0 9-11 * * *", overlap=overlap)
+        await house.desk.until(lambda: len(house.rows()) == 3)
+
+        def outcomes() -> list[str]:
+            return [row.outcome for row in sorted(house.entry().recent, key=lambda row: row.due_ms)]
+
+        assert outcomes() == during
+        gate.opened.set()
+        await house.desk.until(lambda: outcomes() == after)
+        await house.check()
+
+
+async def test_once_and_a_maximum_complete_an_entry(tmp_path: Path, autojump_clock: Any) -> None:
+    """It fires that often, and is completed; its history stays until it is deleted."""
+    async with cron_house(tmp_path) as house:
+        await house.create(once=True)
+        await house.desk.until(lambda: house.rows() == [("completed", "")])
+        assert (house.entry().status, house.entry().next_due_ms) == ("completed", None)
+        await house.create(cron_id="twice", max_executions=2)
+        await house.desk.until(lambda: house.entry("twice").status == "completed")
+        assert house.entry("twice").executions == 2
+        assert len(house.entry().recent) == 1
+
+
+async def test_refused_firings_are_reported_and_disable_the_entry(
+    tmp_path: Path, autojump_clock: Any
+) -> None:
+    """The target's session has an event of each, and the fifth in a row disables the entry."""
+    async with cron_house(tmp_path) as house:
+        sent = await house.desk.ask(sender="ada")
+        target = WakeTarget(session_id=sent.session_id, prompt="tidy up")
+        await house.create(target=target)
+        session = house.desk.session(sent.session_id)
+        await house.desk.state.update(
+            lambda tx: tx.put(SESSIONS, session.session_id, value=replace(session, route="gone"))
+        )
+        await house.desk.until(lambda: house.entry().status == "disabled")
+        assert house.rows() == [("refused", "route_not_found")] * MAX_CRON_FAILURES
+        reports = [
+            event for _, event in house.desk.journal(sent.session_id) if isinstance(event, CronReported)
+        ]
+        assert [report.disabled for report in reports] == [False] * (MAX_CRON_FAILURES - 1) + [True]
+        assert house.desk.count(CRONS_FAILING) == 1
+        await house.desk.do(handlers.resume, CronChange(cron_id="tidy"))
+        assert house.desk.count(CRONS_FAILING) == 0
+
+
+async def test_failed_runs_count_as_failures(tmp_path: Path, autojump_clock: Any) -> None:
+    """An entry whose every run fails is disabled, too, because it only costs; a success starts over."""
+    failing = lambda request: fails("bad_request", retryable=False)  # noqa: E731
+    async with cron_house(tmp_path, Scripted([failing])) as house:
+        await house.create()
+        await house.desk.until(lambda: house.entry().status == "disabled")
+        assert house.rows() == [("failed", "")] * MAX_CRON_FAILURES
+        assert house.entry().note == f"{MAX_CRON_FAILURES} firings in a row failed"
+
+
+async def test_a_single_time_is_tried_again(tmp_path: Path, autojump_clock: Any) -> None:
+    """A refusal does not lose it: it fires once the target takes it."""
+    async with cron_house(tmp_path) as house:
+        sent = await house.desk.ask(sender="ada")
+        await house.create("at 2026-12-01T09:00", target=WakeTarget(session_id=sent.session_id, prompt="x"))
+        session = house.desk.session(sent.session_id)
+
+        async def set_route(route: str | None) -> None:
+            changed = replace(house.desk.session(sent.session_id), route=route)
+            await house.desk.state.update(lambda tx: tx.put(SESSIONS, session.session_id, value=changed))
+
+        await set_route("gone")
+        await house.desk.until(lambda: house.rows() == [("refused", "route_not_found")])
+        assert house.entry().deferred_until_ms == ms("2026-12-01T09:00+01:00") + RETRY_MS
+        await set_route(None)
+        await house.desk.until(lambda: house.rows() == [("completed", "")])
+        assert house.entry().status == "completed"
+
+
+async def test_a_firing_survives_a_kill_and_happens_once(tmp_path: Path, autojump_clock: Any) -> None:
+    """A daemon that dies after the commit leaves the run; the next one settles it and fires nothing again."""
+    gate, clock = Gate(), SetClock()
+    async with cron_house(tmp_path, Scripted([gate]), clock=clock) as house:
+        await house.create(overlap="queue_one")
+        await gate.reached.wait()
+        await house.desk.until(lambda: len(house.rows()) == 2)
+        assert house.rows() == [("running", ""), ("queued", "overlap")]
+        assert house.desk.count(CRONS_LIVE) == 1
+    async with cron_house(tmp_path, start="", clock=clock) as house:
+        await house.desk.until(lambda: [row.outcome for row in house.entry().recent] == ["completed"] * 2)
+        assert house.desk.count(RUNS) == 2
+        await house.check()
+
+
+async def test_a_daemon_without_entries_has_no_timer(tmp_path: Path, autojump_clock: Any) -> None:
+    """The worker only waits for a commit; ten entries share one timer."""
+    async with cron_house(tmp_path) as house:
+        await wait_all_tasks_blocked(0.01)
+        assert house.clock.waits == 0
+        for number in range(10):
+            await house.create(cron_id=f"entry{number}")
+        before = house.clock.waits
+        await house.wake_at("2026-12-01T08:59+01:00")
+        assert house.clock.waits - before <= 2
+
+
+async def test_a_client_fires_an_entry_now(tmp_path: Path, autojump_clock: Any) -> None:
+    """It fires beside the schedule, which stays as it is; the overlap policy applies."""
+    gate = Gate()
+    async with cron_house(tmp_path, Scripted([gate])) as house:
+        created = await house.create(quiet_start="00:00", quiet_end="12:00")
+        fired: Occurrence = await house.desk.do(handlers.fire, CronFire(cron_id="tidy"))
+        assert (fired.outcome, fired.reason) == ("running", "manual")
+        await gate.reached.wait()
+        again: Occurrence = await house.desk.do(handlers.fire, CronFire(cron_id="tidy"))
+        assert (again.outcome, again.reason) == ("skipped", "overlap")
+        assert house.entry().next_due_ms == created.next_due_ms
+        gate.opened.set()
+        await house.desk.until(lambda: house.entry().recent[0].outcome == "completed")
