@@ -23,7 +23,7 @@ async def test_a_cooldown_doubles(autojump_clock: MockClock) -> None:
         cooldowns.note_failure("r", "k", BUSY, None)
         seconds.append(round(cooldowns.remaining_s("r", "k"), 6))
         autojump_clock.jump(seconds[-1])
-    assert seconds[:3] == [
+    assert seconds[:3] == [DEFAULT_COOLDOWN_SECONDS * factor for factor in (1, 2, 4)]
         DEFAULT_COOLDOWN_SECONDS,
         2 * DEFAULT_COOLDOWN_SECONDS,
         4 * DEFAULT_COOLDOWN_SECONDS,
