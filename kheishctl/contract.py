@@ -41,6 +41,7 @@ METHODS: Final = (
     "session.export",
     "session.key",
     "session.import",
+    "session.search",
     "session.memory_context",
     "run.list",
     "run.get",
@@ -187,6 +188,7 @@ RUN_STATUSES: Final = (
     "running",
     "waiting_for_approval",
     "waiting_for_user_question",
+    "waiting_for_event",
     "completed",
     "failed",
     "cancelled",
@@ -205,6 +207,7 @@ RUN_ENDED: Final = (
 RUN_WAITING: Final = (
     "waiting_for_approval",
     "waiting_for_user_question",
+    "waiting_for_event",
 )
 """The statuses of a run that waits for a person."""
 
@@ -221,6 +224,7 @@ AGENT_STATUSES: Final = (
     "running",
     "waiting_for_approval",
     "waiting_for_user_input",
+    "waiting_for_event",
     "idle",
     "completed",
     "failed",

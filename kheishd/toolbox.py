@@ -59,6 +59,7 @@ class Toolbox:
         from kheishd.hooks.agents.mail import MailTools
         from kheishd.hooks.ask_user import AskUser
         from kheishd.hooks.composite import CompositeHook
+        from kheishd.hooks.events import EventTools
         from kheishd.hooks.goals import GoalTools
         from kheishd.hooks.mcp import ServerTools
         from kheishd.hooks.memory import MemoryTools
@@ -88,7 +89,8 @@ class Toolbox:
         tools = (TaskTools(self._shells), GoalTools(), delegation, MailTools(), skills, ActiveSkills())
         servers = ServerTools(self.mcp, has_servers=bool(config.mcp))
         memory = MemoryTools(lambda: cast("Services", self.services))
-        return CompositeHook((*parts, *tools, servers, memory))
+        events = EventTools(offered=config.tools.events)
+        return CompositeHook((*parts, *tools, servers, memory, events))
 
     async def try_sandbox(self, workspace: WorkspaceSection) -> None:
         """Try the sandbox of commands, unless it is off, and log its state."""

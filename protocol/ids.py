@@ -56,6 +56,7 @@ MESSAGE = "msg"
 CRON = "crn"
 EVENT = "evt"
 TRIGGER = "trg"
+EVENT_WAIT = "evw"
 
 
 # Two characters at a time. The standard library's encoder, made for long texts, takes twice as long, and four

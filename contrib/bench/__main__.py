@@ -34,6 +34,7 @@ FIGURES = (
     "agents",
     "mailbox",
     "skills",
+    "recall",
 )
 """The modules of this package whose ``measure(scale)`` yields rows."""
 GOALS = FIGURES[: FIGURES.index("writes")]

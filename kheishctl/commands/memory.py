@@ -82,7 +82,7 @@ def show(app: App, **params: Any) -> None:
 def search(app: App, query: tuple[str, ...], **params: Any) -> None:
     """Search an agent's notes by words, the best first."""
     result = app.call("memory.recall", drop_unset(query=" ".join(query), **params))
-    show_table(app, {**result, "next": None}, "notes", HIT_COLUMNS, "No note fits.")
+    show_table(app, result, "notes", HIT_COLUMNS, "No note fits.")
 
 
 @command(

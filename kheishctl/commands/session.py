@@ -1,5 +1,6 @@
 """``kheishctl session``: create, use, fork and end sessions."""
 
+import time
 from typing import Any
 
 import click
@@ -17,6 +18,7 @@ from kheishctl.contract import (
     Json,
 )
 from kheishctl.options import (
+    Duration,
     JsonValue,
     SchemaFile,
     author_options,
@@ -34,6 +36,7 @@ from kheishctl.options import (
     paged,
     parse_pairs,
     session_argument,
+    session_filter,
     status_option,
     take_budget,
     text_argument,
@@ -55,6 +58,14 @@ COLUMNS = (
     Column("RUNS", "runs", "count"),
     Column("UPDATED", "updated_at_ms", "time"),
     Column("TITLE", "title"),
+)
+
+SEARCH_COLUMNS = (
+    Column("SESSION", "session_id"),
+    Column("AT", "at_ms", "time"),
+    Column("AUTHOR", lambda row: row.get("author") or row.get("sender") or row.get("origin")),
+    Column("CURSOR", "cursor", "count"),
+    Column("EXCERPT", "snippet"),
 )
 
 _sender_option = name_option("--as", "sender", "senders", "The sender.", metavar="SENDER")
@@ -278,6 +289,42 @@ def fork(app: App, **params: Any) -> None:
 def history(app: App, newest: bool, everything: bool, **params: Any) -> None:
     """Read the messages of a session."""
     show_history(app, "session.history", params, newest=newest, everything=everything)
+
+
+def _ago(ctx: click.Context, parameter: click.Parameter, seconds: float | None) -> int | None:
+    """Return the time so many seconds ago, in milliseconds."""
+    return None if seconds is None else int((time.time() - seconds) * 1000)
+
+
+@command(
+    group,
+    "search",
+    method="session.search",
+    examples=("kheishctl session search release date --agent default --since 30d",),
+)
+@click.argument("query", nargs=-1, required=True, metavar="WORD...", help="The words to search for.")
+@conversation_filters
+@session_filter
+@click.option("--since", "since_ms", type=Duration(), callback=_ago, metavar="TIME", help="Not older (30d).")
+@click.option("--until", "until_ms", type=Duration(), callback=_ago, metavar="TIME", help="Not newer (1h).")
+@click.option("--limit", type=click.IntRange(1, 20), metavar="N", help="Maximum messages (default: 10).")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=Duration(),
+    metavar="TIME",
+    help="Time for indexing new messages before the search (default: 10s, at most 10m).",
+)
+def search(app: App, query: tuple[str, ...], **params: Any) -> None:
+    """Search the messages of people and agents by words, the best first.
+
+    The first search of a long journal indexes it, which takes a while; the next ones index what is new.
+    """
+    result = app.call("session.search", drop_unset(query=" ".join(query), **params))
+    show_table(app, result, "messages", SEARCH_COLUMNS, "No message fits.")
+    if result["unindexed_events"]:
+        count = result["unindexed_events"]
+        app.note(f"{count} events are not indexed yet; search again to index more")
 
 
 @command(

@@ -157,6 +157,8 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     "secrets_resealed": lambda e: f"{e.get('slots', 0)} slots, by the key {e['key_id']}",
     "event_published": lambda e: f"{e['source']} {json.dumps(e.get('payload'), ensure_ascii=False)}",
     "event_delivered": lambda e: f"{e['event_id']} {_count_deliveries(e)}" + _note(e.get("note")),
+    "event_awaited": lambda e: f"{e['source']} until {format_utc(e['expires_at_ms'])}",
+    "event_wait_ended": lambda e: str(e["how"]) + _note(e.get("event_id")),
     "trigger_created": lambda e: f"{e['trigger_id']} on {e['source']}",
     "trigger_changed": lambda e: f"{e['trigger_id']} {e['status']}",
     "trigger_fired": lambda e: f"{e['trigger_id']} {e['outcome']} {e['event_id']}" + _note(e.get("note")),

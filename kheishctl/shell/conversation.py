@@ -176,14 +176,14 @@ class ConversationClient:
                 if session_id == self._session_id:
                     continue
                 previous, self._follower = self._subscription, StreamFollower()
-                previous_children, self._children = self._children, None
+                previous_children, self._children_subscription = self._children_subscription, ""
+                self._children = None
                 self._listener.replace_pending([], [])
                 await self._subscribe(connection, session_id, 0)
                 if previous:
                     await connection.call("journal.unsubscribe", {"subscription": previous})
-                if previous_children is not None:
-                    subscription = {"subscription": self._children_subscription}
-                    await connection.call("journal.unsubscribe", subscription)
+                if previous_children:
+                    await connection.call("journal.unsubscribe", {"subscription": previous_children})
         finally:
             # A close by this side must not be reported as a loss.
             self._is_up.clear()
@@ -283,7 +283,7 @@ class ConversationClient:
         """Report the pending requests of a session, before later events can change them."""
         lists: dict[str, list[Json]] = {plural: [] for _, plural in LISTS}
         await self._list_requests(connection, session_id, lists)
-        self._children = None
+        self._children, self._children_subscription = None, ""
         progress: list[DisplayChange] = []
         if len(await self._list_agents(connection, session_id)) > 1:
             # Events from here on follow; what happened before them is in the lists.
@@ -349,7 +349,8 @@ class ConversationClient:
     async def _follow_first_child(self, session_id: str, cursor: int) -> None:
         """Follow the agents below a session, of which the event after the cursor is the first."""
         with suppress(RequestRefused, ConnectionLost):
-            if self._connection is not None:
+            # The conversation may have been reset since, to another session.
+            if self._connection is not None and self._session_id == session_id:
                 await self._follow_children(self._connection, session_id, cursor)
 
     async def _subscribe(self, connection: ChatConnection, session_id: str, cursor: int) -> None:

@@ -15,6 +15,7 @@ def handlers() -> tuple[Handler, ...]:
         history,
         output,
         run,
+        search,
         send,
         session,
         steer,
@@ -24,7 +25,20 @@ def handlers() -> tuple[Handler, ...]:
     from kheishd.objects.wake import cron, event, trigger
     from kheishd.objects.work import task
 
-    talk = (conversation, session, send, steer, stop, compaction, history, fork, run, output, transfer)
+    talk = (
+        conversation,
+        session,
+        send,
+        steer,
+        stop,
+        compaction,
+        history,
+        search,
+        fork,
+        run,
+        output,
+        transfer,
+    )
     people = (approval, question, indoubt, permission, audit)
     node = (rpc, daemon, journal, definition, route, mcp, secret, token, workspace)
     agents = (agent, mailbox, memory, memory_context, persona, skill, goal)

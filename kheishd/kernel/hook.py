@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from kheishd.config.sections.workspace import SandboxMode
     from kheishd.core.permissions.claims import Claim
+    from kheishd.core.run.commands import AwaitEvent
     from kheishd.core.run.record import RunRecord
     from kheishd.core.scope import Bounds
     from kheishd.kernel.state import State
@@ -339,6 +340,9 @@ class Outcome(Value, frozen=True):
     except for this outcome's events, which are committed with the final ones unless that is an error. So no
     concurrent change can break a rule, and a call that does nothing else is ``repeatable``: if its result was
     lost, so was its change. Errors: ToolError, which becomes the result.
+
+    ``awaits``, of the outcome that ``decide`` returns: the call has no result yet; its run waits for an event
+    on the bus, as a row, and the event becomes the result.
     """
 
     text: str
@@ -348,6 +352,7 @@ class Outcome(Value, frozen=True):
     evidence: Mapping[str, Any] | None = None
     origins: Sequence[InputOrigin] = ()
     decide: Callable[[Transaction], Outcome] | None = None
+    awaits: AwaitEvent | None = None
 
 
 # Opinions, before a call is judged.

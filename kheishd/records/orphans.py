@@ -20,10 +20,13 @@ from kheishd.store.tables import (
     CHECKPOINT_CHUNKS,
     CHECKPOINTS,
     CURSORS,
+    MESSAGE_POSTINGS,
     RECEIPTS,
     RECEIPTS_BY_AGE,
+    SEARCH_TOTALS,
     SECRET_VALUES,
     SECRETS,
+    WHOLE_INDEX,
 )
 from protocol.errors.store import StoreDamaged
 from protocol.journal.line import decode_envelope, decode_event
@@ -32,6 +35,7 @@ from protocol.structs import Value
 if TYPE_CHECKING:
     from kheishd.records.projection import DerivedIndex, Projection
     from kheishd.store.environment import Snapshot
+    from kheishd.store.records import SearchTotals
 
 IsExplained = Callable[["Snapshot", Key, Any], bool]
 
@@ -104,6 +108,14 @@ def _is_receipt_age_explained(store: Snapshot, key: Key, value: bytes) -> bool:
     return receipt is not None and receipt.at_ms == key[0]
 
 
+def _are_totals_explained(store: Snapshot, key: Key, totals: SearchTotals) -> bool:
+    """Whether the index has messages of the agent, or the row is that of the whole index."""
+    if key == (WHOLE_INDEX,):
+        return totals.indexed_cursor <= store.last_cursor
+    has_rows = not totals.terms or any(store.scan_packed(MESSAGE_POSTINGS, *key))
+    return totals.messages > 0 and has_rows
+
+
 CHECKS: Final[tuple[OrphanCheck, ...]] = (
     *map(_record_check, REGISTRY.projections),
     *map(
@@ -123,5 +135,8 @@ CHECKS: Final[tuple[OrphanCheck, ...]] = (
     ),
     # Chunks without a head are of a checkpoint that is being written, or was when the daemon was killed.
     OrphanCheck(CHECKPOINT_CHUNKS, lambda store, key, _: store.head(key[0])[0] > 0),
+    # The index of messages lacks the newest ones, and never has a message that the journal lacks.
+    OrphanCheck(MESSAGE_POSTINGS, lambda store, key, _: store.get(CURSORS, key[2]) is not None),
+    OrphanCheck(SEARCH_TOTALS, _are_totals_explained),
     OrphanCheck(CURSORS, lambda store, key, stream: store.entry(stream, key[0]) is not None),
 )

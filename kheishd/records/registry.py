@@ -9,7 +9,7 @@ from kheishd.records.approval import APPROVAL_RECORDS
 from kheishd.records.conversation import CONVERSATION_RECORDS
 from kheishd.records.cron import CRON_RECORDS
 from kheishd.records.definition import DEFINITION_RECORDS
-from kheishd.records.event import PUBLICATION_RECORDS, TRIGGER_RECORDS
+from kheishd.records.event import EVENT_WAIT_RECORDS, PUBLICATION_RECORDS, TRIGGER_RECORDS
 from kheishd.records.goal import GOAL_RECORDS
 from kheishd.records.indoubt import INDOUBT_RECORDS
 from kheishd.records.mailbox import MAIL_RECORDS, MAILBOX_RECORDS
@@ -55,6 +55,7 @@ PROJECTIONS: Final[tuple[Projection[Any], ...]] = (
     SECRET_RECORDS,
     PUBLICATION_RECORDS,
     TRIGGER_RECORDS,
+    EVENT_WAIT_RECORDS,
     NOTE_RECORDS,
     NOTEBOOK_RECORDS,
 )

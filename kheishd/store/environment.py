@@ -329,10 +329,10 @@ class Snapshot:
             yield row
 
     def scan_packed(
-        self, table: Table[Any], *prefix: KeyPart, reverse: bool = False
+        self, table: Table[Any], *prefix: KeyPart, after: Key | None = None, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
         """Yield rows as ``scan`` does, with keys and values as they are stored: for long lists of numbers."""
-        return self._rows(table, table.prefix(prefix), None, reverse)
+        return self._rows(table, table.prefix(prefix), None if after is None else table.pack(after), reverse)
 
     def entries(self, stream: str, after: int = 0, *, reverse: bool = False) -> Iterator[tuple[int, bytes]]:
         """Yield the entries of one stream, (cursor, line), oldest first, beyond ``after``.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING
-
-from kheishd.core.memory.ranking import Posting
+from struct import Struct
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from kheishd.core.memory.ranking import Posting
     from kheishd.store.environment import Snapshot
     from kheishd.store.table import Table
+
+_VALUE: Final = Struct(">BH")
+_POSTING: Final = Struct(">QBH")
 
 MAX_COUNT = 2**8 - 1
 MAX_LENGTH = 2**16 - 1
@@ -17,7 +20,7 @@ MAX_LENGTH = 2**16 - 1
 
 def pack_posting(count: int, length: int) -> bytes:
     """Return the value of a posting: in one byte how often, in two the length of the document."""
-    return min(count, MAX_COUNT).to_bytes(1, "big") + min(length, MAX_LENGTH).to_bytes(2, "big")
+    return _VALUE.pack(min(count, MAX_COUNT), min(length, MAX_LENGTH))
 
 
 class Postings:
@@ -31,12 +34,10 @@ class Postings:
     def read(self, term: str, max_rows: int) -> list[Posting]:
         """Return the newest postings of a term, the newest first."""
         rows = self._store.scan_packed(self._table, self._owner, term, reverse=True)
-        return [
-            Posting(int.from_bytes(key[-8:], "big"), value[0], int.from_bytes(value[1:], "big"))
-            for key, value in islice(rows, max_rows)
-        ]
+        packed = b"".join([key[-8:] + value for key, value in islice(rows, max_rows)])
+        return list(_POSTING.iter_unpack(packed))
 
     def find(self, term: str, number: int) -> Posting | None:
         """Return the posting of a term for a document; None if the document does not contain it."""
         value = self._store.get(self._table, self._owner, term, number)
-        return None if value is None else Posting(number, value[0], int.from_bytes(value[1:], "big"))
+        return None if value is None else (number, *_VALUE.unpack(value))

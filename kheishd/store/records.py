@@ -79,6 +79,18 @@ class StoredDefaultRoute(Struct, frozen=True, kw_only=True, omit_defaults=True):
     updated_cursor: int
 
 
+class SearchTotals(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The messages of an agent in the index, and the terms in them; or the extent of the whole index.
+
+    ``indexed_cursor`` is the cursor up to which the journal is indexed, in the row of the whole index only.
+    """
+
+    messages: int = 0
+    terms: int = 0
+    first_cursor: int = 0
+    indexed_cursor: int = 0
+
+
 class Receipt(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The digest of the params of a mutation with an idempotency key, and its result as JSON."""
 

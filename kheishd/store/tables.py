@@ -12,6 +12,7 @@ from kheishd.store.records import (
     Binding,
     DaemonRules,
     Receipt,
+    SearchTotals,
     SecretRecord,
     StoredDefaultRoute,
     StoredDefinition,
@@ -23,7 +24,7 @@ from kheishd.store.table import Table
 from protocol.objects.agent import ManagedAgent
 from protocol.objects.approval import Approval
 from protocol.objects.cron import Cron
-from protocol.objects.event import Publication
+from protocol.objects.event import EventWait, Publication
 from protocol.objects.goal import Goal
 from protocol.objects.indoubt import Indoubt
 from protocol.objects.mailbox import Mail, Mailbox
@@ -173,6 +174,8 @@ BUS_FANOUT = Table("bus_fanout", (int,), str)
 """(cursor of the event) → event id: not delivered to all its triggers yet."""
 BUS_LISTENERS = Table("bus_listeners", (str, str, str), bytes)
 """("exact" or "prefix", the source or its beginning, id) → nothing: a trigger, or a run that waits."""
+EVENT_WAITS = Table("event_waits", (str,), EventWait)
+"""(wait id) → a call that waits for an event, or did."""
 TRIGGERS = Table("triggers", (str,), Trigger)
 """(trigger id) → the trigger."""
 TRIGGERS_DUE = Table("triggers_due", (int, str), bytes)
@@ -192,6 +195,15 @@ NOTE_POSTINGS = Table("note_postings", (str, str, int), bytes)
 """(agent, term, number of a note that contains it) → how often, and the number of terms in the note."""
 NOTEBOOKS = Table("notebooks", (str,), Notebook)
 """(agent) → the totals of its notes."""
+
+# The index of messages: a cache of the journal, which ``session.search`` extends when it is used.
+
+MESSAGE_POSTINGS = Table("message_postings", (str, str, int), bytes)
+"""(agent, term, cursor of a message that contains it) → how often, its length, digests of session, sender."""
+SEARCH_TOTALS = Table("search_totals", (str,), SearchTotals)
+"""(agent) → its messages in the index. ("*") → the extent of the index."""
+WHOLE_INDEX: Final = "*"
+"""The key of the whole index in it: no agent has this name."""
 
 # The daemon.
 

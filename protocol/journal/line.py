@@ -29,7 +29,7 @@ from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.cron import CronEvent, CronReported
 from protocol.events.daemon import DaemonReloaded, DaemonRestored, DaemonStarted, DaemonStopped
 from protocol.events.definition import DefinitionDeleted, DefinitionStored
-from protocol.events.event import EventDelivered, EventPublished
+from protocol.events.event import EventAwaited, EventDelivered, EventPublished, EventWaitEnded
 from protocol.events.goal import GoalCleared, GoalContinued, GoalReviewed, GoalSet, GoalUpdated
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.mailbox import (
@@ -180,6 +180,8 @@ JournalEvent = (
     | SecretsResealed
     | EventPublished
     | EventDelivered
+    | EventAwaited
+    | EventWaitEnded
     | TriggerCreated
     | TriggerChanged
     | TriggerFired

@@ -32,6 +32,7 @@ RunStatus = Literal[
     "running",
     "waiting_for_approval",
     "waiting_for_user_question",
+    "waiting_for_event",
     "completed",
     "failed",
     "cancelled",
@@ -48,8 +49,8 @@ Source = Annotated[str, Meta(max_length=MAX_SOURCE_BYTES)]
 Outcome = Literal["completed", "failed", "cancelled", "interrupted"]
 ENDED: frozenset[str] = frozenset(("completed", "failed", "cancelled", "interrupted"))
 """The statuses that never change again."""
-SETTLED: frozenset[str] = ENDED | {"waiting_for_approval", "waiting_for_user_question"}
-"""The statuses in which nothing more happens without a person."""
+SETTLED: frozenset[str] = ENDED | {"waiting_for_approval", "waiting_for_user_question", "waiting_for_event"}
+"""The statuses in which nothing more happens without a person, or an event on the bus."""
 
 
 RunKind = Literal["input", "compaction", "mailbox"]
@@ -68,19 +69,21 @@ Applied = Literal["started", "queued", "steered", "interrupted"]
 its turn. ``steered``: it joined the run in flight. ``interrupted``: that run is stopped, and it is next."""
 
 CallOutcome = Literal["returned", "failed", "denied", "in_doubt", "stopped", "answered"]
-CallState = Literal["new", "ready", "asked", "questioned", "called", "doubted", "returned"]
+CallState = Literal["new", "ready", "asked", "questioned", "called", "awaiting", "doubted", "returned"]
 """``new``: not judged. ``ready``: may run. ``asked``, ``questioned``: waits for a person. ``called``:
-running. ``doubted``: the daemon died while it ran. ``returned``: has its result."""
+running. ``awaiting``: waits for an event on the bus. ``doubted``: the daemon died while it ran. ``returned``:
+has its result."""
 
 
 class OpenCall(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A tool call of the newest message, until all calls of that message have their results.
 
-    ``waits_for`` is the id of the approval or question that it waits for. ``input_cursor`` is the cursor of
-    the approval that changed its arguments; null: they are those of the message. ``waits``: it only waits for
-    other runs. ``binding`` is the state that its approval is bound to. ``approved``: a person allowed the
-    call, now or in advance by a grant; ``approval_id`` is the approval, whose audience must be that of the
-    current rules. ``updated_cursor`` is the cursor of the last event about the call.
+    ``waits_for`` is the id of the approval, the question or the wait for an event that it waits for.
+    ``input_cursor`` is the cursor of the approval that changed its arguments; null: they are those of the
+    message. ``waits``: it only waits for other runs. ``binding`` is the state that its approval is bound to.
+    ``approved``: a person allowed the call, now or in advance by a grant; ``approval_id`` is the approval,
+    whose audience must be that of the current rules. ``updated_cursor`` is the cursor of the last event about
+    the call.
     """
 
     call_id: str
@@ -471,7 +474,7 @@ WAIT = Method(
     "control",
     RunWait,
     RunView,
-    "Wait until a run has ended or is waiting for a person.",
+    "Wait until a run has ended or is waiting for a person or an event.",
     errors=(RunNotFound,),
 )
 CANCEL = Method(

@@ -16,12 +16,16 @@ from kheishd.store.records import Receipt
 from kheishd.store.table import Table
 from kheishd.store.tables import (
     BLOBS,
+    CHECKPOINT_CHUNKS,
+    CHECKPOINTS,
     JOURNAL,
+    MESSAGE_POSTINGS,
     PERSONAS,
     PUBLICATIONS,
     RECEIPTS,
     RECEIPTS_BY_AGE,
     RUNS,
+    SEARCH_TOTALS,
     SECRET_VALUES,
     SESSIONS,
     TABLES,
@@ -41,7 +45,7 @@ from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.cron import CronCreated, CronDeleted, CronOccurred, CronPaused
 from protocol.events.daemon import DaemonStarted
 from protocol.events.definition import DefinitionDeleted, DefinitionStored
-from protocol.events.event import EventDelivered, EventPublished
+from protocol.events.event import EventAwaited, EventDelivered, EventPublished, EventWaitEnded
 from protocol.events.goal import GoalCleared, GoalReviewed, GoalSet, GoalUpdated
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.mailbox import (
@@ -132,6 +136,7 @@ def _events(session_id: str, run_id: str, status: str) -> list[JournalEvent]:
     ended: list[JournalEvent] = [ANSWER, RunEnded(outcome="completed")]
     parked: list[JournalEvent] = [RunEnded(outcome="failed", error=RunError("parked", "again and again"))]
     return {
+        "awaiting": accepted + begun + _wait_events(run_id),
         "asking": accepted + begun + _ask_events(run_id),
         "answered": accepted + begun + _ask_events(run_id) + _answer_events(run_id),
         "withdrawn": accepted + begun + _ask_events(run_id) + _withdrawn(run_id),
@@ -143,6 +148,27 @@ def _events(session_id: str, run_id: str, status: str) -> list[JournalEvent]:
         "ended": accepted + begun + ended,
         "parked": accepted + begun + parked,
     }[status]
+
+
+def _wait_events(run_id: str) -> list[JournalEvent]:
+    """Return the events by which a run waits for an event, the second time."""
+    calls: list[Item] = [ToolCall(f"c{number}_{run_id}", "write", {}) for number in (0, 1)]
+    events: list[JournalEvent] = [
+        MessageAppended(item_id="itm_1", message=Message("assistant", calls)),
+        CallsJudged(item_id="itm_1", verdicts=[verdict(f"c{number}_{run_id}") for number in (0, 1)]),
+    ]
+    for number in (0, 1):
+        call_id, wait_id = f"c{number}_{run_id}", f"evw_{number}_{run_id}"
+        events.append(ToolCalled(call_id=call_id, tool="write"))
+        events.append(
+            EventAwaited(
+                wait_id=wait_id, call_id=call_id, source="ci.*", after=0, expires_at_ms=NOW_MS + 3000
+            )
+        )
+        if number == 0:
+            events.append(EventWaitEnded(wait_id=wait_id, call_id=call_id, how="delivered"))
+            events.append(ToolReturned(call_id=call_id, tool="write", how="returned", text="{}"))
+    return events
 
 
 def _ask_events(run_id: str) -> list[JournalEvent]:
@@ -269,7 +295,7 @@ def rich_history(store: Store) -> None:
     session_with_runs(store, "ses_a", "ended", "ended", "running", "queued")
     session_with_runs(store, "ses_b", "ended", parent="ses_a")
     session_with_runs(store, "ses_c", "cancelled", "queued")
-    session_with_runs(store, "ses_d")
+    session_with_runs(store, "ses_d", "awaiting")
     session_with_runs(store, "ses_e", "answered")
     session_with_runs(store, "ses_f", "withdrawn", "doubted", "settled", "asking")
     update(store, _reset_d)
@@ -574,6 +600,10 @@ def spoil_line(store: Store, stream: str, place: int, change: Callable[[bytes], 
         key, stored = list(snapshot.scan(JOURNAL, stream))[place]
     update(store, lambda tx: tx.put(JOURNAL, *key, value=change(stored)))
     return int(key[1])
+
+
+CACHES = (CHECKPOINT_CHUNKS, CHECKPOINTS, MESSAGE_POSTINGS, SEARCH_TOTALS)
+"""The tables that hold what was read from the journal lately: they may lack rows."""
 
 
 def derived_tables(*but: Table[Any]) -> list[Table[Any]]:

@@ -18,6 +18,7 @@ from kheishd.core.run.commands import (
     AnswerQuestion,
     ApprovalAnswer,
     ApprovalAsk,
+    AwaitEvent,
     BeginModelCall,
     CallReturn,
     CallTools,
@@ -26,6 +27,7 @@ from kheishd.core.run.commands import (
     Compaction,
     EndEarly,
     EndRestored,
+    EndWait,
     ExpireApproval,
     Fail,
     FailedCompaction,
@@ -290,6 +292,8 @@ def _commands_of_calls(run: RunRecord) -> Iterator[Command]:
     for index, call in enumerate(run.calls):
         if call.state == "called":
             yield Observe(call.call_id, {"pid": 7})
+            if not call.parallel:
+                yield AwaitEvent(call.call_id, f"evw_{call.call_id}", "ci.*", 1, 9_000)
         if call.state in ("called", "ready"):
             yield from (_result(call), RenewApproval(call.call_id, approval(call, binding="new")))
         if call.state == "doubted":
@@ -324,6 +328,8 @@ def _commands_of_people(run: RunRecord) -> Iterator[Command]:
             yield from (answer_approvals(run), answer_approvals(run, "deny"))
             yield answer_approvals(run, updated_input={"path": "x"})
             yield ExpireApproval(call.call_id)
+        if call.state == "awaiting":
+            yield EndWait(_result(call), "delivered", "evt_1", 1, 2)
         if call.state == "questioned":
             yield from (answer_question(call), abandon(call))
 

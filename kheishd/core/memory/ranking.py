@@ -19,12 +19,8 @@ K1: Final = 1.2
 B: Final = 0.75
 
 
-class Posting(NamedTuple):
-    """A document that contains a term: its number, how often, and the number of terms in it."""
-
-    number: int
-    occurrences: int
-    length: int
+Posting = tuple[int, int, int]
+"""A document that contains a term: its number, how often, and the number of terms in it."""
 
 
 class PostingsReader(Protocol):
@@ -60,42 +56,40 @@ def rank(reader: PostingsReader, terms: Sequence[str], collection: Collection) -
     Shape:  at most ``MAX_CANDIDATES`` documents.
     """
     average = max(collection.terms / max(collection.documents, 1), 1.0)
+    # The weight of a term that occurs n times in a document is n (k1 + 1) / (n + floor + slope * length).
+    floor, slope = K1 * (1 - B), K1 * B / average
     scores: dict[int, float] = {}
     common: list[tuple[str, int, float]] = []
     for term in terms:
         postings = reader.read(term, MAX_POSTINGS_READ)
         if not postings:
             continue
-        documents = len(postings)
-        oldest = postings[-1].number
-        if documents == MAX_POSTINGS_READ:
+        documents, oldest = len(postings), postings[-1][0]
+        is_common = documents == MAX_POSTINGS_READ
+        if is_common:
             documents = _estimate_documents(postings, collection)
-        weight = math.log(1 + max(collection.documents - documents + 0.5, 0.5) / (documents + 0.5))
-        if len(postings) == MAX_POSTINGS_READ:
+        rarity = math.log(1 + max(collection.documents - documents + 0.5, 0.5) / (documents + 0.5))
+        weight = rarity * (K1 + 1)
+        if is_common:
             common.append((term, oldest, weight))
         for number, count, length in postings:
-            scores[number] = scores.get(number, 0.0) + weight * _saturate(count, length / average)
+            score = weight * count / (count + floor + slope * length)
+            scores[number] = scores.get(number, 0.0) + score
     candidates = _best_of(scores)
     if common:
-        for candidate in candidates:
+        for number, _ in candidates:
             for term, oldest, weight in common:
-                posting = reader.find(term, candidate.number) if candidate.number < oldest else None
+                posting = reader.find(term, number) if number < oldest else None
                 if posting is not None:
-                    scores[candidate.number] += weight * _saturate(
-                        posting.occurrences, posting.length / average
-                    )
-        candidates = _best_of({candidate.number: scores[candidate.number] for candidate in candidates})
+                    _, count, length = posting
+                    scores[number] += weight * count / (count + floor + slope * length)
+        candidates = _best_of({number: scores[number] for number, _ in candidates})
     return candidates
-
-
-def _saturate(count: int, relative_length: float) -> float:
-    """Return the weight of a term's occurrences in a document of this length relative to the average."""
-    return count * (K1 + 1) / (count + K1 * (1 - B + B * relative_length))
 
 
 def _estimate_documents(postings: Sequence[Posting], collection: Collection) -> int:
     """Estimate how many documents contain a term from the newest ones, as if numbers were even."""
-    newest, oldest = postings[0].number, postings[-1].number
+    newest, oldest = postings[0][0], postings[-1][0]
     covered = max(newest - oldest, 1)
     estimate = len(postings) * max(newest - collection.first_number, covered) // covered
     return min(estimate, max(collection.documents, len(postings)))

@@ -223,6 +223,29 @@ class AnswerQuestion(Value, frozen=True):
     origins: Sequence[InputOrigin] = ()
 
 
+class AwaitEvent(Value, frozen=True):
+    """A running call waits for an event on the bus, as a row; the fields are those of ``EventAwaited``."""
+
+    call_id: str
+    wait_id: str
+    source: str
+    after: int
+    expires_at_ms: int
+
+
+class EndWait(Value, frozen=True):
+    """A call no longer waits for an event: one came, none came in time, or a message came first.
+
+    ``result`` is that of the call; the other fields are those of ``EventWaitEnded``.
+    """
+
+    result: ReturnResult
+    how: Literal["delivered", "expired", "interrupted"]
+    event_id: str | None = None
+    event_cursor: int | None = None
+    hops: int = 0
+
+
 class AbandonQuestion(Value, frozen=True):
     """Nobody will answer the questions of a call: the run is cancelled."""
 
@@ -326,6 +349,8 @@ Command = (
     | ExpireApproval
     | AnswerQuestion
     | AbandonQuestion
+    | AwaitEvent
+    | EndWait
     | Steer
     | NoteAgentsFiles
     | NoteRecall

@@ -6,7 +6,8 @@ judge or to run, a pause before a retry, or nothing. All its progress is committ
 :func:`decide` returns, and the record follows from those events alone by :func:`evolve`. So a worker after a
 crash has the same view as a worker after a commit.
 
-A waiting run has no worker: a person's answer is a command like any other, and makes the run *running* again.
+A waiting run has no worker: a person's answer, or the event that it waits for, is a command like any other,
+and makes the run *running* again. A message ends the wait for an event.
 The calls of its newest message have states of their own, see ``core/run/calls.py``.
 
 ``starts_without_progress`` increases in the commit that starts an effect, and any outcome or orderly stop
@@ -38,6 +39,8 @@ running         Start            running, waiting, failed, cancelled, interrupte
                 ExpireApproval   running
                 AnswerQuestion   running
                 AbandonQuestion  cancelled, interrupted
+                AwaitEvent       running, waiting
+                EndWait          running
                 Steer            running
                 NoteAgentsFiles  running
                 NoteRecall       running
@@ -51,7 +54,8 @@ waiting         AnswerApprovals  running, waiting
                 ExpireApproval   running, waiting
                 AnswerQuestion   running, waiting
                 AbandonQuestion  cancelled
-                Steer            waiting
+                EndWait          running, waiting
+                Steer            running, waiting
                 RequestCancel    cancelled, interrupted
                 Fail             failed
                 EndRestored      interrupted
@@ -81,6 +85,7 @@ from kheishd.core.run.commands import (
     AcceptAnswer,
     AnswerApprovals,
     AnswerQuestion,
+    AwaitEvent,
     BeginModelCall,
     CallTools,
     Command,
@@ -88,6 +93,7 @@ from kheishd.core.run.commands import (
     Compaction,
     EndEarly,
     EndRestored,
+    EndWait,
     ExpireApproval,
     Fail,
     FailedCompaction,
@@ -114,6 +120,7 @@ from protocol.events.approval import ApprovalRequested
 from protocol.events.budget import BudgetReserved, BudgetSettled
 from protocol.events.call import CallsJudged, ToolCalled, ToolReturned
 from protocol.events.context import CompactionFailed, ContextCompacted
+from protocol.events.event import EventAwaited, EventWaitEnded
 from protocol.events.goal import GoalContinued
 from protocol.events.mailbox import MailDelivered
 from protocol.events.output import OutputEmitted, RequirementSatisfied
@@ -159,6 +166,9 @@ ACCEPTED: Final[Mapping[RunStatus, tuple[type[Command], ...]]] = {
         # A person may answer while the rest of the batch is judged or still runs.
         *_ANSWERS_TO_APPROVALS,
         *_ANSWERS_TO_QUESTIONS,
+        AwaitEvent,
+        # Its stop is requested, but not yet carried out.
+        EndWait,
         Steer,
         NoteAgentsFiles,
         NoteRecall,
@@ -169,8 +179,9 @@ ACCEPTED: Final[Mapping[RunStatus, tuple[type[Command], ...]]] = {
         Interrupt,
         EndRestored,
     ),
-    "waiting_for_approval": (*_ANSWERS_TO_APPROVALS, *_INTERVENTIONS),
+    "waiting_for_approval": (*_ANSWERS_TO_APPROVALS, EndWait, *_INTERVENTIONS),
     "waiting_for_user_question": (*_ANSWERS_TO_APPROVALS, *_ANSWERS_TO_QUESTIONS, *_INTERVENTIONS),
+    "waiting_for_event": (EndWait, *_INTERVENTIONS),
 }
 """The commands that a run accepts, by its status; a run that has ended accepts none."""
 
@@ -220,7 +231,8 @@ def _decide(run: RunRecord, pinned: Pinned, command: Command, left: Remainder | 
         case Compact(result):
             return _compact(run, pinned, result)
         case Steer():
-            return [Steered(**fields_of(Steer, command) | {"origins": list(command.origins)})]
+            steered = Steered(**fields_of(Steer, command) | {"origins": list(command.origins)})
+            return [steered, *calls.interrupt_waits(run)] if run.status == "waiting_for_event" else [steered]
         case NoteAgentsFiles(files, text):
             return [AgentsFilesLoaded(files=files, text=text)]
         case NoteRecall(notes, text, origins):
@@ -536,8 +548,10 @@ def _evolve_calls(run: RunRecord, envelope: Envelope, event: JournalEvent) -> Ru
             if set(origins) <= set(run.origins):
                 return changed
             return replace(changed, origins=join_origins(run.origins or ["person"], origins))
-        case CallsJudged() | ApprovalRequested():
+        case CallsJudged() | ApprovalRequested() | EventAwaited():
             return replace(changed, starts_without_progress=0)
+        case EventWaitEnded(how="delivered", hops=hops):
+            return replace(changed, hops=max(run.hops, hops + 1))
         case _:
             return changed
 

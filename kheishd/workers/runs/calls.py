@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from kheishd.config.sections.tools import ToolsSection
+    from kheishd.core.run.commands import AwaitEvent
     from kheishd.core.run.record import RunRecord
     from kheishd.kernel.hook import Tool
     from kheishd.kernel.live import LiveText
@@ -325,12 +326,14 @@ def limit_time(tool: Tool, limits: ToolsSection) -> Tool:
 
 def _decide_result(
     command: ReturnResult, decide: Callable[[Transaction], Outcome], tx: Transaction
-) -> ReturnResult:
-    """Return the final result of a call whose outcome depends on the state at its commit."""
+) -> ReturnResult | AwaitEvent:
+    """Return the final result of a call whose outcome depends on the state at its commit, or its wait."""
     try:
         final = decide(tx)
     except ToolError as error:
         final = Outcome(str(error), is_error=True)
+    if final.awaits is not None:
+        return final.awaits
     how: CallOutcome = "failed" if final.is_error else "returned"
     text, _ = fit_outcome(final)
     result = replace(

@@ -91,6 +91,14 @@ def test_send_and_history(ctl: Ctl, session: str) -> None:
     assert len(ctl("session", "history", session, "--newest", "--limit", "1").rows) == 1
 
 
+def test_search(ctl: Ctl, session: str) -> None:
+    """Messages are found by their words, and limited to a time."""
+    ctl("session", "send", session, f"lentils for {session}")
+    (question, answer) = ctl("session", "search", "lentils", "--session", session, "--since", "1h").rows
+    assert question[0] == answer[0] == session
+    assert ctl.json("session", "search", "lentils", "--session", session, "--until", "1h")["messages"] == []
+
+
 def test_rename(ctl: Ctl, session: str) -> None:
     """A title is set and removed."""
     assert ctl.json("session", "rename", session, "New")["title"] == "New"

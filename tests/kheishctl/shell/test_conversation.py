@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -21,6 +21,7 @@ from kheishctl.render.changes import (
     RunEnd,
     StartedInput,
 )
+from kheishctl.render.children import ChildFollower
 from kheishctl.render.messages import format_message
 from kheishctl.shell.conversation import ConversationClient
 from tests.support.daemons import PATIENCE_S, Daemon, run_kheishd, short_home
@@ -525,3 +526,22 @@ def test_refused_conversation(tmp_path: Path) -> None:
         pytest.raises(RequestRefused),
     ):
         run(tmp_path / "s", "ada", body)
+
+
+def test_a_reset_after_the_first_child(tmp_path: Path) -> None:
+    """The children of a session that the conversation has left are not followed any more."""
+
+    async def main() -> ChildFollower | None:
+        conversation = ConversationClient(str(tmp_path), None, "ada", RecordingListener(), fresh=False)
+        conversation._subscription, conversation._session_id = "chat-1", "old"
+        conversation._connection = cast("Any", object())
+        event = {"type": "child_spawned", "session_id": "old", "child_id": "c", "name": "c", "path": "old/c"}
+        conversation._on_notification(
+            "journal.event", {"subscription": "chat-1", "cursor": 5, "event": event}
+        )
+        # The reset comes before the task that follows the child has begun.
+        conversation._session_id, conversation._children = "new", None
+        await asyncio.gather(*conversation._tasks)
+        return conversation._children
+
+    assert asyncio.run(main()) is None

@@ -13,8 +13,6 @@ from kheishd.store.environment import Transaction
 from kheishd.store.table import Key, Table
 from kheishd.store.tables import (
     BLOBS,
-    CHECKPOINT_CHUNKS,
-    CHECKPOINTS,
     JOURNAL,
     META,
     RUNS,
@@ -23,7 +21,14 @@ from kheishd.store.tables import (
 from kheishd.store.writer import Store
 from protocol.events.daemon import DaemonStarted
 from protocol.journal.envelope import DAEMON_STREAM
-from tests.support.histories import derived_tables, rich_history, session_with_runs, spoil_line, update
+from tests.support.histories import (
+    CACHES,
+    derived_tables,
+    rich_history,
+    session_with_runs,
+    spoil_line,
+    update,
+)
 
 
 @pytest.mark.parametrize("deep", [False, True])
@@ -46,7 +51,7 @@ def test_an_empty_store(store: Store) -> None:
 
 @pytest.mark.parametrize(
     "table",
-    derived_tables(BLOBS, CHECKPOINT_CHUNKS, CHECKPOINTS, JOURNAL, META, SECRET_VALUES),
+    derived_tables(BLOBS, *CACHES, JOURNAL, META, SECRET_VALUES),
     ids=lambda table: table.name,
 )
 def test_every_lost_row_is_found(store: Store, table: Table[Any]) -> None:

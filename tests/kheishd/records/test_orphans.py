@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from kheishd.objects.talk.search import index_step
 from kheishd.records.orphans import CHECKS, OrphanCheck
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import APPROVALS_WAITING, BLOBS, JOURNAL, META, TABLES, TOKENS, TOKENS_BY_DIGEST
@@ -37,6 +38,7 @@ def test_a_healthy_table(store: Store, check: OrphanCheck) -> None:
 def test_a_row_out_of_nowhere(store: Store, check: OrphanCheck) -> None:
     """A row with a good value under a wrong key is an orphan."""
     rich_history(store)
+    update(store, index_step)
     with store.read() as snapshot:
         rows = list(snapshot.scan(check.table))
     key, value = rows[0] if rows else (("ses_a", 1), b"")

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from kheishd.core.memory.ranking import Posting
 from kheishd.store.environment import Transaction
 from kheishd.store.postings import MAX_COUNT, MAX_LENGTH, Postings, pack_posting
 from kheishd.store.tables import NOTE_POSTINGS
@@ -22,8 +21,8 @@ def test_postings_are_read_from_the_newest(store_dir: Path) -> None:
     update(store, write)
     with store.read() as snapshot:
         postings = Postings(snapshot, NOTE_POSTINGS, "a")
-        assert postings.read("word", 2) == [Posting(300, MAX_COUNT, MAX_LENGTH), Posting(2, 2, MAX_LENGTH)]
+        assert postings.read("word", 2) == [(300, MAX_COUNT, MAX_LENGTH), (2, 2, MAX_LENGTH)]
         assert postings.read("other", 2) == []
-        assert postings.find("word", 1) == Posting(1, 1, MAX_LENGTH)
+        assert postings.find("word", 1) == (1, 1, MAX_LENGTH)
         assert postings.find("word", 6) is None
     store.close()

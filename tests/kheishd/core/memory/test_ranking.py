@@ -21,7 +21,7 @@ class Index:
             words = document.split()
             terms += len(words)
             for word in words:
-                self.postings[word][number] = Posting(number, words.count(word), len(words))
+                self.postings[word][number] = (number, words.count(word), len(words))
         self.collection = Collection(number, terms, 1)
 
     def read(self, term: str, max_rows: int) -> list[Posting]:
@@ -64,7 +64,7 @@ def test_the_work_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a common term only the newest documents are read, and it counts for all that a rare term finds."""
     monkeypatch.setattr(ranking, "MAX_POSTINGS_READ", 10)
     index = Index([*(f"common x{number}" for number in range(500)), "rare y"])
-    index.postings["rare"] |= {3: Posting(3, 1, 2), 4: Posting(4, 1, 2)}
+    index.postings["rare"] |= {3: (3, 1, 2), 4: (4, 1, 2)}
     index.postings["common"].pop(4)
     assert index.search("rare common")[:3] == [3, 501, 4]
     assert index.rows_read == 13
