@@ -136,6 +136,8 @@ METHODS: Final = (
     "mcp.tools",
     "mcp.call",
     "mcp.restart",
+    "mcp.put",
+    "mcp.delete",
     "token.create",
     "token.narrow",
     "token.list",

@@ -267,6 +267,7 @@ class Daemon:
         )
         dispatcher = Dispatcher(handlers(), services, control)
         async with trio.open_nursery() as nursery:
+            services.mcp.expect()
             nursery.start_soon(self._follow_servers, services.mcp)
             await self._start_workers(nursery, workers)
             async with open_server(dispatcher) as server:

@@ -87,7 +87,7 @@ class Toolbox:
         delegation = Delegation(cast("Services", self.services))
         skills = SkillTools(cache(partial(self.skills, config)), lambda: cast("Services", self.services))
         tools = (TaskTools(self._shells), GoalTools(), delegation, MailTools(), skills, ActiveSkills())
-        servers = ServerTools(self.mcp, has_servers=bool(config.mcp))
+        servers = ServerTools(self.mcp)
         memory = MemoryTools(lambda: cast("Services", self.services))
         events = EventTools(offered=config.tools.events)
         return CompositeHook((*parts, *tools, servers, memory, events))

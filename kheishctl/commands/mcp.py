@@ -7,7 +7,7 @@ import click
 
 from kheishctl import exit_codes
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
-from kheishctl.options import JsonValue, complete, drop_unset, id_argument, paged
+from kheishctl.options import JsonValue, complete, drop_unset, id_argument, mutating, paged
 from kheishctl.render.layout import Column, format_record
 from protocol.text import one_line, sanitize
 
@@ -95,3 +95,43 @@ def call(app: App, server: str, tool: str, arguments: Any) -> None:
 def restart(app: App, server: str) -> None:
     """Close the connection to a server, and connect anew. Calls in flight fail."""
     app.emit(app.call("mcp.restart", {"server": server}), format_record)
+
+
+@command(
+    group,
+    "put",
+    method="mcp.put",
+    examples=(
+        "kheishctl mcp put files -- npx -y @modelcontextprotocol/server-filesystem /srv",
+        "kheishctl mcp put tickets --url https://tickets.example.com/mcp --auth-ref slot:tickets",
+        'kheishctl mcp put clock --settings \'{"command": ["clock"], "tool_timeout_s": 5}\'',
+    ),
+)
+@id_argument("server", "SERVER", "mcp_servers")
+@click.argument("words", metavar="[COMMAND]...", nargs=-1, help="The program and its arguments, after '--'.")
+@click.option("--url", metavar="URL", help="The URL of a server that runs, instead of a program.")
+@click.option("--auth-ref", metavar="REF", help="Where the bearer token for the URL is, such as slot:NAME.")
+@click.option("--settings", type=JsonValue(), metavar="JSON", help="Further settings, as in config.toml.")
+@mutating
+def put(
+    app: App,
+    words: tuple[str, ...],
+    url: str | None,
+    auth_ref: str | None,
+    settings: Any,
+    **params: Any,
+) -> None:
+    """Store a server, or replace the stored one; the daemon connects to it at once."""
+    if settings is not None and not isinstance(settings, dict):
+        raise click.UsageError("--settings is no JSON object")
+    named = drop_unset(command=list(words) or None, url=url, auth_ref=auth_ref)
+    params["settings"] = {**(settings or {}), **named}
+    app.emit(app.call("mcp.put", drop_unset(**params)), format_record)
+
+
+@command(group, "delete", method="mcp.delete", examples=("kheishctl mcp delete files",))
+@id_argument("server", "SERVER", "mcp_servers")
+@mutating
+def delete(app: App, **params: Any) -> None:
+    """Delete a stored server. It is closed after its last call."""
+    app.emit(app.call("mcp.delete", drop_unset(**params)), format_record)

@@ -15,7 +15,7 @@ import msgspec
 
 from kheishd.core.mcp import format_answer
 from kheishd.kernel.hook import Invocation, Outcome, RunContext, SubHook, Tool, ToolError
-from kheishd.kernel.mcp import ServerFailure
+from kheishd.kernel.mcp import NoMcp, ServerFailure
 from kheishd.kernel.runtime import ModelFailure
 from protocol.errors.mcp import McpServerNotFound
 from protocol.limits.call import MAX_PREVIEW_BYTES
@@ -30,13 +30,12 @@ if TYPE_CHECKING:
 
 
 class ServerTools(SubHook):
-    """The tools of all servers. ``has_servers``: the configuration has some, so that runs wait for them."""
+    """The tools of all servers."""
 
     name = "mcp"
 
-    def __init__(self, holder: McpHolder, *, has_servers: bool) -> None:
+    def __init__(self, holder: McpHolder) -> None:
         self._holder = holder
-        self._has_servers = has_servers
         self._remote: Sequence[RemoteTool] = ()
         self._by_name: Mapping[str, RemoteTool] = {}
         self._current: tuple[Tool, ...] = ()
@@ -56,10 +55,11 @@ class ServerTools(SubHook):
 
         Errors: ModelFailure if a required server is not connected.
         """
-        if not self._has_servers:
-            return False
-        await self._holder.adopted.wait()
+        if not self._holder.adopted.is_set():
+            await self._holder.adopted.wait()
         pool = self._holder.current
+        if isinstance(pool, NoMcp):
+            return False
         specs = [
             pool.find(view.name) for view in pool.views() if view.state in ("starting", "ready", "failed")
         ]

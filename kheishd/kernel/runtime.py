@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.skills import Skills
     from protocol.budget import Prices
     from protocol.objects.definition import Definition
+    from protocol.objects.mcp import McpServerSettings
     from protocol.objects.route import Driver, PresetName
     from protocol.objects.run import Pinned
 
@@ -70,6 +71,7 @@ class Runtime(Value, frozen=True):
     workspaces: Workspaces
     warnings: tuple[str, ...] = ()
     load_skills: Callable[[], Skills] = NoSkills
+    stored_servers: Mapping[str, McpServerSettings] = field(default_factory=dict)
     stored_default_route: str | None = None
 
     @property

@@ -13,6 +13,7 @@ from kheishd.records.event import EVENT_WAIT_RECORDS, PUBLICATION_RECORDS, TRIGG
 from kheishd.records.goal import GOAL_RECORDS
 from kheishd.records.indoubt import INDOUBT_RECORDS
 from kheishd.records.mailbox import MAIL_RECORDS, MAILBOX_RECORDS
+from kheishd.records.mcp import SERVER_RECORDS
 from kheishd.records.memory import NOTE_RECORDS, NOTEBOOK_RECORDS
 from kheishd.records.permission import PERMISSION_RECORDS
 from kheishd.records.persona import PERSONA_RECORDS
@@ -53,6 +54,7 @@ PROJECTIONS: Final[tuple[Projection[Any], ...]] = (
     GOAL_RECORDS,
     CRON_RECORDS,
     SECRET_RECORDS,
+    SERVER_RECORDS,
     PUBLICATION_RECORDS,
     TRIGGER_RECORDS,
     EVENT_WAIT_RECORDS,

@@ -17,6 +17,7 @@ from kheishd.store.records import (
     StoredDefaultRoute,
     StoredDefinition,
     StoredRoute,
+    StoredServer,
     TokenRecord,
     TrustedRoots,
 )
@@ -223,6 +224,11 @@ ROUTES = Table("routes", (str,), StoredRoute)
 """(route id) → the route that is in the store, with its revisions; those of the file are not in a table."""
 DEFAULT_ROUTE = Table("default_route", (str,), StoredDefaultRoute)
 """("daemon") → the default route, if a client has set it."""
+
+# MCP servers.
+
+MCP_SERVERS = Table("mcp_servers", (str,), StoredServer)
+"""(name) → the server that is in the store; those of the file and of agents are not in a table."""
 
 # Requests and content.
 

@@ -39,6 +39,7 @@ from protocol.events.mailbox import (
     MailPosted,
     MailRequeued,
 )
+from protocol.events.mcp import McpServerDeleted, McpServerStored
 from protocol.events.memory import NotebookChanged, NoteDeleted, NoteWritten
 from protocol.events.output import OutputEmitted, RequirementSatisfied
 from protocol.events.permission import PermissionsChanged
@@ -106,6 +107,8 @@ JournalEvent = (
     | RouteStored
     | RouteDeleted
     | DefaultRouteChanged
+    | McpServerStored
+    | McpServerDeleted
     | TokenCreated
     | TokenRevoked
     | WorkspaceTrusted

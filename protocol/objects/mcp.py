@@ -4,10 +4,21 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from protocol.errors.mcp import McpCallFailed, McpServerNotFound, McpServerUnavailable, McpToolNotFound
+from protocol.errors.mcp import (
+    McpCallFailed,
+    McpServerInvalid,
+    McpServerLimit,
+    McpServerNotFound,
+    McpServerReadOnly,
+    McpServerUnavailable,
+    McpToolNotFound,
+)
+from protocol.errors.session import InputTooLarge
+from protocol.errors.store import StorageFull
+from protocol.errors.token import ScopeWouldWiden
 from protocol.limits.mcp import MAX_SERVER_ENTRIES, MAX_SERVER_NAME_BYTES, MAX_SERVER_VALUE_BYTES
 from protocol.limits.names import MAX_PATH_BYTES
-from protocol.rpc.method import Method, Page, Params
+from protocol.rpc.method import Method, Mutation, Page, Params
 
 SERVER_NAME_PATTERN = r"^[A-Za-z0-9-]+(_[A-Za-z0-9-]+)*$(?!\n)"
 """No two underscores in a row and none at the end: they separate the parts of a tool's name."""
@@ -156,6 +167,25 @@ class McpServerRef(Params, frozen=True, kw_only=True):
     server: ServerName
 
 
+class McpServerPut(Mutation, frozen=True, kw_only=True):
+    """Params of ``mcp.put``."""
+
+    server: ServerName
+    settings: McpServerSettings
+
+
+class McpServerDelete(Mutation, frozen=True, kw_only=True):
+    """Params of ``mcp.delete``."""
+
+    server: ServerName
+
+
+class DeletedMcpServer(Struct, frozen=True):
+    """The name of a server that was deleted from the store."""
+
+    server: str
+
+
 LIST = Method(
     "mcp.list",
     "query",
@@ -190,4 +220,30 @@ RESTART = Method(
     errors=(McpServerNotFound, McpServerUnavailable),
 )
 
-METHODS = (LIST, TOOLS, CALL, RESTART)
+PUT = Method(
+    "mcp.put",
+    "mutation",
+    McpServerPut,
+    McpServer,
+    "Store an MCP server, or replace the stored one; it is connected at once.",
+    scope="admin",
+    errors=(
+        InputTooLarge,
+        McpServerInvalid,
+        McpServerLimit,
+        McpServerReadOnly,
+        ScopeWouldWiden,
+        StorageFull,
+    ),
+)
+DELETE = Method(
+    "mcp.delete",
+    "mutation",
+    McpServerDelete,
+    DeletedMcpServer,
+    "Delete an MCP server from the store; it is closed after its last call.",
+    scope="admin",
+    errors=(McpServerNotFound, McpServerReadOnly, ScopeWouldWiden, StorageFull),
+)
+
+METHODS = (LIST, TOOLS, CALL, RESTART, PUT, DELETE)

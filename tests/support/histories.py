@@ -55,6 +55,7 @@ from protocol.events.mailbox import (
     MailPosted,
     MailRequeued,
 )
+from protocol.events.mcp import McpServerDeleted, McpServerStored
 from protocol.events.permission import PermissionsChanged
 from protocol.events.persona import PersonaBound, PersonaCreated, PersonaDeleted, PersonaUpdated
 from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed
@@ -90,6 +91,7 @@ from protocol.journal.line import JournalEvent
 from protocol.objects.agent import AgentWorktree
 from protocol.objects.approval import Remember
 from protocol.objects.cron import Occurrence
+from protocol.objects.mcp import McpServerSettings
 from protocol.objects.memory import NoteProperties
 from protocol.objects.permission import Grant, Rule, RuleRef, Verdict
 from protocol.objects.question import Option, Question
@@ -527,6 +529,9 @@ def _permissions(tx: Transaction) -> None:
         writer.append(RouteStored(route_id=route_id, revision=revision, settings=settings))
     writer.append(RouteDeleted(route_id="b"))
     writer.append(DefaultRouteChanged(route_id="a"))
+    for server, command in (("files", "old"), ("gone", "x"), ("files", "new")):
+        writer.append(McpServerStored(server=server, settings=McpServerSettings(command=command)))
+    writer.append(McpServerDeleted(server="gone"))
     writer.append(PermissionsChanged(add=[ALLOW]))
     writer.append(PermissionsChanged(add=[DENY], remove=[RuleRef(tool="bash", subject="make *")]))
     writer.append(WorkspaceTrusted(root="/srv/shop"))

@@ -3,24 +3,47 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
+from kheishd.config.sections.mcp import find_server_problems
 from kheishd.core.mcp import format_answer
-from kheishd.kernel.call import Call, control, query
-from kheishd.kernel.mcp import RemoteTool, ServerFailure, servers_of, view_of
+from kheishd.kernel.call import Call, control, mutation, origin_of, query
+from kheishd.kernel.mcp import RemoteTool, ServerFailure, ServerSpec, server_not_found, servers_of, view_of
 from kheishd.objects.pages import page_of
-from protocol.errors.mcp import McpCallFailed, McpServerUnavailable, McpToolNotFound
+from kheishd.objects.storable import require_storable
+from kheishd.records.writer import StreamWriter
+from kheishd.store.tables import MCP_SERVERS
+from protocol.errors.mcp import (
+    McpCallFailed,
+    McpServerInvalid,
+    McpServerLimit,
+    McpServerReadOnly,
+    McpServerUnavailable,
+    McpToolNotFound,
+)
+from protocol.errors.token import ScopeWouldWiden
+from protocol.events.mcp import McpServerDeleted, McpServerStored
+from protocol.journal.envelope import DAEMON_STREAM
+from protocol.limits.mcp import MAX_SERVER_SETTINGS_BYTES, MAX_STORED_SERVERS
 from protocol.objects import mcp as rows
 from protocol.objects.mcp import (
+    DeletedMcpServer,
     McpCallParams,
     McpCallResult,
     McpListParams,
     McpServer,
+    McpServerDelete,
     McpServerList,
+    McpServerPut,
     McpServerRef,
+    McpServerState,
     McpTool,
     McpToolList,
     McpToolsParams,
 )
+
+if TYPE_CHECKING:
+    from kheishd.store.environment import Transaction
 
 
 @query(rows.LIST)
@@ -103,4 +126,72 @@ async def restart_server(call: Call, params: McpServerRef) -> McpServer:
     return next(view for view in pool.views() if view.name == params.server)
 
 
-HANDLERS = (list_servers, list_tools, call_tool, restart_server)
+# Servers in the store.
+
+
+def prepare_put(call: Call, params: McpServerPut) -> McpServerPut:
+    """Validate a server. Errors: InputTooLarge, McpServerInvalid, McpServerReadOnly, ScopeWouldWiden."""
+    require_unrestricted(call)
+    _require_stored(call, params.server)
+    problems = list(find_server_problems(params.settings))
+    if problems:
+        key = problems[0].path
+        field = "$.params.settings" + (f".{key[0]}" if key else "")
+        raise McpServerInvalid("; ".join(map(str, problems)), field=field)
+    require_storable(params.settings, MAX_SERVER_SETTINGS_BYTES, "server", "$.params.settings")
+    return params
+
+
+@mutation(rows.PUT, prepare=prepare_put)
+def put_server(tx: Transaction, call: Call, params: McpServerPut) -> McpServer:
+    """Store a server. Errors: McpServerLimit."""
+    stored = tx.get(MCP_SERVERS, params.server)
+    if stored is None and tx.count(MCP_SERVERS) >= MAX_STORED_SERVERS:
+        raise McpServerLimit(f"the store has {MAX_STORED_SERVERS} MCP servers, the maximum; delete some")
+    if stored is None or stored.settings != params.settings:
+        writer = StreamWriter(tx, DAEMON_STREAM, origin=origin_of(call))
+        writer.append(McpServerStored(server=params.server, settings=params.settings))
+        writer.write()
+    state: McpServerState = "starting" if params.settings.enabled else "disabled"
+    return view_of(ServerSpec(params.server, params.settings, "stored"), state)
+
+
+def prepare_delete(call: Call, params: McpServerDelete) -> McpServerDelete:
+    """Require a caller that may change servers. Errors: ScopeWouldWiden."""
+    require_unrestricted(call)
+    return params
+
+
+@mutation(rows.DELETE, prepare=prepare_delete)
+def delete_server(tx: Transaction, call: Call, params: McpServerDelete) -> DeletedMcpServer:
+    """Delete a server, also one that the configuration hides.
+
+    Errors: McpServerNotFound, McpServerReadOnly.
+    """
+    if tx.get(MCP_SERVERS, params.server) is None:
+        _require_stored(call, params.server)
+        raise server_not_found(params.server)
+    writer = StreamWriter(tx, DAEMON_STREAM, origin=origin_of(call))
+    writer.append(McpServerDeleted(server=params.server))
+    writer.write()
+    return DeletedMcpServer(params.server)
+
+
+def require_unrestricted(call: Call) -> None:
+    """Require a caller whose token covers everything: a server is a program. Errors: ScopeWouldWiden."""
+    if not call.caller.is_unrestricted:
+        raise ScopeWouldWiden(
+            "an MCP server is a program of the daemon for every agent, and the token covers only some agents"
+        )
+
+
+def _require_stored(call: Call, name: str) -> None:
+    """Reject a name that the configuration or a definition has. Errors: McpServerReadOnly."""
+    spec = servers_of(call.runtime).get(name)
+    if spec is not None and spec.source != "stored":
+        place = f"the agent '{spec.agents[0]}'" if spec.agents else "the configuration"
+        text = f"{place} has an MCP server '{name}'; edit that, or choose another name"
+        raise McpServerReadOnly(text, field="$.params.server")
+
+
+HANDLERS = (list_servers, list_tools, call_tool, restart_server, put_server, delete_server)

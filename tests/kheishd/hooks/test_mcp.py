@@ -38,7 +38,7 @@ def holder_of(pool: FakePool) -> McpHolder:
 @asynccontextmanager
 async def serving(directory: Path, pool: FakePool) -> AsyncIterator[Desk]:
     """Provide a desk whose agents have the tools of a pool, and may call them."""
-    hooks = CompositeHook((ServerTools(holder_of(pool), has_servers=True),))
+    hooks = CompositeHook((ServerTools(holder_of(pool)),))
     async with open_desk(directory, Scripted(), hooks=hooks) as desk, working(desk):
         yield desk
 
@@ -75,7 +75,7 @@ async def test_a_call_asks_and_its_result_is_data(tmp_path: Path, autojump_clock
 
 async def test_a_preview_names_the_server() -> None:
     """The person who is asked sees the server, its tool and the arguments."""
-    tools = ServerTools(holder_of(FakePool(spec_of("files"))), has_servers=True)
+    tools = ServerTools(holder_of(FakePool(spec_of("files"))))
     (row,) = tools.tools
     preview = await tools.preview(call_of(row, text="hi"))
     assert preview is not None
@@ -100,7 +100,7 @@ async def test_a_preview_names_the_server() -> None:
 )
 def test_gates(bounds: Bounds, names: list[str]) -> None:
     """A tool is offered within the scope, and that of a server with a credential within that scope, too."""
-    tools = ServerTools(holder_of(FakePool(spec_of("files"), SECRET)), has_servers=True)
+    tools = ServerTools(holder_of(FakePool(spec_of("files"), SECRET)))
     hooks = CompositeHook((tools,))
     offered = hooks.offer(replace(run_context(), bounds=bounds))
     assert sorted(row.name for row in offered) == names
@@ -109,7 +109,7 @@ def test_gates(bounds: Bounds, names: list[str]) -> None:
 def test_servers_of_an_agent() -> None:
     """A server that belongs to an agent's definition is for its sessions only."""
     own = replace(spec_of("own"), agents=("reviewer",))
-    hooks = CompositeHook((ServerTools(holder_of(FakePool(own)), has_servers=True),))
+    hooks = CompositeHook((ServerTools(holder_of(FakePool(own))),))
     context = run_context()
     assert hooks.offer(context) == []
     reviewing = replace(context, session=replace(context.session, agent="reviewer"))
@@ -120,7 +120,7 @@ def test_changed_tools_are_offered_at_the_next_turn() -> None:
     """Tools that a server adds or removes appear and disappear; the rows stay the same object meanwhile."""
     pool = FakePool(spec_of("files"))
     holder = holder_of(pool)
-    tools = ServerTools(holder, has_servers=True)
+    tools = ServerTools(holder)
     hooks = CompositeHook((tools,))
     assert tools.tools is tools.tools
     pool.offer(listed("other"))
@@ -143,7 +143,7 @@ async def test_failures(failure: ServerFailure, annotations: dict[str, bool], te
     pool = FakePool(spec_of("files"))
     pool.offer(listed("echo", annotations=annotations))
     pool.result = failure
-    hooks = CompositeHook((ServerTools(holder_of(pool), has_servers=True),))
+    hooks = CompositeHook((ServerTools(holder_of(pool)),))
     (row,) = hooks.offer(run_context())
     outcome = await hooks.dispatch(call_of(row))
     assert outcome.is_error
@@ -155,7 +155,7 @@ async def test_an_error_result_and_a_removed_server() -> None:
     """A result that is an error is one for the model; a call of a removed server runs nothing."""
     pool = FakePool(spec_of("files"))
     pool.result = RemoteResult([{"type": "text", "text": "no"}], is_error=True)
-    hooks = CompositeHook((ServerTools(holder_of(pool), has_servers=True),))
+    hooks = CompositeHook((ServerTools(holder_of(pool)),))
     (row,) = hooks.offer(run_context())
     outcome = await hooks.dispatch(call_of(row))
     assert isinstance(outcome, Outcome)
@@ -168,7 +168,7 @@ async def test_a_run_waits_for_its_servers() -> None:
     """The first prompt waits for servers that the session may use, and fails without a required one."""
     needed = spec_of("needed", required=True)
     pool = FakePool(needed, spec_of("other"), SECRET, spec_of("off"), states={"off": "disabled"})
-    tools = ServerTools(holder_of(pool), has_servers=True)
+    tools = ServerTools(holder_of(pool))
     context = replace(run_context(), bounds=Bounds(CapabilityScope(credentials=[])))
     assert not await tools.begin(context)
     assert sorted(pool.settled) == ["needed", "other"]
@@ -180,5 +180,4 @@ async def test_a_run_waits_for_its_servers() -> None:
     excluded = replace(context, bounds=Bounds(CapabilityScope(mcp=["other"])))
     assert not await tools.begin(excluded)
     assert pool.settled == ["other"]
-    without = ServerTools(holder_of(pool), has_servers=False)
-    assert not await without.begin(context)
+    assert not await ServerTools(McpHolder()).begin(context)

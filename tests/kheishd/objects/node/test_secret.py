@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kheishd.config.sections.mcp import McpSection
 from kheishd.kernel.master_key import write_master_keys
 from kheishd.kernel.runtime import RouteSpec
 from kheishd.store.tables import RECEIPTS, SECRETS
@@ -271,3 +272,15 @@ async def test_secret_delete_scope_would_widen(node: Household) -> None:
     """Nor does a token of some senders delete a slot."""
     limited = await node.connect_limited(scopes=["admin"], senders=["ann"])
     assert isinstance(await refusal_of(limited, "secret.delete", slot_id="a"), ScopeWouldWiden)
+
+
+async def test_secret_list_ok_with_servers(tmp_path: Path) -> None:
+    """MCP servers are users of slots, too."""
+    servers = {
+        "bearer": McpSection(url="http://localhost/", auth_ref="slot:openai"),
+        "variable": McpSection(command="x", env_refs={"A": "slot:openai"}),
+    }
+    async with household(tmp_path, work=False, mcp=servers) as house:
+        slot = await house.call("secret.put", slot_id="openai", value=VALUE)
+        assert slot["used_by"] == ["MCP server bearer", "MCP server variable"]
+        assert isinstance(await house.refusal_of("secret.delete", slot_id="openai"), SecretInUse)
