@@ -103,6 +103,7 @@ WORK: Final = (
     "kheishd.hooks.ask_user",
     "kheishd.hooks.composite",
     "kheishd.hooks.events",
+    "kheishd.hooks.cron",
     "kheishd.hooks.goals",
     "kheishd.hooks.memory",
     "kheishd.hooks.lifecycle.part",

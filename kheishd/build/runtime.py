@@ -84,6 +84,12 @@ def build_runtime(
 
         subscriptions = read_subscriptions(source.home.subscriptions)
         warnings += subscriptions.warnings
+    crons = None
+    if source.home.crons.exists():
+        from kheishd.build.crons import read_crons
+
+        crons = read_crons(source.home.crons)
+        warnings += crons.warnings
     unpriced = [route_id for route_id, section in config.routes.items() if section.price_input is None]
     if config.runs.max_cost and unpriced:
         warnings.append(f"runs.max_cost has no effect on routes without prices: {', '.join(unpriced)}")
@@ -104,6 +110,7 @@ def build_runtime(
         warnings=tuple(warnings),
         load_skills=cache(partial(skills, config)),
         subscriptions=subscriptions,
+        crons=crons,
         lifecycle=lifecycle,
     )
 

@@ -19,6 +19,7 @@ from kheishd.providers.caller import ProviderCaller
 from kheishd.records.writer import StreamWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.writer import Store
+from protocol.events.cron import CronResumed
 from protocol.events.trigger import TriggerChanged
 from protocol.journal.envelope import BUS_STREAM
 from protocol.limits.units import MIB
@@ -62,6 +63,9 @@ def full_state(store: Store) -> State:
         writer = StreamWriter(tx, BUS_STREAM)
         writer.append(TriggerChanged(trigger_id="trg_1", status="active"))
         writer.write()
+        writer = StreamWriter(tx, "cron/tidy")
+        writer.append(CronResumed(cron_id="tidy", next_due_ms=None))
+        writer.write()
 
     update(store, resume)
     write_master_keys(store.directory.parent / "master.key", [bytes(32)], replaces=False)
@@ -88,9 +92,11 @@ async def test_warnings(full_state: State, monkeypatch: pytest.MonkeyPatch) -> N
     """A full disk, a refused reload, skipped agents, unready routes and an earlier crash are warnings."""
     monkeypatch.setattr(control, "LOW_DISK_BYTES", 1 << 62)
     broken = RouteSpec("broken", "openai", "m", "http://127.0.0.1:9", "env:NO_KEY")
+    keys = ("env:KEY", "env:NO_KEY")
+    keyed = RouteSpec("keyed", "openai", "m", "http://127.0.0.1:9", keys[0], auth_refs=keys)
     runtime = make_runtime(
-        routes={"broken": broken},
-        models=ProviderCaller(environ={}),
+        routes={"broken": broken, "keyed": keyed},
+        models=ProviderCaller(environ={"KEY": "sk-12345678"}),
         warnings=("skipped x",),
         workspaces=Workspaces("/no/such", "/h"),
     )
@@ -102,6 +108,7 @@ async def test_warnings(full_state: State, monkeypatch: pytest.MonkeyPatch) -> N
         "skipped x",
         "the workspace /no/such does not exist; create it",
         "route 'broken' is not ready",
+        "a key of the route 'keyed' is not ready",
         "did not shut down cleanly",
     ]
     assert len(warnings) == len(words)
@@ -125,6 +132,13 @@ async def test_deleted_store_files(full_state: State) -> None:
     assert "backup" in status.warnings[0]
     assert status.disk.file_bytes == 0
     assert status.counts.sessions == 11
+
+
+async def test_a_failing_cron_entry_is_a_warning(store: Store) -> None:
+    """The warning names the entry and what to look at."""
+    rich_history(store)
+    warnings = make(State(store, lambda: 7)).status().warnings
+    assert "the cron entry 'tidy' failed 1 times in a row; see cron.explain" in warnings
 
 
 async def test_parked_run(full_state: State) -> None:
