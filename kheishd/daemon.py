@@ -103,6 +103,7 @@ WORK: Final = (
     "kheishd.hooks.composite",
     "kheishd.hooks.goals",
     "kheishd.hooks.mcp",
+    "kheishd.hooks.memory",
     "kheishd.hooks.network.http",
     "kheishd.hooks.os.files.tools",
     "kheishd.hooks.os.shell.starter",
