@@ -56,7 +56,7 @@ def test_call(servers: Ctl) -> None:
 
 def test_resources_and_prompts(servers: Ctl) -> None:
     """A server without resources and prompts has empty lists."""
-    assert "No resources." in servers("mcp", "resources", "toy").err + servers("mcp", "resources", "toy").out
+    assert servers("mcp", "resources", "toy").rows == []
     assert servers.json("mcp", "prompts", "toy") == {"prompts": []}
     assert servers("mcp", "prompts", "gone").code == 1
 
