@@ -36,6 +36,7 @@ from kheishd.hooks.os.shell.cgroup import GROUPS
 from kheishd.hooks.os.shell.health import SandboxHealth
 from kheishd.hooks.os.shell.log import ShellFiles
 from kheishd.kernel.credentials import find_secrets, resolve_credential
+from kheishd.kernel.lifecycle import Lifecycle
 from kheishd.kernel.live import Live
 from kheishd.kernel.mcp import servers_of
 from kheishd.kernel.reserve import RESERVE
@@ -102,6 +103,7 @@ WORK: Final = (
     "kheishd.hooks.ask_user",
     "kheishd.hooks.composite",
     "kheishd.hooks.goals",
+    "kheishd.hooks.lifecycle.part",
     "kheishd.hooks.mcp",
     "kheishd.hooks.network.http",
     "kheishd.hooks.os.files.tools",
@@ -246,6 +248,7 @@ class Daemon:
             runtimes,
             self._captures,
             self._shells,
+            lifecycle=Lifecycle(lambda: self._toolbox.load_lifecycle(self._read_credential, self._environ)),
             mcp=self._toolbox.mcp,
             secrets=self._vault,
         )

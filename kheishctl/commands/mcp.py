@@ -11,7 +11,7 @@ from kheishctl.options import JsonValue, complete, drop_unset, id_argument, muta
 from kheishctl.render.layout import Column, format_record
 from protocol.text import one_line, sanitize
 
-group = make_group("mcp", "MCP servers: other programs whose tools agents use.")
+group = make_group("mcp", "MCP servers, whose tools agents use.")
 
 
 def describe_place(row: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from kheishd.config.sections.runs import RunsSection
     from kheishd.kernel.hook import Hook
+    from kheishd.kernel.lifecycle import HookSpec
     from kheishd.kernel.runtime import ModelCaller, RouteSpec
     from kheishd.kernel.skills import Skills
 
@@ -80,6 +81,12 @@ def build_runtime(
     unpriced = [route_id for route_id, section in config.routes.items() if section.price_input is None]
     if config.runs.max_cost and unpriced:
         warnings.append(f"runs.max_cost has no effect on routes without prices: {', '.join(unpriced)}")
+    lifecycle: tuple[HookSpec, ...] = ()
+    if os.path.lexists(source.home.hooks):
+        from kheishd.hooks.lifecycle.files import read_operators_hooks
+
+        lifecycle, skipped = read_operators_hooks(source.home.hooks)
+        warnings += skipped
     return Runtime(
         generation=generation,
         config=config,
@@ -90,6 +97,7 @@ def build_runtime(
         workspaces=workspaces,
         warnings=tuple(warnings),
         load_skills=cache(partial(skills, config)),
+        lifecycle=lifecycle,
     )
 
 

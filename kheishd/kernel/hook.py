@@ -388,6 +388,13 @@ class NeedsAnswer(Value, frozen=True):
 Opinion = Deny | NeedsApproval | NeedsAnswer
 
 
+class Amendment(Value, frozen=True):
+    """Other arguments for a call, by a hook of this name; they are validated and judged like the first."""
+
+    arguments: Mapping[str, Any]
+    hook: str
+
+
 class ProbeResult(Struct, frozen=True):
     """The finding of a probe about a call during which the daemon died; ``note`` gives the reason.
 
@@ -468,8 +475,16 @@ class SubHook:
         methods = call.tool.methods
         return () if methods is None or methods.claims is None else methods.claims(call, call.arguments)
 
+    async def amend(self, call: Invocation) -> Amendment | None:
+        """Return other arguments for a call of any sub-hook's tool, or None; before the opinions."""
+        return None
+
     async def before_call(self, call: Invocation) -> Opinion | None:
         """Return an opinion about a call of any sub-hook's tool, or None."""
+        return None
+
+    async def before_approval(self, call: Invocation, note: str) -> Deny | None:
+        """Deny a call of any sub-hook's tool about which a person would be asked, or return None."""
         return None
 
     async def preview(self, call: Invocation) -> Preview | None:
@@ -558,6 +573,14 @@ class Hook(Protocol):
 
     def claims(self, call: Invocation) -> Sequence[Claim]:
         """Return what a call asks for besides its subject. Errors: ToolError."""
+        ...
+
+    async def amend(self, call: Invocation) -> Amendment | None:
+        """Return other arguments for a call, before opinions about it; None if it stays as it is."""
+        ...
+
+    async def before_approval(self, call: Invocation, note: str) -> Deny | None:
+        """Return a denial of a call about which a person would be asked; None if there is none."""
         ...
 
     async def before_call(self, call: Invocation) -> Opinion | None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kheishd.core.context.encodings import MessageEncodings
     from kheishd.core.workspace import Workspaces
     from kheishd.kernel.hook import Hook, Tool
+    from kheishd.kernel.lifecycle import HookSpec
     from kheishd.kernel.skills import Skills
     from protocol.budget import Prices
     from protocol.objects.definition import Definition
@@ -56,7 +57,7 @@ class Runtime(Value, frozen=True):
     A run holds its runtime while it is active; a reload replaces the whole. ``load_hooks`` builds the hooks
     at its first call, so that no start waits for tools; each call returns the same. ``warnings`` are problems
     of the configuration that did not prevent the start or the reload. ``stored_default_route`` is the one
-    that a client has set.
+    that a client has set. ``lifecycle`` are the operator's hooks.
     """
 
     generation: int
@@ -68,6 +69,7 @@ class Runtime(Value, frozen=True):
     workspaces: Workspaces
     warnings: tuple[str, ...] = ()
     load_skills: Callable[[], Skills] = NoSkills
+    lifecycle: tuple[HookSpec, ...] = ()
     stored_servers: Mapping[str, McpServerSettings] = field(default_factory=dict)
     stored_default_route: str | None = None
 

@@ -11,6 +11,7 @@ from kheishd.records.cron import CRON_RECORDS
 from kheishd.records.definition import DEFINITION_RECORDS
 from kheishd.records.event import EVENT_WAIT_RECORDS, PUBLICATION_RECORDS, TRIGGER_RECORDS
 from kheishd.records.goal import GOAL_RECORDS
+from kheishd.records.hook import HOOK_RECORDS
 from kheishd.records.indoubt import INDOUBT_RECORDS
 from kheishd.records.mailbox import MAIL_RECORDS, MAILBOX_RECORDS
 from kheishd.records.mcp import SERVER_RECORDS
@@ -52,6 +53,7 @@ PROJECTIONS: Final[tuple[Projection[Any], ...]] = (
     ROUTE_RECORDS,
     DEFAULT_ROUTE_RECORDS,
     GOAL_RECORDS,
+    HOOK_RECORDS,
     CRON_RECORDS,
     SECRET_RECORDS,
     SERVER_RECORDS,

@@ -27,6 +27,7 @@ from protocol.objects.approval import Approval
 from protocol.objects.cron import Cron
 from protocol.objects.event import EventWait, Publication
 from protocol.objects.goal import Goal
+from protocol.objects.hook import HookDeadLetter
 from protocol.objects.indoubt import Indoubt
 from protocol.objects.mailbox import Mail, Mailbox
 from protocol.objects.memory import Note, Notebook
@@ -149,6 +150,12 @@ GOALS_OPEN = Table("goals_open", (str,), bytes)
 PERSONAS = Table("personas", (str,), Persona)
 """(persona id) → the persona."""
 
+# Hooks.
+
+HOOK_DEAD_LETTERS = Table("hook_dead_letters", (str,), HookDeadLetter)
+"""(dead letter id) → the failure of a lifecycle hook."""
+HOOK_DEAD_LETTERS_BY_AGE = Table("hook_dead_letters_by_age", (int,), str)
+"""(cursor of the failure) → dead letter id."""
 # Cron.
 
 CRONS = Table("crons", (str,), Cron)

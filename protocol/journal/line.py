@@ -31,6 +31,7 @@ from protocol.events.daemon import DaemonReloaded, DaemonRestored, DaemonStarted
 from protocol.events.definition import DefinitionDeleted, DefinitionStored
 from protocol.events.event import EventAwaited, EventDelivered, EventPublished, EventWaitEnded
 from protocol.events.goal import GoalCleared, GoalContinued, GoalReviewed, GoalSet, GoalUpdated
+from protocol.events.hook import CallInputChanged, HookContextAdded, HookFailed, HookFailureResolved
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.mailbox import (
     MailAcknowledged,
@@ -178,6 +179,10 @@ JournalEvent = (
     | CancelRequested
     | RunEnded
     | RunConcluded
+    | HookFailed
+    | HookFailureResolved
+    | HookContextAdded
+    | CallInputChanged
     | SecretStored
     | SecretDeleted
     | SecretsResealed

@@ -79,8 +79,9 @@ class OpenCall(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A tool call of the newest message, until all calls of that message have their results.
 
     ``waits_for`` is the id of the approval, the question or the wait for an event that it waits for.
-    ``input_cursor`` is the cursor of the approval that changed its arguments; null: they are those of the
-    message. ``waits``: it only waits for other runs. ``binding`` is the state that its approval is bound to.
+    ``input_cursor`` is the cursor of the event by which an approver or a hook changed its arguments; null:
+    they are those of the message. ``waits``: it only waits for other runs. ``binding`` is the state that its
+    approval is bound to.
     ``approved``: a person allowed the call, now or in advance by a grant; ``approval_id`` is the approval,
     whose audience must be that of the current rules. ``updated_cursor`` is the cursor of the last event about
     the call.

@@ -47,6 +47,7 @@ from protocol.events.daemon import DaemonStarted
 from protocol.events.definition import DefinitionDeleted, DefinitionStored
 from protocol.events.event import EventAwaited, EventDelivered, EventPublished, EventWaitEnded
 from protocol.events.goal import GoalCleared, GoalReviewed, GoalSet, GoalUpdated
+from protocol.events.hook import HookFailed, HookFailureResolved
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.mailbox import (
     MailAcknowledged,
@@ -535,6 +536,21 @@ def _permissions(tx: Transaction) -> None:
     writer.append(PermissionsChanged(add=[ALLOW]))
     writer.append(PermissionsChanged(add=[DENY], remove=[RuleRef(tool="bash", subject="make *")]))
     writer.append(WorkspaceTrusted(root="/srv/shop"))
+    failed = HookFailed(
+        dead_letter_id="hkf_1",
+        hook="guard",
+        event="stop",
+        subject="",
+        invocation_key="k",
+        policy="open",
+        problem="it hung",
+        attempts=1,
+        payload="{}",
+    )
+    writer.append(failed)
+    writer.append(replace(failed, dead_letter_id="hkf_2", dropped=["hkf_1"]))
+    writer.append(replace(failed, dead_letter_id="hkf_3"))
+    writer.append(HookFailureResolved(dead_letter_id="hkf_3", note="mended"))
     writer.append(WorkspaceTrusted(root="/srv/old"))
     writer.append(WorkspaceUntrusted(root="/srv/old"))
     for slot_id in ("openai", "old", "openai"):

@@ -53,6 +53,7 @@ from kheishd.core.run.record import RunRecord
 from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested
 from protocol.events.call import CallProbed, CallsJudged, ToolCalled, ToolObserved, ToolReturned
 from protocol.events.event import EventAwaited, EventWaitEnded
+from protocol.events.hook import CallInputChanged, HookContextAdded
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed
 from protocol.events.run import RunStarted
@@ -173,6 +174,14 @@ def require_state(run: RunRecord, call_id: str, *states: CallState) -> tuple[int
             assert call.state in states, f"the call {call_id} is {call.state}, not {states}"
             return index, call
     raise AssertionError(f"the run has no call {call_id}")
+
+
+def require_new(run: RunRecord, events: Iterable[CallInputChanged | HookContextAdded]) -> list[JournalEvent]:
+    """Return the events of hooks. Errors: AssertionError if one changes a call that is judged already."""
+    for event in events:
+        if isinstance(event, CallInputChanged):
+            require_state(run, event.call_id, "new")
+    return [*events]
 
 
 def derive_status(calls: list[OpenCall], *, stopping: bool = False) -> RunStatus:
@@ -539,6 +548,7 @@ def _evolve_calls(calls: list[OpenCall], envelope: Envelope, event: JournalEvent
             | ToolObserved()
             | ToolReturned()
             | CallProbed()
+            | CallInputChanged()
         ):
             return [
                 _evolve_call(call, envelope, event)
@@ -565,6 +575,8 @@ def _evolve_call(call: OpenCall, envelope: Envelope, event: JournalEvent) -> Ope
             # The person wrote this input and has not seen its preview, so the approval is bound to nothing.
             ready = replace(call, state="ready", waits_for=None, approved=True)
             return replace(ready, binding=None, input_cursor=cursor)
+        case CallInputChanged():
+            return replace(call, input_cursor=cursor)
         case QuestionAsked(question_id=question_id):
             return replace(call, state="questioned", waits_for=question_id)
         case EventAwaited(wait_id=wait_id):

@@ -8,6 +8,7 @@ from msgspec import field
 from kheishd.core.contract import AnswerCheck
 from protocol.audience import Audience
 from protocol.events.context import CompactStrategy, CompactTrigger
+from protocol.events.hook import CallInputChanged, HookContextAdded
 from protocol.journal.line import JournalEvent
 from protocol.limits.call import MAX_CALLS
 from protocol.objects.approval import Preview, Remember
@@ -274,6 +275,12 @@ class NoteAgentsFiles(Value, frozen=True):
     text: str | None
 
 
+class NoteHooks(Value, frozen=True):
+    """Lifecycle hooks have changed the input of new calls, or added texts to the transcript."""
+
+    events: tuple[CallInputChanged | HookContextAdded, ...]
+
+
 class NoteRecall(Value, frozen=True):
     """The run is given notes that fit its input. ``text`` is the blob with their text."""
 
@@ -349,6 +356,7 @@ Command = (
     | EndWait
     | Steer
     | NoteAgentsFiles
+    | NoteHooks
     | NoteRecall
     | RequestCancel
     | EndEarly

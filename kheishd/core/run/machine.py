@@ -43,6 +43,7 @@ running         Start            running, waiting, failed, cancelled, interrupte
                 EndWait          running
                 Steer            running
                 NoteAgentsFiles  running
+                NoteHooks        running
                 NoteRecall       running
                 RequestCancel    running
                 EndEarly         cancelled, interrupted
@@ -100,6 +101,7 @@ from kheishd.core.run.commands import (
     Interrupt,
     Judge,
     NoteAgentsFiles,
+    NoteHooks,
     NoteRecall,
     Observe,
     Release,
@@ -121,6 +123,7 @@ from protocol.events.call import CallsJudged, ToolCalled, ToolReturned
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.event import EventAwaited, EventWaitEnded
 from protocol.events.goal import GoalContinued
+from protocol.events.hook import HookContextAdded
 from protocol.events.mailbox import MailDelivered
 from protocol.events.output import OutputEmitted, RequirementSatisfied
 from protocol.events.question import QuestionAnswered, QuestionLapsed
@@ -170,6 +173,7 @@ ACCEPTED: Final[Mapping[RunStatus, tuple[type[Command], ...]]] = {
         EndWait,
         Steer,
         NoteAgentsFiles,
+        NoteHooks,
         NoteRecall,
         RequestCancel,
         EndEarly,
@@ -232,6 +236,8 @@ def _decide(run: RunRecord, pinned: Pinned, command: Command, left: Remainder | 
         case Steer():
             steered = Steered(**fields_of(Steer, command) | {"origins": list(command.origins)})
             return [steered, *calls.interrupt_waits(run)] if run.status == "waiting_for_event" else [steered]
+        case NoteHooks(events):
+            return calls.require_new(run, events)
         case NoteAgentsFiles(files, text):
             return [AgentsFilesLoaded(files=files, text=text)]
         case NoteRecall(notes, text, origins):
@@ -528,6 +534,8 @@ def _evolve_calls(run: RunRecord, envelope: Envelope, event: JournalEvent) -> Ru
         case ToolCalled() if _has_working_call(changed) and not _has_working_call(run):
             # Calls that run side by side are one start.
             return replace(changed, starts_without_progress=run.starts_without_progress + 1)
+        case HookContextAdded(origin=origin):
+            return replace(changed, origins=add_origin(run.origins, origin))
         case QuestionAnswered(origins=origins) if origins:
             return replace(changed, origins=join_origins(run.origins or ["person"], origins))
         case ToolReturned(bytes=size, text=text):

@@ -25,6 +25,7 @@ from kheishd.store.tables import RUNS, SESSIONS
 from protocol import ids
 from protocol.errors.store import StorageFull
 from protocol.events.approval import ApprovalAnswered
+from protocol.events.hook import CallInputChanged
 from protocol.events.run import MessageAppended
 from protocol.journal.line import JournalEvent, Unknown, decode_event
 from protocol.transcript import ToolCall
@@ -229,7 +230,7 @@ class ActiveRun:
         )
 
     def tool_calls(self) -> list[ToolCall]:
-        """Return the calls of the newest message, with their arguments as the approver changed them."""
+        """Return the calls of the newest message, as an approver or a hook changed their arguments."""
         assert self.record.output_cursor is not None, "a call stands in a message"
         with self.state.read() as store:
             message = self.read_event(store, self.record.output_cursor)
@@ -237,9 +238,9 @@ class ActiveRun:
             tool_calls = [item for item in message.message.items if isinstance(item, ToolCall)]
             for index, call in enumerate(self.record.calls):
                 if call.input_cursor is not None:
-                    answer = self.read_event(store, call.input_cursor)
-                    assert isinstance(answer, ApprovalAnswered)
-                    tool_calls[index] = replace(tool_calls[index], arguments=answer.updated_input or {})
+                    change = self.read_event(store, call.input_cursor)
+                    assert isinstance(change, ApprovalAnswered | CallInputChanged)
+                    tool_calls[index] = replace(tool_calls[index], arguments=change.updated_input or {})
         return tool_calls
 
     def read_event(self, store: Snapshot, cursor: int) -> JournalEvent:
