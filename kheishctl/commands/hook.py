@@ -14,7 +14,7 @@ from kheishctl.render.layout import Column, Display, format_record
 from protocol.text import one_line, sanitize
 
 group = make_group(
-    "hook", "Lifecycle hooks: programs and servers of the operator that watch events and may veto them."
+    "hook", "Lifecycle hooks: programs and servers of the operator. They watch events and may veto them."
 )
 
 COLUMNS = (

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
+    import trio
+
     from kheishd.config.sections.config import Config
     from kheishd.core.context.encodings import MessageEncodings
+    from kheishd.core.cron.file import CronFile
     from kheishd.core.workspace import Workspaces
     from kheishd.kernel.hook import Hook, Tool
     from kheishd.kernel.lifecycle import HookSpec
@@ -69,6 +72,7 @@ class Runtime(Value, frozen=True):
     workspaces: Workspaces
     warnings: tuple[str, ...] = ()
     load_skills: Callable[[], Skills] = NoSkills
+    crons: CronFile | None = None
     lifecycle: tuple[HookSpec, ...] = ()
     stored_servers: Mapping[str, McpServerSettings] = field(default_factory=dict)
     stored_default_route: str | None = None
@@ -98,9 +102,11 @@ class Runtimes(Protocol):
     """The source of runtimes. A replaced runtime lives until its last holder releases it.
 
     ``on_replace`` is called on the loop when another runtime has become current; it must not block or raise.
+    ``changed`` is set when there is another current one; take it before you read that.
     """
 
     on_replace: Callable[[], None]
+    changed: trio.Event
 
     def current(self) -> Runtime:
         """Return the runtime for new work."""
