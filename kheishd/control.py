@@ -14,6 +14,7 @@ import trio
 from msgspec import Struct
 
 from kheishd.config.sections.workspace import WorkspaceSection
+from kheishd.kernel.route import keys_of
 from kheishd.objects.node.names import MAX_NAME_WARNINGS, find_unknown_names
 from kheishd.objects.people.audience import find_unanswerable
 from kheishd.objects.talk.workspace import find_problem
@@ -319,6 +320,10 @@ class DaemonControl:
             problem = runtime.models.problem(spec)
             if problem is not None:
                 yield f"the route '{spec.route_id}' is not ready: {problem}"
+                continue
+            for key in keys_of(spec) if spec.auth_refs else ():
+                if (problem := runtime.models.problem(key)) is not None:
+                    yield f"a key of the route '{spec.route_id}' is not ready: {problem}"
 
 
 def _describe_restore(mark: RestoreMark | None) -> RestoreStatus | None:

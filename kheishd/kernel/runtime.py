@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 class RouteSpec(Value, frozen=True):
     """A route of the configuration or the store, or the built-in one.
 
-    ``auth_ref`` names the credential (``env:NAME``), which is resolved at each call. ``context_tokens`` is
-    the size of the model's context window, answer included.
+    ``auth_ref`` names the credential (``env:NAME``), which is resolved at each call; ``auth_refs`` are all
+    keys of a route with several. ``fallback`` are the routes to ask if it fails. ``context_tokens`` is the
+    size of the model's context window, answer included.
     """
 
     route_id: str
@@ -52,6 +53,8 @@ class RouteSpec(Value, frozen=True):
     preset: PresetName | None = None
     auth_header: str | None = None
     ca_file: str | None = None
+    auth_refs: tuple[str, ...] = ()
+    fallback: tuple[str, ...] = ()
 
 
 class Runtime(Value, frozen=True):

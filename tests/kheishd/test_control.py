@@ -87,9 +87,11 @@ async def test_warnings(full_state: State, monkeypatch: pytest.MonkeyPatch) -> N
     """A full disk, a refused reload, skipped agents, unready routes and an earlier crash are warnings."""
     monkeypatch.setattr(control, "LOW_DISK_BYTES", 1 << 62)
     broken = RouteSpec("broken", "openai", "m", "http://127.0.0.1:9", "env:NO_KEY")
+    keys = ("env:KEY", "env:NO_KEY")
+    keyed = RouteSpec("keyed", "openai", "m", "http://127.0.0.1:9", keys[0], auth_refs=keys)
     runtime = make_runtime(
-        routes={"broken": broken},
-        models=ProviderCaller(environ={}),
+        routes={"broken": broken, "keyed": keyed},
+        models=ProviderCaller(environ={"KEY": "sk-12345678"}),
         warnings=("skipped x",),
         workspaces=Workspaces("/no/such", "/h"),
     )
@@ -101,6 +103,7 @@ async def test_warnings(full_state: State, monkeypatch: pytest.MonkeyPatch) -> N
         "skipped x",
         "the workspace /no/such does not exist; create it",
         "route 'broken' is not ready",
+        "a key of the route 'keyed' is not ready",
         "did not shut down cleanly",
     ]
     assert len(warnings) == len(words)
