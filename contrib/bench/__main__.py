@@ -34,6 +34,7 @@ FIGURES = (
     "agents",
     "mailbox",
     "cron",
+    "events",
     "skills",
     "recall",
 )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kheishd.config.sections.config import Config
     from kheishd.core.context.encodings import MessageEncodings
     from kheishd.core.cron.file import CronFile
+    from kheishd.core.subscriptions import SubscriptionFile
     from kheishd.core.workspace import Workspaces
     from kheishd.kernel.hook import Hook, Tool
     from kheishd.kernel.lifecycle import HookSpec
@@ -35,8 +36,9 @@ if TYPE_CHECKING:
 class RouteSpec(Value, frozen=True):
     """A route of the configuration or the store, or the built-in one.
 
-    ``auth_ref`` names the credential (``env:NAME``), which is resolved at each call. ``context_tokens`` is
-    the size of the model's context window, answer included.
+    ``auth_ref`` names the credential (``env:NAME``), which is resolved at each call; ``auth_refs`` are all
+    keys of a route with several. ``fallback`` are the routes to ask if it fails. ``context_tokens`` is the
+    size of the model's context window, answer included.
     """
 
     route_id: str
@@ -52,6 +54,8 @@ class RouteSpec(Value, frozen=True):
     preset: PresetName | None = None
     auth_header: str | None = None
     ca_file: str | None = None
+    auth_refs: tuple[str, ...] = ()
+    fallback: tuple[str, ...] = ()
 
 
 class Runtime(Value, frozen=True):
@@ -72,6 +76,7 @@ class Runtime(Value, frozen=True):
     workspaces: Workspaces
     warnings: tuple[str, ...] = ()
     load_skills: Callable[[], Skills] = NoSkills
+    subscriptions: SubscriptionFile | None = None
     crons: CronFile | None = None
     lifecycle: tuple[HookSpec, ...] = ()
     stored_servers: Mapping[str, McpServerSettings] = field(default_factory=dict)

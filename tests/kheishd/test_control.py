@@ -20,6 +20,8 @@ from kheishd.records.writer import StreamWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.writer import Store
 from protocol.events.cron import CronResumed
+from protocol.events.trigger import TriggerChanged
+from protocol.journal.envelope import BUS_STREAM
 from protocol.limits.units import MIB
 from tests.support.histories import rich_history, session_with_runs, update
 from tests.support.runtimes import make_runtime
@@ -54,10 +56,13 @@ def make(
 
 @pytest.fixture
 def full_state(store: Store) -> State:
-    """Return a state with a rich history."""
+    """Return a state with a rich history, and no problem."""
     rich_history(store)
 
     def resume(tx: Transaction) -> None:
+        writer = StreamWriter(tx, BUS_STREAM)
+        writer.append(TriggerChanged(trigger_id="trg_1", status="active"))
+        writer.write()
         writer = StreamWriter(tx, "cron/tidy")
         writer.append(CronResumed(cron_id="tidy", next_due_ms=None))
         writer.write()
@@ -87,9 +92,11 @@ async def test_warnings(full_state: State, monkeypatch: pytest.MonkeyPatch) -> N
     """A full disk, a refused reload, skipped agents, unready routes and an earlier crash are warnings."""
     monkeypatch.setattr(control, "LOW_DISK_BYTES", 1 << 62)
     broken = RouteSpec("broken", "openai", "m", "http://127.0.0.1:9", "env:NO_KEY")
+    keys = ("env:KEY", "env:NO_KEY")
+    keyed = RouteSpec("keyed", "openai", "m", "http://127.0.0.1:9", keys[0], auth_refs=keys)
     runtime = make_runtime(
-        routes={"broken": broken},
-        models=ProviderCaller(environ={}),
+        routes={"broken": broken, "keyed": keyed},
+        models=ProviderCaller(environ={"KEY": "sk-12345678"}),
         warnings=("skipped x",),
         workspaces=Workspaces("/no/such", "/h"),
     )
@@ -101,6 +108,7 @@ async def test_warnings(full_state: State, monkeypatch: pytest.MonkeyPatch) -> N
         "skipped x",
         "the workspace /no/such does not exist; create it",
         "route 'broken' is not ready",
+        "a key of the route 'keyed' is not ready",
         "did not shut down cleanly",
     ]
     assert len(warnings) == len(words)

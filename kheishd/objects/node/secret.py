@@ -37,7 +37,11 @@ if TYPE_CHECKING:
 def find_users(runtime: Runtime, slot_id: str) -> list[str]:
     """Return the users of a slot, such as ``route main``."""
     reference = f"slot:{slot_id}"
-    routes = [f"route {route.route_id}" for route in runtime.routes.values() if route.auth_ref == reference]
+    routes = [
+        f"route {route.route_id}"
+        for route in runtime.routes.values()
+        if reference in (route.auth_ref, *route.auth_refs)
+    ]
     servers = servers_of(runtime).values()
     return [*routes, *(f"MCP server {spec.name}" for spec in servers if reference in spec.references)]
 
