@@ -14,9 +14,11 @@ import trio
 from msgspec import Struct
 
 from kheishd.config.sections.workspace import WorkspaceSection
+from kheishd.kernel.route import keys_of
 from kheishd.objects.node.names import MAX_NAME_WARNINGS, find_unknown_names
 from kheishd.objects.people.audience import find_unanswerable
 from kheishd.objects.talk.workspace import find_problem
+from kheishd.objects.wake.cron import find_cron_warnings
 from kheishd.store.commit import GONE
 from kheishd.store.environment import refuse_damaged
 from kheishd.store.epoch import OpenWork, RestoreMark
@@ -269,6 +271,7 @@ class DaemonControl:
         parked: list[str] = []
         unanswerable: list[str] = []
         unknown: list[str] = []
+        failing: list[str] = []
         # The status of a damaged store is reported without its rows that cannot be read.
         with suppress(StoreDamaged), self._state.read() as store:
             newest = islice(store.scan(RUNS, reverse=True), MAX_PARKED_SEARCH_RUNS)
@@ -278,8 +281,10 @@ class DaemonControl:
             runtime = self._runtimes.current()
             named = find_unknown_names(store, runtime, runtime.definitions.values())
             unknown = [*islice(chain.from_iterable(warnings for _, warnings in named), MAX_NAME_WARNINGS)]
+            failing = [*find_cron_warnings(store)]
         yield from unanswerable
         yield from unknown
+        yield from failing
         for run_id in parked:
             yield f"the run {run_id} was parked, because the daemon crashed each time it executed the run"
         if self._vitals.after_crash and uptime_s < CRASH_WARNING_SECONDS:
@@ -315,6 +320,10 @@ class DaemonControl:
             problem = runtime.models.problem(spec)
             if problem is not None:
                 yield f"the route '{spec.route_id}' is not ready: {problem}"
+                continue
+            for key in keys_of(spec) if spec.auth_refs else ():
+                if (problem := runtime.models.problem(key)) is not None:
+                    yield f"a key of the route '{spec.route_id}' is not ready: {problem}"
 
 
 def _describe_restore(mark: RestoreMark | None) -> RestoreStatus | None:

@@ -102,6 +102,7 @@ WORK: Final = (
     "kheishd.hooks.agents.mail",
     "kheishd.hooks.ask_user",
     "kheishd.hooks.composite",
+    "kheishd.hooks.cron",
     "kheishd.hooks.goals",
     "kheishd.hooks.lifecycle.part",
     "kheishd.hooks.mcp",

@@ -3,6 +3,7 @@
 ====================  ============================================================
 ``config.toml``       the configuration, written by people
 ``agents/<name>.md``  agent definitions, written by people
+``cron/crons.toml``   cron entries, written by people
 ``skills/``           skills, written by people
 ``hooks/*.toml``      lifecycle hooks, written by people
 ``state/``            the store
@@ -57,6 +58,11 @@ class Home(Struct, frozen=True):
     def agents(self) -> Path:
         """The directory of agents' files; need not exist."""
         return self.path / "agents"
+
+    @property
+    def crons(self) -> Path:
+        """The file of cron entries; need not exist."""
+        return self.path / "cron" / "crons.toml"
 
     @property
     def hooks(self) -> Path:

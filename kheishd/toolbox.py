@@ -62,6 +62,7 @@ class Toolbox:
         from kheishd.hooks.agents.mail import MailTools
         from kheishd.hooks.ask_user import AskUser
         from kheishd.hooks.composite import CompositeHook
+        from kheishd.hooks.cron import CronTools
         from kheishd.hooks.events import EventTools
         from kheishd.hooks.goals import GoalTools
         from kheishd.hooks.lifecycle.part import LifecycleHooks
@@ -95,7 +96,8 @@ class Toolbox:
         servers = ServerTools(self.mcp)
         memory = MemoryTools(lambda: cast("Services", self.services))
         events = EventTools(offered=config.tools.events)
-        return CompositeHook((*parts, *tools, servers, memory, events, lifecycle))
+        schedules = CronTools(offered=config.tools.schedules)
+        return CompositeHook((*parts, *tools, servers, memory, events, schedules, lifecycle))
 
     def load_lifecycle(
         self, read_credential: Callable[[str], str], environ: Mapping[str, str]

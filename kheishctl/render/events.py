@@ -91,6 +91,19 @@ def _as_json(event: Json) -> str:
     return json.dumps(rest, ensure_ascii=False) if rest else ""
 
 
+def format_failure(event: Json) -> str:
+    """Format a failed model call: its route if the run has several, the failure, and the route asked next."""
+    name, message = format_place(event.get("route"), event.get("auth_ref")), event["error"]["message"]
+    following = format_place(event.get("next_route"), event.get("next_auth_ref"))
+    text = f"{name}: {message}" if name else str(message)
+    return f"{text}; next: {following}" if following else text
+
+
+def format_place(route: str | None, auth_ref: str | None) -> str:
+    """Format a route and, of one with several keys, its key; empty without a route."""
+    return (f"{route} ({auth_ref})" if auth_ref else route) or ""
+
+
 def _count_deliveries(e: Json) -> str:
     counts = [f"{e[name]} {name}" for name in ("delivered", "held", "refused", "stopped") if e.get(name)]
     return ", ".join(counts) or ("delivered to no trigger" if e.get("done") else "")
@@ -175,7 +188,7 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     "run_ended": lambda e: str(e["outcome"]) + (f": {e['error']['message']}" if e.get("error") else ""),
     "cancel_requested": lambda e: f"{e['outcome']} {e.get('note', '')}",
     "model_asked": lambda e: f"turn {e['turn']}, attempt {e['attempt']}",
-    "model_failed": lambda e: f"attempt {e['attempt']}: {e['error']['message']}",
+    "model_failed": lambda e: f"attempt {e['attempt']}: {format_failure(e)}",
     "message_appended": lambda e: format_message(e["message"]),
     "steered": lambda e: name_author(str(e.get("sender") or ""), e) + _note(format_message(e)),
     "calls_judged": lambda e: "; ".join(map(format_verdict, e["verdicts"])),

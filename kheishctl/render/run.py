@@ -106,6 +106,7 @@ def format_run(run: Json, display: Display) -> str:
         ("session", str(run["session_id"])),
         ("goal", goal and f"continuation {goal['number']}: {goal['reason']}"),
         ("route", f"{pinned['route']} ({pinned['model']})"),
+        ("answered by", run.get("route")),
         ("mode", pinned.get("permission_mode")),
         ("workspace", pinned.get("workspace")),
         ("accepted", display.format_time(run["accepted_at_ms"])),

@@ -78,6 +78,12 @@ def build_runtime(
     if problems and not skip_bad_agents:
         raise ConfigInvalid("; ".join(problems))
     warnings = [f"skipped the agent in {problem}" for problem in problems]
+    crons = None
+    if source.home.crons.exists():
+        from kheishd.build.crons import read_crons
+
+        crons = read_crons(source.home.crons)
+        warnings += crons.warnings
     unpriced = [route_id for route_id, section in config.routes.items() if section.price_input is None]
     if config.runs.max_cost and unpriced:
         warnings.append(f"runs.max_cost has no effect on routes without prices: {', '.join(unpriced)}")
@@ -97,6 +103,7 @@ def build_runtime(
         workspaces=workspaces,
         warnings=tuple(warnings),
         load_skills=cache(partial(skills, config)),
+        crons=crons,
         lifecycle=lifecycle,
     )
 

@@ -71,6 +71,12 @@ def _add_routes(runtime: Runtime, store: Snapshot) -> Runtime:
         if route_id in runtime.routes
     ]
     routes = {**stored, **runtime.routes}
+    warnings += [
+        f"the fallback '{name}' of the stored route '{spec.route_id}' does not exist and is passed over"
+        for spec in stored.values()
+        for name in spec.fallback
+        if name not in routes
+    ]
     record = store.get(DEFAULT_ROUTE, DAEMON_STREAM)
     default = record.route_id if record is not None else None
     if default is not None and default not in routes:

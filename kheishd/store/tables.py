@@ -166,8 +166,8 @@ CRONS_LIVE = Table("crons_live", (str, str), bytes)
 """(run id, cron id) → nothing: an occurrence whose run has not ended."""
 CRONS_FAILING = Table("crons_failing", (str,), bytes)
 """(cron id) → nothing: its last firings failed."""
-CRONS_BY_TREE = Table("crons_by_tree", (str, str), bytes)
-"""(root session id, cron id) → nothing: created by an agent of the tree."""
+CRONS_BY_AUTHOR = Table("crons_by_author", (str, str), bytes)
+"""(root session id, cron id) → nothing: created by an agent of the tree; ``file/`` is the file of entries."""
 # Secrets.
 
 SECRETS = Table("secrets", (str,), SecretRecord)

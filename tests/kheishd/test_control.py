@@ -16,9 +16,12 @@ from kheishd.kernel.master_key import write_master_keys
 from kheishd.kernel.runtime import RouteSpec, Runtime
 from kheishd.kernel.state import State
 from kheishd.providers.caller import ProviderCaller
+from kheishd.records.writer import StreamWriter
+from kheishd.store.environment import Transaction
 from kheishd.store.writer import Store
+from protocol.events.cron import CronResumed
 from protocol.limits.units import MIB
-from tests.support.histories import rich_history, session_with_runs
+from tests.support.histories import rich_history, session_with_runs, update
 from tests.support.runtimes import make_runtime
 from tests.support.services import make_services
 
@@ -53,6 +56,13 @@ def make(
 def full_state(store: Store) -> State:
     """Return a state with a rich history."""
     rich_history(store)
+
+    def resume(tx: Transaction) -> None:
+        writer = StreamWriter(tx, "cron/tidy")
+        writer.append(CronResumed(cron_id="tidy", next_due_ms=None))
+        writer.write()
+
+    update(store, resume)
     write_master_keys(store.directory.parent / "master.key", [bytes(32)], replaces=False)
     return State(store, lambda: 7)
 
@@ -60,7 +70,7 @@ def full_state(store: Store) -> State:
 async def test_status(full_state: State) -> None:
     """Counts, disk, memory and cursor are those of the store and the process."""
     status = make(full_state, active_runs=lambda: 3, listeners=["unix:/x"]).status()
-    assert (status.counts.sessions, status.counts.runs, status.counts.tokens) == (11, 17, 2)
+    assert (status.counts.sessions, status.counts.runs, status.counts.tokens) == (11, 18, 2)
     assert (status.counts.runs_active, status.counts.runs_ready) == (3, 3)
     waiting = status.counts.approvals, status.counts.questions, status.counts.indoubts
     assert waiting == (1, 1, 1)
@@ -77,9 +87,11 @@ async def test_warnings(full_state: State, monkeypatch: pytest.MonkeyPatch) -> N
     """A full disk, a refused reload, skipped agents, unready routes and an earlier crash are warnings."""
     monkeypatch.setattr(control, "LOW_DISK_BYTES", 1 << 62)
     broken = RouteSpec("broken", "openai", "m", "http://127.0.0.1:9", "env:NO_KEY")
+    keys = ("env:KEY", "env:NO_KEY")
+    keyed = RouteSpec("keyed", "openai", "m", "http://127.0.0.1:9", keys[0], auth_refs=keys)
     runtime = make_runtime(
-        routes={"broken": broken},
-        models=ProviderCaller(environ={}),
+        routes={"broken": broken, "keyed": keyed},
+        models=ProviderCaller(environ={"KEY": "sk-12345678"}),
         warnings=("skipped x",),
         workspaces=Workspaces("/no/such", "/h"),
     )
@@ -91,6 +103,7 @@ async def test_warnings(full_state: State, monkeypatch: pytest.MonkeyPatch) -> N
         "skipped x",
         "the workspace /no/such does not exist; create it",
         "route 'broken' is not ready",
+        "a key of the route 'keyed' is not ready",
         "did not shut down cleanly",
     ]
     assert len(warnings) == len(words)
@@ -114,6 +127,13 @@ async def test_deleted_store_files(full_state: State) -> None:
     assert "backup" in status.warnings[0]
     assert status.disk.file_bytes == 0
     assert status.counts.sessions == 11
+
+
+async def test_a_failing_cron_entry_is_a_warning(store: Store) -> None:
+    """The warning names the entry and what to look at."""
+    rich_history(store)
+    warnings = make(State(store, lambda: 7)).status().warnings
+    assert "the cron entry 'tidy' failed 1 times in a row; see cron.explain" in warnings
 
 
 async def test_parked_run(full_state: State) -> None:

@@ -63,4 +63,7 @@ class ToolsSection(Section, frozen=True):
     events: bool = False
     """Offer every agent the tools of the event bus; otherwise only those whose definition names them."""
 
+    schedules: bool = False
+    """Offer every agent the tools to wake itself; otherwise only those whose definition names them."""
+
     limits: LimitsSection = LimitsSection()

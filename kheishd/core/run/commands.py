@@ -6,6 +6,7 @@ from typing import Any, Final, Literal
 from msgspec import field
 
 from kheishd.core.contract import AnswerCheck
+from kheishd.core.fallback import Candidate
 from protocol.audience import Audience
 from protocol.events.context import CompactStrategy, CompactTrigger
 from protocol.events.hook import CallInputChanged, HookContextAdded
@@ -55,12 +56,15 @@ class AcceptAnswer(Value, frozen=True):
 class FailModelCall(Value, frozen=True):
     """The model call has failed. ``retry_at_ms`` is the time of the next attempt; None if there is none.
 
-    ``usage`` is that of an unusable answer.
+    ``usage`` is that of an unusable answer. ``move`` is the route and key that are asked next instead.
+    ``final_error`` is that of the run, if the failure is its end and others came before.
     """
 
     error: RunError
     retry_at_ms: int | None
     usage: Usage = NO_USAGE
+    move: Candidate | None = None
+    final_error: RunError | None = None
 
 
 class Compaction(Value, frozen=True):

@@ -76,6 +76,7 @@ from typing import Final, Literal, assert_never
 from msgspec.structs import replace
 
 from kheishd.core.account import evolve_run_budget
+from kheishd.core.fallback import has_chain
 from kheishd.core.permissions.grants import evolve_run_grants
 from kheishd.core.run import answers, calls
 from kheishd.core.run.budget import add_costs, add_work_time, calculate_cost, find_used_up
@@ -276,10 +277,14 @@ def _fail(run: RunRecord, pinned: Pinned, error: RunError) -> list[JournalEvent]
 
 
 def _fail_model_call(run: RunRecord, pinned: Pinned, command: FailModelCall) -> list[JournalEvent]:
-    """Return the failed attempt if it is retried or used anything, and the end if it is not retried."""
+    """Return the failed attempt and, if it is not retried, the end.
+
+    The end alone states the failure of a last attempt that used nothing and had no other route.
+    """
     is_last = command.retry_at_ms is None or run.item_id is None
     attempts: list[JournalEvent] = []
-    if run.item_id is not None and (not is_last or command.usage != NO_USAGE):
+    move, has_more = command.move, command.usage != NO_USAGE or command.final_error is not None
+    if run.item_id is not None and (not is_last or has_more):
         attempt = ModelFailed(
             item_id=run.item_id,
             turn=run.turn + 1,
@@ -288,9 +293,14 @@ def _fail_model_call(run: RunRecord, pinned: Pinned, command: FailModelCall) -> 
             retry_at_ms=command.retry_at_ms,
             usage=command.usage,
             cost=calculate_cost(command.usage, pinned.prices) if command.usage != NO_USAGE else None,
+            route=pinned.route if has_chain(pinned) else None,
+            auth_ref=pinned.auth_ref if pinned.auth_refs else None,
+            next_route=move.route.route if move is not None else None,
+            next_auth_ref=move.auth_ref if move is not None and move.route.auth_refs else None,
         )
         attempts = [attempt]
-    return [*attempts, *_fail(run, pinned, command.error)] if is_last else attempts
+    error = command.final_error or command.error
+    return [*attempts, *_fail(run, pinned, error)] if is_last else attempts
 
 
 def _start(run: RunRecord, pinned: Pinned) -> list[JournalEvent]:
@@ -422,11 +432,11 @@ def evolve(run: RunRecord | None, envelope: Envelope, event: JournalEvent) -> Ru
                 pending_steers=0,
                 starts_without_progress=run.starts_without_progress + 1,
             )
-        case ModelFailed(error=error, retry_at_ms=retry_at_ms, usage=usage, cost=cost):
+        case ModelFailed(error=error, retry_at_ms=retry_at_ms, usage=usage, cost=cost, next_route=move):
             return replace(
                 run,
                 retry_at_ms=retry_at_ms,
-                failures=run.failures + 1,
+                failures=run.failures + (move is None),
                 empty_answers=run.empty_answers + (error.reason == "empty_answer"),
                 usage=run.usage + usage,
                 cost=add_costs(run.cost, cost),
@@ -523,6 +533,7 @@ def _evolve_message(run: RunRecord, envelope: Envelope, event: MessageAppended) 
         usage=run.usage + event.usage,
         cost=add_costs(run.cost, event.cost),
         starts_without_progress=0,
+        route=event.route or run.route,
     )
 
 

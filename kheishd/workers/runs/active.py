@@ -17,6 +17,7 @@ import trio
 from msgspec.structs import replace
 
 from kheishd.core.account import use_of
+from kheishd.core.fallback import use_route
 from kheishd.core.run.budget import make_session_timeout, make_timeout, remaining_ms
 from kheishd.kernel.hook import RunContext
 from kheishd.objects.talk.bounds import bounds_of
@@ -54,6 +55,9 @@ MAX_INLINE_SCRUB_BYTES = 64 * 1024
 class ActiveRun:
     """A run that is being executed.
 
+    ``accepted`` are the values that the run pinned; ``pinned`` are those in force, with the route and the key
+    that are asked now.
+
     ``runtime`` is the generation that the run holds while it is active; permission rules and tool limits
     follow the current one. ``suspect``: the run must run alone, as it may have crashed the daemon;
     ``on_progress`` is called when it has made progress and other runs may start. ``retries`` is False once a
@@ -76,7 +80,8 @@ class ActiveRun:
         self.live = services.live
         self.runtime = services.runtimes.current()
         self.record = record
-        self.pinned = pinned
+        self.accepted = pinned
+        self.pinned = use_route(pinned, record.route)
         self.suspect = suspect
         self.retries = True
         self.out_of_time = False

@@ -112,6 +112,10 @@ class ContextWindow:
                 case _:
                     await self._drop(prompt, stage, "auto")
 
+    async def measure(self) -> int:
+        """Return the estimated tokens of the prompt as it is. Errors: as ``request``."""
+        return (await self._prompt(check_route=False))[1].tokens
+
     def _cap(self, request: ModelRequest, prompt: Prompt) -> ModelRequest:
         """Return a model call whose answer ends where the budget of the session does.
 

@@ -80,6 +80,17 @@ async def test_a_route_that_is_no_longer_valid(state: State) -> None:
     assert ["skipped the stored route 'r'" in runtime.warnings[0], "'r'" in runtime.warnings[1]] == [True] * 2
 
 
+async def test_a_fallback_that_is_gone(state: State) -> None:
+    """A route of the file that a stored chain names may go; a warning says so."""
+    settings = RouteSettings(model="m", driver="openai", fallback=["gone", "offline"])
+    await append(state, RouteStored(route_id="r", revision=1, settings=settings))
+    runtime = add_stored(make_runtime(), state)
+    assert runtime.routes["r"].fallback == ("gone", "offline")
+    assert runtime.warnings == (
+        "the fallback 'gone' of the stored route 'r' does not exist and is passed over",
+    )
+
+
 async def test_a_source_that_cannot_be_read(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other sources are added, without the one that cannot be read."""
 
