@@ -39,21 +39,15 @@ if TYPE_CHECKING:
 def find_users(runtime: Runtime, slot_id: str) -> list[str]:
     """Return the users of a slot, such as ``route main``."""
     reference = f"slot:{slot_id}"
-<<<<<<< HEAD
-    routes = [f"route {route.route_id}" for route in runtime.routes.values() if route.auth_ref == reference]
-    specs = servers_of(runtime).values()
-    servers = [f"MCP server {spec.name}" for spec in specs if reference in spec.references]
-    hooks = [f"hook {hook.name}" for hook in runtime.lifecycle if hook.auth_ref == reference]
-    return [*routes, *servers, *hooks]
-=======
     routes = [
         f"route {route.route_id}"
         for route in runtime.routes.values()
         if reference in (route.auth_ref, *route.auth_refs)
     ]
-    servers = servers_of(runtime).values()
-    return [*routes, *(f"MCP server {spec.name}" for spec in servers if reference in spec.references)]
->>>>>>> main
+    specs = servers_of(runtime).values()
+    servers = [f"MCP server {spec.name}" for spec in specs if reference in spec.references]
+    hooks = [f"hook {hook.name}" for hook in runtime.lifecycle if hook.auth_ref == reference]
+    return [*routes, *servers, *hooks]
 
 
 def _view_of(call: Call, record: SecretRecord, *, redacted: bool, problem: str | None) -> SecretSlot:
