@@ -42,6 +42,9 @@ _GUARD: Final = re.compile(rb"clos", re.IGNORECASE)
 """Something that may be meant as ``failure = "closed"``."""
 
 _HEADER: Final = r"^[A-Za-z0-9-]{1,64}$(?!\n)"
+_OWN_HEADERS: Final = frozenset(
+    ("connection", "content-length", "content-type", "host", "transfer-encoding", "upgrade")
+)
 _REFERENCE: Final = r"^(env|credential|slot):[A-Za-z0-9_.-]{1,255}$(?!\n)"
 
 Part = Annotated[str, Meta(min_length=1, max_length=MAX_HOOK_COMMAND_BYTES)]
@@ -69,6 +72,8 @@ class HookSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             yield Problem((*path, "command"), "no argument holds a NUL")
         if self.url is not None and (problem := _find_url_problem(self.url, private_hosts)):
             yield Problem((*path, "url"), problem)
+        if self.auth_header.lower() in _OWN_HEADERS:
+            yield Problem((*path, "auth_header"), "the daemon sets this header itself")
         if self.auth_ref is not None and self.url is None:
             yield Problem((*path, "auth_ref"), "only a hook with a 'url' sends a credential")
         if self.failure == "closed" and self.event not in POLICY_EVENTS:

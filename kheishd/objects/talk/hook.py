@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from kheishd.core.hook import NO_OBJECTION, HookVerdict
@@ -111,15 +112,17 @@ async def add_contexts(services: Services, run: RunRecord, key: str, contexts: S
     if not events:
         return False
 
-    def add(tx: Transaction) -> None:
+    def add(tx: Transaction, event: HookContextAdded) -> None:
         current = tx.need(RUNS, run.run_id)
         if current.status == "running":
             session = tx.need(SESSIONS, run.session_id)
             writer = SessionWriter(tx, run.session_id, session=session, run=current)
-            writer.carry_out(NoteHooks(events))
+            writer.carry_out(NoteHooks((event,)))
             writer.write()
 
-    await services.state.update(add)
+    # A transaction has room for one of the longest texts.
+    for event in events:
+        await services.state.update(partial(add, event=event))
     return True
 
 
