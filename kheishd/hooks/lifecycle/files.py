@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 
 from kheishd.config.toml import KeyPath, find_key_lines, find_line
 from kheishd.config.validation import Problem, find_problems
-from kheishd.kernel.lifecycle import HookSpec
+from kheishd.kernel.lifecycle import WORKSPACE_FILE, HookSpec
 from protocol.errors.daemon import ConfigInvalid
 from protocol.limits.hook import (
     DEFAULT_HOOK_TIMEOUT_MS,
@@ -35,8 +35,6 @@ from protocol.objects.hook import POLICY_EVENTS, HookEvent, HookFailurePolicy, H
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-WORKSPACE_FILE: Final = ".kheish/hooks.toml"
 
 _GUARD: Final = re.compile(rb"clos", re.IGNORECASE)
 """Something that may be meant as ``failure = "closed"``."""

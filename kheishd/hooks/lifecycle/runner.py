@@ -18,6 +18,7 @@ from kheishd.core.hook import NO_OBJECTION, HookVerdict, add_outcome
 from kheishd.hooks.lifecycle.command import CommandFailed, make_environment, run_command, shorten
 from kheishd.hooks.lifecycle.files import InvalidHooksFile, read_workspace_hooks
 from kheishd.kernel.credentials import CredentialMissing
+from kheishd.kernel.lifecycle import WORKSPACE_FILE
 from kheishd.records.writer import StreamWriter
 from kheishd.store.tables import HOOK_DEAD_LETTERS, HOOK_DEAD_LETTERS_BY_AGE
 from protocol import ids
@@ -92,8 +93,9 @@ class LifecycleRunner:
         # Hooks that hang after an event must not keep those that guard one from running.
         self._observers = trio.CapacityLimiter(MAX_HOOKS_AT_ONCE)
         self._secure: ssl.SSLContext | None = None
-        # The hooks of each workspace, by the identity of its file.
-        self._workspaces: dict[str, tuple[tuple[int, ...], Sequence[HookSpec], str | None]] = {}
+        # The hooks of each workspace, and the problem of an invalid guard, as of this generation.
+        self._generation = 0
+        self._workspaces: dict[str, tuple[Sequence[HookSpec], str | None]] = {}
 
     async def decide(self, hooks: Sequence[HookSpec], subject: HookSubject) -> HookVerdict:
         """Run the hooks of a policy event one by one, up to the first block."""
@@ -129,26 +131,21 @@ class LifecycleRunner:
         """Run a hook and return its outcome, from which nothing follows."""
         return await self._run(hook, subject, self._limiter)
 
-    def workspace_hooks(self, workspace: str) -> tuple[Sequence[HookSpec], str | None]:
+    def workspace_hooks(self, workspace: str, generation: int) -> tuple[Sequence[HookSpec], str | None]:
         """Return the hooks of a trusted workspace; and the problem if a guard among them is invalid."""
-        try:
-            status = os.stat(f"{workspace}/.kheish/hooks.toml", follow_symlinks=False)
-        except OSError:
-            return (), None
-        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if generation != self._generation:
+            self._generation, self._workspaces = generation, {}
         known = self._workspaces.get(workspace)
-        if known is None or known[0] != identity:
-            hooks: Sequence[HookSpec] = ()
-            problem = None
-            try:
-                hooks = read_workspace_hooks(workspace)
-            except InvalidHooksFile as error:
-                log.warning("the hooks of a workspace are invalid: %s", error, extra={"workspace": workspace})
-                problem = f"the workspace's {error}" if error.may_guard else None
-            if len(self._workspaces) >= MAX_HOOK_DEAD_LETTERS:
-                self._workspaces.clear()
-            known = self._workspaces[workspace] = identity, hooks, problem
-        return known[1:]
+        if known is None:
+            known = (), None
+            if os.path.lexists(f"{workspace}/{WORKSPACE_FILE}"):
+                try:
+                    known = read_workspace_hooks(workspace), None
+                except InvalidHooksFile as error:
+                    log.warning("a workspace's hooks are invalid: %s", error, extra={"workspace": workspace})
+                    known = (), f"the workspace's {error}" if error.may_guard else None
+            self._workspaces[workspace] = known
+        return known
 
     # One hook.
 

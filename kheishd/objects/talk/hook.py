@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from kheishd.core.hook import NO_OBJECTION, HookVerdict
 from kheishd.core.run.commands import NoteHooks
 from kheishd.kernel.lifecycle import HookSubject, find_hooks
-from kheishd.objects.talk.workspace import list_trusted_directories
+from kheishd.objects.talk.workspace import find_trusted_root
 from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import RUNS, SESSIONS
 from protocol.events.hook import HookContextAdded
@@ -25,44 +24,32 @@ if TYPE_CHECKING:
     from kheishd.store.environment import Transaction
     from protocol.objects.hook import HookEvent
 
-WORKSPACE_FILE: Final = ".kheish/hooks.toml"
-
 
 def hooks_of(
     services: Services, event: HookEvent, subject: str, workspace: str | None
 ) -> tuple[Sequence[HookSpec], str | None]:
     """Return the hooks of an event, the operator's first; and the problem of an invalid guard.
 
-    The hooks of a workspace are those of the directories from its trusted root down to it. While no directory
-    has a file of hooks, this reads nothing.
+    The hooks of a workspace are those in its trusted root. While neither it nor a directory above it has a
+    file of hooks, this reads nothing.
     """
     runtime = services.runtimes.current()
+    lifecycle, generation = services.lifecycle, runtime.generation
     hooks = find_hooks(runtime.lifecycle, event, subject)
-    if workspace is None or not _has_file(workspace):
+    if workspace is None or not lifecycle.has_file(workspace, generation, above=True):
         return hooks, None
     with services.state.read() as store:
-        directories = list_trusted_directories(store, runtime, workspace)
-    for directory in reversed(directories):
-        specs, problem = services.lifecycle.runner.workspace_hooks(directory)
-        if problem is not None:
-            return (), problem
-        hooks += find_hooks(specs, event, subject)
-    return hooks, None
+        root = find_trusted_root(store, runtime, workspace)
+    if root is None or not lifecycle.has_file(root, generation):
+        return hooks, None
+    specs, problem = lifecycle.runner.workspace_hooks(root, generation)
+    return (*hooks, *find_hooks(specs, event, subject)), problem
 
 
 def has_hooks(services: Services, workspace: str) -> bool:
     """Whether the operator, or perhaps the workspace, has hooks."""
-    return bool(services.runtimes.current().lifecycle) or _has_file(workspace)
-
-
-def _has_file(workspace: str) -> bool:
-    """Whether a directory, or one above it, has a file of hooks."""
-    directory = workspace
-    while not os.path.lexists(f"{directory}/{WORKSPACE_FILE}"):
-        if directory in ("/", ""):
-            return False
-        directory = os.path.dirname(directory)
-    return True
+    runtime = services.runtimes.current()
+    return bool(runtime.lifecycle) or services.lifecycle.has_file(workspace, runtime.generation, above=True)
 
 
 async def decide(

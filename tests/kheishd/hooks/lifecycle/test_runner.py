@@ -137,23 +137,24 @@ async def test_the_oldest_failures_are_dropped(desk: Desk, monkeypatch: pytest.M
     assert limits.MAX_HOOK_DEAD_LETTERS == 1_000
 
 
-async def test_a_workspace_is_read_again_when_its_file_changes(
+async def test_a_workspace_is_read_once_in_each_generation(
     desk: Desk, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An invalid file is logged once, and its problem is returned if it may have had a guard."""
     workspace = tmp_path.resolve() / "w"  # noqa: ASYNC240
     (workspace / ".kheish").mkdir(parents=True)
     runner = desk.services.lifecycle.runner
-    assert runner.workspace_hooks(str(workspace)) == ((), None)
+    assert runner.workspace_hooks(str(workspace), 1) == ((), None)
     file = workspace / ".kheish/hooks.toml"
     file.write_text('[[hook]]\nname = "a"\nevent = "stop"\ncommand = "x"\n')
-    hooks, problem = runner.workspace_hooks(str(workspace))
+    assert runner.workspace_hooks(str(workspace), 1) == ((), None)
+    hooks, problem = runner.workspace_hooks(str(workspace), 2)
     assert ([hook.name for hook in hooks], problem) == (["a"], None)
-    assert runner.workspace_hooks(str(workspace))[0] is hooks
     file.write_text("[[hook]]  # closed\n")
+    assert runner.workspace_hooks(str(workspace), 2)[0] is hooks
     with caplog.at_level(logging.WARNING):
-        hooks, problem = runner.workspace_hooks(str(workspace))
-        runner.workspace_hooks(str(workspace))
+        hooks, problem = runner.workspace_hooks(str(workspace), 3)
+        runner.workspace_hooks(str(workspace), 3)
     assert (hooks, "hooks.toml:1" in (problem or "")) == ((), True)
     assert len(caplog.records) == 1
 
