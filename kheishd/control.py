@@ -19,6 +19,7 @@ from kheishd.objects.node.names import MAX_NAME_WARNINGS, find_unknown_names
 from kheishd.objects.people.audience import find_unanswerable
 from kheishd.objects.talk.workspace import find_problem
 from kheishd.objects.wake.cron import find_cron_warnings
+from kheishd.objects.wake.trigger import find_trigger_warnings
 from kheishd.store.commit import GONE
 from kheishd.store.environment import refuse_damaged
 from kheishd.store.epoch import OpenWork, RestoreMark
@@ -271,6 +272,7 @@ class DaemonControl:
         parked: list[str] = []
         unanswerable: list[str] = []
         unknown: list[str] = []
+        troubled: list[str] = []
         failing: list[str] = []
         # The status of a damaged store is reported without its rows that cannot be read.
         with suppress(StoreDamaged), self._state.read() as store:
@@ -282,6 +284,8 @@ class DaemonControl:
             named = find_unknown_names(store, runtime, runtime.definitions.values())
             unknown = [*islice(chain.from_iterable(warnings for _, warnings in named), MAX_NAME_WARNINGS)]
             failing = [*find_cron_warnings(store)]
+            troubled = [*find_trigger_warnings(store)]
+        yield from troubled
         yield from unanswerable
         yield from unknown
         yield from failing
