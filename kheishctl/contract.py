@@ -135,6 +135,8 @@ METHODS: Final = (
     "mcp.list",
     "mcp.tools",
     "mcp.call",
+    "mcp.resources",
+    "mcp.prompts",
     "mcp.restart",
     "mcp.put",
     "mcp.delete",

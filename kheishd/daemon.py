@@ -104,10 +104,12 @@ WORK: Final = (
     "kheishd.hooks.composite",
     "kheishd.hooks.events",
     "kheishd.hooks.cron",
+    "kheishd.hooks.events",
     "kheishd.hooks.goals",
     "kheishd.hooks.memory",
     "kheishd.hooks.lifecycle.part",
     "kheishd.hooks.mcp",
+    "kheishd.hooks.memory",
     "kheishd.hooks.network.http",
     "kheishd.hooks.os.files.tools",
     "kheishd.hooks.os.shell.starter",
@@ -132,6 +134,7 @@ WORK: Final = (
     "kheishd.workers.completion",
     "kheishd.workers.cron",
     "kheishd.workers.goals",
+    "kheishd.workers.hooks",
     "kheishd.workers.mail",
     "kheishd.workers.runs.executor",
 )
@@ -173,6 +176,9 @@ class Daemon:
         self._notifier = Notifier(environ)
         self._watchdog_s = read_watchdog_seconds(environ)
         self._vitals = Vitals(version=__version__, home=source.home.path, sandbox=self._sandbox.describe)
+        self._lifecycle = Lifecycle(
+            lambda: self._toolbox.load_lifecycle(self._read_credential, self._environ)
+        )
         self._server: Server | None = None
         self._listeners: list[Listener] = []
         self._state: State
@@ -232,6 +238,7 @@ class Daemon:
             learn=self._learn_credentials,
             notify=self._notify_reload,
             scrub=lambda text: self._scrubber.scrub_text(text),
+            decide=lambda hooks, subject: self._lifecycle.runner.decide(hooks, subject),
         )
         self._vitals.schema = self._state.store.schema
         self._vitals.started_at_ms = self._state.now_ms()
@@ -251,7 +258,7 @@ class Daemon:
             runtimes,
             self._captures,
             self._shells,
-            lifecycle=Lifecycle(lambda: self._toolbox.load_lifecycle(self._read_credential, self._environ)),
+            lifecycle=self._lifecycle,
             mcp=self._toolbox.mcp,
             secrets=self._vault,
         )
@@ -345,10 +352,11 @@ class Daemon:
         from kheishd.workers.bus import BusWorker
         from kheishd.workers.cron import CronWorker
         from kheishd.workers.goals import GoalWorker
+        from kheishd.workers.hooks import HookWorker
         from kheishd.workers.mail import MailWorker
 
         services = cast("Services", self._toolbox.services)
-        loaded = (MailWorker, GoalWorker, AgentWorker, BusWorker, CronWorker)
+        loaded = (MailWorker, GoalWorker, AgentWorker, BusWorker, CronWorker, HookWorker)
         for worker in (*workers, *(make(services) for make in loaded)):
             await nursery.start(self._work, worker, name=worker.name)
 

@@ -90,6 +90,36 @@ def call(app: App, server: str, tool: str, arguments: Any) -> None:
     click.get_current_context().exit(exit_codes.FAILED if result.get("is_error") else exit_codes.OK)
 
 
+RESOURCE_COLUMNS = (
+    Column("URI", "uri"),
+    Column("NAME", "name"),
+    Column("TYPE", lambda row: "template" if row.get("is_template") else row.get("mime_type", "")),
+    Column("DESCRIPTION", lambda row: one_line(row.get("description", ""))),
+)
+
+
+@command(group, "resources", method="mcp.resources", examples=("kheishctl mcp resources files",))
+@id_argument("server", "SERVER", "mcp_servers")
+def resources(app: App, server: str) -> None:
+    """List the resources of a server, and the templates of their addresses."""
+    result = app.call("mcp.resources", {"server": server})
+    show_table(app, result, "resources", RESOURCE_COLUMNS, "No resources.")
+
+
+PROMPT_COLUMNS = (
+    Column("PROMPT", "name"),
+    Column("ARGUMENTS", lambda row: ", ".join(row.get("arguments", ()))),
+    Column("DESCRIPTION", lambda row: one_line(row.get("description", ""))),
+)
+
+
+@command(group, "prompts", method="mcp.prompts", examples=("kheishctl mcp prompts everything",))
+@id_argument("server", "SERVER", "mcp_servers")
+def prompts(app: App, server: str) -> None:
+    """List the prompts of a server."""
+    show_table(app, app.call("mcp.prompts", {"server": server}), "prompts", PROMPT_COLUMNS, "No prompts.")
+
+
 @command(group, "restart", method="mcp.restart", examples=("kheishctl mcp restart files",))
 @id_argument("server", "SERVER", "mcp_servers")
 def restart(app: App, server: str) -> None:

@@ -172,6 +172,23 @@ class Mcp(Protocol):
         """
         ...
 
+    @property
+    def resource_servers(self) -> Sequence[ServerSpec]:
+        """The servers that have resources."""
+        ...
+
+    async def list_resources(self, server: str) -> list[dict[str, Any]]:
+        """Return a server's resources and templates. Errors: ServerFailure, McpServerNotFound."""
+        ...
+
+    async def read_resource(self, server: str, uri: str) -> RemoteResult:
+        """Read a resource of a server. Errors: ServerFailure, McpServerNotFound."""
+        ...
+
+    async def list_prompts(self, server: str) -> list[dict[str, Any]]:
+        """Return a server's prompts. Errors: ServerFailure, McpServerNotFound."""
+        ...
+
     async def restart(self, name: str) -> None:
         """Connect anew; return when that attempt has ended. Errors: McpServerNotFound."""
         ...
@@ -181,6 +198,7 @@ class NoMcp:
     """No servers (``Mcp``)."""
 
     tools: Sequence[RemoteTool] = ()
+    resource_servers: Sequence[ServerSpec] = ()
 
     def views(self) -> list[McpServer]:
         """Return nothing."""
@@ -200,6 +218,18 @@ class NoMcp:
     async def call(
         self, server: str, tool: str, arguments: Mapping[str, Any], progress: Callable[[str], None]
     ) -> RemoteResult:
+        """Refuse: there is no server. Errors: McpServerNotFound."""
+        raise server_not_found(server)
+
+    async def list_resources(self, server: str) -> list[dict[str, Any]]:
+        """Refuse: there is no server. Errors: McpServerNotFound."""
+        raise server_not_found(server)
+
+    async def read_resource(self, server: str, uri: str) -> RemoteResult:
+        """Refuse: there is no server. Errors: McpServerNotFound."""
+        raise server_not_found(server)
+
+    async def list_prompts(self, server: str) -> list[dict[str, Any]]:
         """Refuse: there is no server. Errors: McpServerNotFound."""
         raise server_not_found(server)
 

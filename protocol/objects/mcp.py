@@ -186,6 +186,48 @@ class DeletedMcpServer(Struct, frozen=True):
     server: str
 
 
+class McpResourcesParams(Params, frozen=True, kw_only=True):
+    """Params of ``mcp.resources``."""
+
+    server: ServerName
+
+
+class McpResource(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A resource of a server, or with ``is_template`` a template of addresses. All texts are the server's."""
+
+    uri: str
+    name: str = ""
+    description: str = ""
+    mime_type: str | None = None
+    is_template: bool = False
+
+
+class McpResourceList(Struct, frozen=True):
+    """The first resources of a server."""
+
+    resources: list[McpResource]
+
+
+class McpPromptsParams(Params, frozen=True, kw_only=True):
+    """Params of ``mcp.prompts``."""
+
+    server: ServerName
+
+
+class McpPrompt(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A prompt of a server, with the names of its arguments. All texts are the server's."""
+
+    name: str
+    description: str = ""
+    arguments: list[str] = []
+
+
+class McpPromptList(Struct, frozen=True):
+    """The first prompts of a server."""
+
+    prompts: list[McpPrompt]
+
+
 LIST = Method(
     "mcp.list",
     "query",
@@ -246,4 +288,23 @@ DELETE = Method(
     errors=(McpServerNotFound, McpServerReadOnly, ScopeWouldWiden, StorageFull),
 )
 
-METHODS = (LIST, TOOLS, CALL, RESTART, PUT, DELETE)
+RESOURCES = Method(
+    "mcp.resources",
+    "control",
+    McpResourcesParams,
+    McpResourceList,
+    "Ask an MCP server for its resources and their templates.",
+    scope="operate",
+    errors=(McpCallFailed, McpServerNotFound, McpServerUnavailable),
+)
+PROMPTS = Method(
+    "mcp.prompts",
+    "control",
+    McpPromptsParams,
+    McpPromptList,
+    "Ask an MCP server for its prompts.",
+    scope="operate",
+    errors=(McpCallFailed, McpServerNotFound, McpServerUnavailable),
+)
+
+METHODS = (LIST, TOOLS, CALL, RESOURCES, PROMPTS, RESTART, PUT, DELETE)

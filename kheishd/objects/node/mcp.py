@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
 
 from kheishd.config.sections.mcp import find_server_problems
 from kheishd.core.mcp import format_answer
@@ -24,13 +25,23 @@ from protocol.errors.mcp import (
 from protocol.errors.token import ScopeWouldWiden
 from protocol.events.mcp import McpServerDeleted, McpServerStored
 from protocol.journal.envelope import DAEMON_STREAM
-from protocol.limits.mcp import MAX_SERVER_SETTINGS_BYTES, MAX_STORED_SERVERS
+from protocol.limits.mcp import (
+    MAX_SERVER_SETTINGS_BYTES,
+    MAX_SERVER_TOOL_DESCRIPTION_BYTES,
+    MAX_STORED_SERVERS,
+)
 from protocol.objects import mcp as rows
 from protocol.objects.mcp import (
     DeletedMcpServer,
     McpCallParams,
     McpCallResult,
     McpListParams,
+    McpPrompt,
+    McpPromptList,
+    McpPromptsParams,
+    McpResource,
+    McpResourceList,
+    McpResourcesParams,
     McpServer,
     McpServerDelete,
     McpServerList,
@@ -41,9 +52,15 @@ from protocol.objects.mcp import (
     McpToolList,
     McpToolsParams,
 )
+from protocol.text import truncate
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from kheishd.store.environment import Transaction
+
+# Resources and prompts of one answer: 256 with descriptions of 2 KiB take half a mebibyte.
+MAX_LISTED: Final = 256
 
 
 @query(rows.LIST)
@@ -86,6 +103,18 @@ def _view_of(tool: RemoteTool) -> McpTool:
     )
 
 
+@contextmanager
+def _refusing_failures(server: str) -> Iterator[None]:
+    """Turn the failure of a request into a refusal. Errors: McpCallFailed, McpServerUnavailable."""
+    try:
+        yield
+    except ServerFailure as failure:
+        text = f"the MCP server '{server}': {failure}"
+        if failure.reason == "unavailable":
+            raise McpServerUnavailable(text, field="$.params.server") from None
+        raise McpCallFailed(text) from None
+
+
 @control(rows.CALL)
 async def call_tool(call: Call, params: McpCallParams) -> McpCallResult:
     """Call a tool. Errors: McpCallFailed, McpServerNotFound, McpServerUnavailable, McpToolNotFound."""
@@ -101,13 +130,8 @@ async def call_tool(call: Call, params: McpCallParams) -> McpCallResult:
             field="$.params.tool",
         )
     began = time.monotonic()
-    try:
+    with _refusing_failures(params.server):
         result = await pool.call(params.server, params.tool, params.arguments, lambda line: None)
-    except ServerFailure as failure:
-        text = f"the MCP server '{params.server}': {failure}"
-        if failure.reason == "unavailable":
-            raise McpServerUnavailable(text) from None
-        raise McpCallFailed(text) from None
     text, _ = format_answer(params.server, result.content, result.structured)
     return McpCallResult(
         server=params.server,
@@ -115,6 +139,42 @@ async def call_tool(call: Call, params: McpCallParams) -> McpCallResult:
         text=text,
         is_error=result.is_error,
         duration_ms=round((time.monotonic() - began) * 1000),
+    )
+
+
+@control(rows.RESOURCES)
+async def list_resources(call: Call, params: McpResourcesParams) -> McpResourceList:
+    """List resources and templates. Errors: McpCallFailed, McpServerNotFound, McpServerUnavailable."""
+    with _refusing_failures(params.server):
+        found = await call.services.mcp.current.list_resources(params.server)
+    return McpResourceList(
+        [
+            McpResource(
+                uri=row.get("uri") or row.get("uriTemplate", ""),
+                name=row.get("name", ""),
+                description=truncate(row.get("description", ""), MAX_SERVER_TOOL_DESCRIPTION_BYTES),
+                mime_type=row.get("mimeType"),
+                is_template="uriTemplate" in row,
+            )
+            for row in found[:MAX_LISTED]
+        ]
+    )
+
+
+@control(rows.PROMPTS)
+async def list_prompts(call: Call, params: McpPromptsParams) -> McpPromptList:
+    """List prompts. Errors: McpCallFailed, McpServerNotFound, McpServerUnavailable."""
+    with _refusing_failures(params.server):
+        found = await call.services.mcp.current.list_prompts(params.server)
+    return McpPromptList(
+        [
+            McpPrompt(
+                name=row["name"],
+                description=truncate(row.get("description", ""), MAX_SERVER_TOOL_DESCRIPTION_BYTES),
+                arguments=[argument["name"] for argument in row.get("arguments", ())],
+            )
+            for row in found[:MAX_LISTED]
+        ]
     )
 
 
@@ -194,4 +254,13 @@ def _require_stored(call: Call, name: str) -> None:
         raise McpServerReadOnly(text, field="$.params.server")
 
 
-HANDLERS = (list_servers, list_tools, call_tool, restart_server, put_server, delete_server)
+HANDLERS = (
+    list_servers,
+    list_tools,
+    call_tool,
+    list_resources,
+    list_prompts,
+    restart_server,
+    put_server,
+    delete_server,
+)

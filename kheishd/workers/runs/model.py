@@ -10,16 +10,18 @@ from msgspec.structs import replace
 from kheishd.core.fallback import falls_over, has_chain
 from kheishd.core.run.answers import continued_cursors, fit_items, fit_message, measure_data, measure_items
 from kheishd.core.run.calls import normalize_calls
-from kheishd.core.run.commands import AcceptAnswer, BeginModelCall, EndEarly, Fail, FailModelCall
+from kheishd.core.run.commands import AcceptAnswer, BeginModelCall, EndEarly, Fail, FailModelCall, Steer
 from kheishd.core.run.due import next_attempt_at_ms
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, TextDelta, ThinkingDelta
 from kheishd.objects.talk.contract import check_answer
+from kheishd.objects.talk.hook import decide
 from kheishd.objects.talk.output import answer_text
 from kheishd.workers.runs.context import ContextWindow
 from kheishd.workers.runs.fallover import RouteChain
 from kheishd.workers.runs.memory import commit_compaction
 from kheishd.workers.runs.transcript import TranscriptReader
 from protocol import ids
+from protocol.limits.hook import MAX_STOP_BLOCKS
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.limits.output import MAX_REPAIR_OVERHEAD_BYTES
 from protocol.limits.store import MAX_CHECKPOINT_BYTES
@@ -42,6 +44,10 @@ MAX_TRUNCATED_CALLS = 4
 """The answers in a row whose calls did not fit: a model that does not make them smaller must not go on."""
 
 
+CONTINUED = ("length", "pause")
+"""The reasons for the end of an answer after which the model goes on by itself."""
+
+
 class ModelTurn:
     """The model calls of one run."""
 
@@ -55,6 +61,7 @@ class ModelTurn:
         self._has_answer_begun = False
         self._live_text: LiveText | None = None
         self._truncated_answers = 0
+        self._stop_blocks = 0
 
     async def ask(self) -> None:
         """Call the model and commit the outcome; a compaction run compacts its session instead."""
@@ -157,6 +164,7 @@ class ModelTurn:
             message = f"the model's tool calls did not fit {MAX_TRUNCATED_CALLS + 1} times in a row"
             await self._fail(ModelFailure("calls_too_large", message, retryable=False, usage=answer.usage))
             return
+        await self._hold_end(items, stop_reason)
         check = None
         if bound:
             with active.state.read() as store:
@@ -186,6 +194,46 @@ class ModelTurn:
             checkpoint.finish(saved)
         elif checkpoint is not None:
             await self._transcript.save_checkpoint(checkpoint)
+
+    async def _hold_end(self, items: list[Item], stop_reason: str) -> None:
+        """Let the hooks of the run's end judge an answer without calls; a block is a message to the run.
+
+        While a message is pending, the model is called again after the answer.
+        """
+        active, run = self._active, self._active.record
+        if stop_reason in CONTINUED or any(isinstance(item, ToolCall) for item in items):
+            return
+        if self._stop_blocks >= MAX_STOP_BLOCKS or run.pending_steers or run.cancel is not None:
+            return
+        with active.effect():
+            verdict = await decide(
+                active.services,
+                "stop",
+                run.agent,
+                f"{run.run_id}.{run.turn}.stop",
+                lambda: {
+                    "agent": run.agent,
+                    "sender": run.sender,
+                    "output": text_of(items),
+                    "blocks": self._stop_blocks,
+                },
+                workspace=active.pinned.workspace or active.runtime.workspace_root,
+                run=run,
+            )
+            if verdict.block is not None:
+                self._stop_blocks += 1
+                texts = [
+                    f"You are not done: {verdict.block}",
+                    *(context.text for context in verdict.contexts),
+                ]
+                steer = Steer(
+                    steer_id=active.state.new_id(ids.STEER),
+                    items=[Text("\n\n".join(texts))],
+                    sender=run.sender,
+                    origin=verdict.block_origin,
+                    source=f"hook:{verdict.blocked_by}",
+                )
+                await active.commit(steer)
 
     def _end_live_text(self) -> None:
         if self._live_text is not None:

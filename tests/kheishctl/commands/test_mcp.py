@@ -54,6 +54,13 @@ def test_call(servers: Ctl) -> None:
     assert servers("mcp", "call", "toy", "echo", "{").code == 2
 
 
+def test_resources_and_prompts(servers: Ctl) -> None:
+    """A server without resources and prompts has empty lists."""
+    assert servers("mcp", "resources", "toy").rows == []
+    assert servers.json("mcp", "prompts", "toy") == {"prompts": []}
+    assert servers("mcp", "prompts", "gone").code == 1
+
+
 def test_restart(servers: Ctl) -> None:
     """A restart shows the new state."""
     assert ["state", "ready"] in servers("mcp", "restart", "toy").rows

@@ -12,8 +12,8 @@ from trio.testing import MockClock
 
 from kheishd.core.scope import Bounds
 from kheishd.hooks.composite import CompositeHook
-from kheishd.hooks.mcp import ServerTools
-from kheishd.kernel.hook import Outcome
+from kheishd.hooks.mcp import ListResources, ReadResource, ServerTools
+from kheishd.kernel.hook import Outcome, Tool
 from kheishd.kernel.mcp import McpHolder, RemoteResult, ServerFailure, ServerSpec
 from kheishd.kernel.runtime import ModelFailure
 from protocol.events.call import ToolReturned
@@ -181,3 +181,63 @@ async def test_a_run_waits_for_its_servers() -> None:
     assert not await tools.begin(excluded)
     assert pool.settled == ["other"]
     assert not await ServerTools(McpHolder()).begin(context)
+
+
+def hooks_with_resources() -> tuple[CompositeHook, FakePool]:
+    """Return hooks of servers, two of which have resources, one of these with a credential."""
+    pool = FakePool(spec_of("files"), SECRET, spec_of("plain"))
+    pool.with_resources = {"files", "secret"}
+    return CompositeHook((ServerTools(holder_of(pool)),)), pool
+
+
+def tool_of(hooks: CompositeHook, name: str) -> Tool:
+    """Return a tool."""
+    row = hooks.find_tool(name)
+    assert row is not None
+    return row
+
+
+async def test_resources() -> None:
+    """Resources of the servers that the session may use are listed and read, as data."""
+    hooks, _ = hooks_with_resources()
+    context = replace(run_context(), bounds=Bounds(credentials=CredentialScope(mcp_credentials=[])))
+    listing = call_of(tool_of(hooks, "list_mcp_resources"), context)
+    outcome = await hooks.dispatch(replace(listing, arguments=ListResources()))
+    answer = msgspec.json.decode(outcome.text)
+    assert answer["server"] == "files"
+    assert [row.get("uri") or row["uriTemplate"] for row in answer["content"]] == ["a:1", "a:{n}"]
+    reading = call_of(tool_of(hooks, "read_mcp_resource"), context)
+    outcome = await hooks.dispatch(replace(reading, arguments=ReadResource(server="files", uri="a:1")))
+    answer = msgspec.json.decode(outcome.text)
+    assert answer["content"] == [{"type": "resource", "uri": "a:1", "text": "text of a:1"}]
+    assert "data to read" in answer["note"]
+    for server in ("secret", "plain", "none"):
+        refused = await hooks.dispatch(replace(reading, arguments=ReadResource(server=server, uri="a:1")))
+        assert refused.is_error
+        assert "there are: files" in refused.text
+    preview = await hooks.preview(replace(reading, arguments=ReadResource(server="files", uri="a:1")))
+    assert preview is not None
+    assert preview.text.startswith("read 'a:1' of the MCP server 'files' (")
+
+
+async def test_resources_of_a_server_that_fails() -> None:
+    """A server that does not answer is named in the list, and a read of it is an error."""
+    hooks, pool = hooks_with_resources()
+    pool.result = ServerFailure("unavailable", "it is away")
+    listing = call_of(tool_of(hooks, "list_mcp_resources"))
+    outcome = await hooks.dispatch(replace(listing, arguments=ListResources(server="files")))
+    assert msgspec.json.decode(outcome.text)["content"] == [{"server": "files", "problem": "it is away"}]
+    reading = call_of(tool_of(hooks, "read_mcp_resource"))
+    outcome = await hooks.dispatch(replace(reading, arguments=ReadResource(server="files", uri="a:1")))
+    assert (outcome.is_error, outcome.text) == (True, "the MCP server 'files': it is away")
+
+
+def test_resource_tools_need_a_server_with_resources() -> None:
+    """The tools for resources exist while a server has some, and are offered if the session may use it."""
+    hooks, pool = hooks_with_resources()
+    names = {row.name for row in hooks.offer(run_context())}
+    assert {"list_mcp_resources", "read_mcp_resource"} <= names
+    excluded = replace(run_context(), bounds=Bounds(CapabilityScope(mcp=["plain"])))
+    assert [row.name for row in hooks.offer(excluded)] == ["mcp__plain__echo"]
+    pool.with_resources = set()
+    assert hooks.find_tool("read_mcp_resource") is None

@@ -89,5 +89,9 @@ async def test_without_servers() -> None:
         holder.current.find_problem("a")
     with pytest.raises(McpServerNotFound):
         await holder.current.call("a", "t", {}, print)
+    assert list(holder.current.resource_servers) == []
+    for request in (holder.current.restart, holder.current.list_resources, holder.current.list_prompts):
+        with pytest.raises(McpServerNotFound):
+            await request("a")
     with pytest.raises(McpServerNotFound):
-        await holder.current.restart("a")
+        await holder.current.read_resource("a", "x:1")

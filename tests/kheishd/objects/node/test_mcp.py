@@ -17,6 +17,8 @@ from kheishd.objects.node import mcp as handlers
 from kheishd.objects.node.mcp import (
     call_tool,
     delete_server,
+    list_prompts,
+    list_resources,
     list_servers,
     list_tools,
     put_server,
@@ -32,11 +34,14 @@ from protocol.errors.mcp import (
     McpServerUnavailable,
     McpToolNotFound,
 )
+from protocol.errors.refusal import Refusal
 from protocol.errors.session import InputTooLarge
 from protocol.errors.token import ScopeWouldWiden
 from protocol.objects.mcp import (
     McpCallParams,
     McpListParams,
+    McpPromptsParams,
+    McpResourcesParams,
     McpServerDelete,
     McpServerPut,
     McpServerRef,
@@ -139,6 +144,67 @@ async def test_mcp_call_mcp_call_failed(desk: Desk, pool: FakePool) -> None:
     pool.result = ServerFailure("refused", "no such file")
     with pytest.raises(McpCallFailed, match="the MCP server 'a': no such file"):
         await call(desk)
+
+
+async def test_mcp_resources_ok(desk: Desk) -> None:
+    """Resources are listed, then templates."""
+    result = await list_resources.act(desk.call(), McpResourcesParams(server="a"))
+    assert [(row.uri, row.name, row.mime_type, row.is_template) for row in result.resources] == [
+        ("a:1", "one", "text/plain", False),
+        ("a:{n}", "any", None, True),
+    ]
+
+
+async def test_mcp_prompts_ok(desk: Desk) -> None:
+    """Prompts are listed with the names of their arguments."""
+    (prompt,) = (await list_prompts.act(desk.call(), McpPromptsParams(server="a"))).prompts
+    assert (prompt.name, prompt.description, prompt.arguments) == ("greet", "Greets.", ["who"])
+
+
+async def refusal_of(desk: Desk, method: str, server: str) -> Refusal:
+    """Return the refusal of a list of resources or prompts."""
+    acts: dict[str, Any] = {
+        "resources": (list_resources, McpResourcesParams),
+        "prompts": (list_prompts, McpPromptsParams),
+    }
+    handler, params = acts[method]
+    with pytest.raises(Refusal) as caught:
+        await handler.act(desk.call(), params(server=server))
+    return caught.value
+
+
+async def test_mcp_resources_mcp_server_not_found(desk: Desk) -> None:
+    """An unknown server is refused."""
+    assert isinstance(await refusal_of(desk, "resources", "z"), McpServerNotFound)
+
+
+async def test_mcp_resources_mcp_server_unavailable(desk: Desk, pool: FakePool) -> None:
+    """A server that is not connected is not asked."""
+    pool.result = ServerFailure("unavailable", "it is away")
+    assert isinstance(await refusal_of(desk, "resources", "a"), McpServerUnavailable)
+
+
+async def test_mcp_resources_mcp_call_failed(desk: Desk, pool: FakePool) -> None:
+    """The error of a server is quoted."""
+    pool.result = ServerFailure("refused", "no")
+    assert isinstance(await refusal_of(desk, "resources", "a"), McpCallFailed)
+
+
+async def test_mcp_prompts_mcp_server_not_found(desk: Desk) -> None:
+    """An unknown server is refused."""
+    assert isinstance(await refusal_of(desk, "prompts", "z"), McpServerNotFound)
+
+
+async def test_mcp_prompts_mcp_server_unavailable(desk: Desk, pool: FakePool) -> None:
+    """A server that is not connected is not asked."""
+    pool.result = ServerFailure("unavailable", "it is away")
+    assert isinstance(await refusal_of(desk, "prompts", "a"), McpServerUnavailable)
+
+
+async def test_mcp_prompts_mcp_call_failed(desk: Desk, pool: FakePool) -> None:
+    """The error of a server is quoted."""
+    pool.result = ServerFailure("lost", "it ended")
+    assert isinstance(await refusal_of(desk, "prompts", "a"), McpCallFailed)
 
 
 async def test_mcp_restart_ok(desk: Desk, pool: FakePool) -> None:
