@@ -35,7 +35,8 @@ from kheishd.events import commit_start, commit_stop
 from kheishd.hooks.os.shell.cgroup import GROUPS
 from kheishd.hooks.os.shell.health import SandboxHealth
 from kheishd.hooks.os.shell.log import ShellFiles
-from kheishd.kernel.credentials import find_secrets, resolve_credential
+from kheishd.kernel.cooldowns import Cooldowns
+from kheishd.kernel.credentials import find_secrets, identify_key, resolve_credential
 from kheishd.kernel.lifecycle import Lifecycle
 from kheishd.kernel.live import Live
 from kheishd.kernel.mcp import NoMcp, servers_of
@@ -264,6 +265,11 @@ class Daemon:
             lifecycle=self._lifecycle,
             mcp=self._toolbox.mcp,
             secrets=self._vault,
+            cooldowns=Cooldowns(
+                lambda route_id, key: identify_key(
+                    runtimes.current().routes.get(route_id), key, self._vault, self._environ
+                )
+            ),
         )
         self._toolbox.services = services
         await trio.to_thread.run_sync(GROUPS.prepare)
@@ -545,6 +551,7 @@ class Daemon:
             learned=lambda secret: self._learn((secret,)),
             captures=self._captures,
             slots=self._vault,
+            routes=lambda: self.reloader.runtimes.current().routes,
         )
 
     def _adopt(self, runtime: Runtime) -> None:
