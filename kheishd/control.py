@@ -146,6 +146,7 @@ class DaemonControl:
         self._vitals = vitals
         self._state = services.state
         self._secrets = services.secrets
+        self._servers = services.mcp
         self._runtimes = services.runtimes
         self._stopper = stopper
         self._reloads = reloads
@@ -267,6 +268,9 @@ class DaemonControl:
         yield from self._runtimes.current().skills.warnings
         yield from self.find_sandbox_warnings()
         yield from self._secrets.warnings()
+        for server in self._servers.current.views():
+            if server.state == "needs_login":
+                yield f"the MCP server '{server.name}' needs a login, by mcp.login: {server.problem}"
         yield from self._find_missing_workspaces()
         yield from self._find_unready_routes()
         parked: list[str] = []
