@@ -36,7 +36,7 @@ from protocol import __version__
 from protocol.errors.mcp import McpLoginFailed, McpLoginNotFound
 from protocol.errors.refusal import Refusal
 from protocol.limits.mcp import (
-    LOGIN_SECONDS,
+    MAX_LOGIN_SECONDS,
     MAX_LOGINS,
     MAX_OAUTH_DOCUMENT_BYTES,
     MAX_SERVER_ERROR_BYTES,
@@ -148,7 +148,7 @@ class Logins:
             if pending.expires_at_ms <= now_ms or len(self._pending) >= MAX_LOGINS:
                 del self._pending[login_id]
         login_id, state = secrets.token_urlsafe(16), secrets.token_urlsafe(32)
-        verifier, expires_at_ms = secrets.token_urlsafe(64), now_ms + LOGIN_SECONDS * 1000
+        verifier, expires_at_ms = secrets.token_urlsafe(64), now_ms + MAX_LOGIN_SECONDS * 1000
         self._pending[login_id] = _Pending(
             spec, redirect_uri, state, verifier, metadata, client, resource, expires_at_ms
         )

@@ -51,7 +51,7 @@ MAX_SERVER_VALUE_BYTES = 8 * KIB
 
 # Logins that have begun. Each takes 2 KiB, and expires after ten minutes.
 MAX_LOGINS = 16
-LOGIN_SECONDS = 600
+MAX_LOGIN_SECONDS = 600
 
 # A parameter that a browser brings back, and a token: signed ones have 2 to 6 KiB. Access and refresh token,
 # twice their length for escapes, fit a slot of 64 KiB.

@@ -13,7 +13,7 @@ from kheishd.mcp import oauth
 from kheishd.mcp.oauth import Logins, OAuthFailed, Tokens
 from kheishd.mcp.pool import McpPool
 from protocol.errors.mcp import McpLoginFailed, McpLoginNotFound
-from protocol.limits.mcp import LOGIN_SECONDS, MAX_LOGINS, MAX_OAUTH_DOCUMENT_BYTES
+from protocol.limits.mcp import MAX_LOGIN_SECONDS, MAX_LOGINS, MAX_OAUTH_DOCUMENT_BYTES
 from protocol.objects.mcp import McpServerSettings
 from tests.support.mcp_servers import MemorySlots, open_pool, until
 from tests.support.oauth_mcp_server import OAuthServer, run_oauth_server
@@ -104,7 +104,7 @@ async def test_a_login_is_single_use(server: OAuthServer) -> None:
         with pytest.raises(McpLoginNotFound):
             await pool.complete_login(begun.login_id, answer["code"], answer["state"], None)
         begun = await pool.begin_login("guarded", REDIRECT)
-        clock.ms += LOGIN_SECONDS * 1000
+        clock.ms += MAX_LOGIN_SECONDS * 1000
         with pytest.raises(McpLoginNotFound, match="has expired"):
             await pool.complete_login(begun.login_id, "c", "s", None)
         begun = await pool.begin_login("guarded", REDIRECT)
