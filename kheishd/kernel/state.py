@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import trio
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
+from kheishd.kernel.meter import SLOW_ROUND_SECONDS, Meter
 from kheishd.records.rebuild import find_unreadable, rebuild_some
 from kheishd.store.blobs import blob_name, chunks, put_chunk
 from kheishd.store.environment import Scrub, Snapshot, Transaction, refuse_damaged
@@ -163,6 +164,7 @@ class State:
         self.now_ms = clock
         self.failed = Bell()
         self.damaged = Bell()
+        self.meter = Meter()
         self._bells = _BellRegistry()
         self._watches: dict[str, dict[StoreWatch, None]] = {}
         self._random: list[bytes] = []
@@ -293,16 +295,27 @@ class State:
 class _RoundEnd(trio.abc.Instrument):
     """Hands the updates of each round of the loop to the writer together, so that one commit has all of them.
 
+    It also measures the rounds: all tasks wait while one takes long.
+
     The writer would take the first one by itself, and commit it, while the round submits the others.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, meter: Meter) -> None:
         self._store = store
+        self._meter = meter
+        self._began = time.perf_counter()
+
+    def after_io_wait(self, timeout: float) -> None:
+        """Note the begin of a round."""
+        self._began = time.perf_counter()
 
     def before_io_wait(self, timeout: float) -> None:
         """Hand over, at the end of a round."""
         if self._store.collected:
             self._store.hand_over()
+        took_s = time.perf_counter() - self._began
+        if took_s > SLOW_ROUND_SECONDS:
+            self._meter.count_slow_round(took_s)
 
 
 @asynccontextmanager
@@ -322,6 +335,7 @@ async def open_state(
     state: State
 
     def on_group(group: Group) -> None:
+        state.meter.count_group(group)
         # Once the loop has ended no task waits for the outcome.
         with suppress(trio.RunFinishedError):
             token.run_sync_soon(state.deliver, group)
@@ -352,7 +366,7 @@ async def open_state(
     state = State(store, clock)
     if store.damage is not None:
         on_damage(store.damage)
-    round_end = _RoundEnd(store)
+    round_end = _RoundEnd(store, state.meter)
     trio.lowlevel.add_instrument(round_end)
     store.collects = True
     try:

@@ -9,13 +9,14 @@ import pytest
 import trio
 import trio.testing
 
-from kheishd import control
 from kheishd.control import DaemonControl, Stopper, Vitals, memory_bytes
 from kheishd.core.workspace import Workspaces
 from kheishd.kernel.master_key import write_master_keys
 from kheishd.kernel.runtime import RouteSpec, Runtime
 from kheishd.kernel.state import State
+from kheishd.objects.node import health
 from kheishd.providers.caller import ProviderCaller
+from kheishd.store.tables import TRIGGERS_TROUBLED
 from kheishd.store.writer import Store
 from protocol.limits.units import MIB
 from tests.support.histories import rich_history, session_with_runs
@@ -53,6 +54,7 @@ def make(
 def full_state(store: Store) -> State:
     """Return a state with a rich history."""
     rich_history(store)
+    store.submit(lambda tx: tx.delete(TRIGGERS_TROUBLED, "trg_1"), 0)
     write_master_keys(store.directory.parent / "master.key", [bytes(32)], replaces=False)
     return State(store, lambda: 7)
 
@@ -75,7 +77,7 @@ async def test_status(full_state: State) -> None:
 
 async def test_warnings(full_state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk, a refused reload, skipped agents, unready routes and an earlier crash are warnings."""
-    monkeypatch.setattr(control, "LOW_DISK_BYTES", 1 << 62)
+    monkeypatch.setattr(health, "LOW_DISK_BYTES", 1 << 62)
     broken = RouteSpec("broken", "openai", "m", "http://127.0.0.1:9", "env:NO_KEY")
     runtime = make_runtime(
         routes={"broken": broken},
@@ -125,7 +127,7 @@ async def test_parked_run(full_state: State) -> None:
 
 async def test_a_crash_warning_expires(full_state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     """The warning about a crash ends after an hour."""
-    monkeypatch.setattr(control, "CRASH_WARNING_SECONDS", 0)
+    monkeypatch.setattr("kheishd.control.CRASH_WARNING_SECONDS", 0)
     assert make(full_state, after_crash=True).status().warnings == []
 
 
