@@ -136,7 +136,11 @@ METHODS: Final = (
     "mcp.list",
     "mcp.tools",
     "mcp.call",
+    "mcp.resources",
+    "mcp.prompts",
     "mcp.restart",
+    "mcp.put",
+    "mcp.delete",
     "token.create",
     "token.narrow",
     "token.list",
@@ -144,6 +148,11 @@ METHODS: Final = (
     "workspace.trust",
     "workspace.untrust",
     "workspace.list",
+    "hook.list",
+    "hook.get",
+    "hook.test",
+    "hook.dead_letters",
+    "hook.resolve",
     "secret.put",
     "secret.list",
     "secret.delete",
@@ -189,6 +198,7 @@ RUN_STATUSES: Final = (
     "running",
     "waiting_for_approval",
     "waiting_for_user_question",
+    "waiting_for_event",
     "completed",
     "failed",
     "cancelled",
@@ -207,6 +217,7 @@ RUN_ENDED: Final = (
 RUN_WAITING: Final = (
     "waiting_for_approval",
     "waiting_for_user_question",
+    "waiting_for_event",
 )
 """The statuses of a run that waits for a person."""
 
@@ -223,6 +234,7 @@ AGENT_STATUSES: Final = (
     "running",
     "waiting_for_approval",
     "waiting_for_user_input",
+    "waiting_for_event",
     "idle",
     "completed",
     "failed",

@@ -35,6 +35,7 @@ COMPLETIONS: dict[str, tuple[str, Json, str, str]] = {
     "approvals": ("approval.list", {"limit": 100}, "approvals", "approval_id"),
     "questions": ("question.list", {"limit": 100}, "questions", "question_id"),
     "personas": ("persona.list", {"limit": 500}, "personas", "persona_id"),
+    "hooks": ("hook.list", {"limit": 500}, "hooks", "name"),
     "crons": ("cron.list", {"limit": 500}, "crons", "cron_id"),
     "tasks": ("task.list", {"limit": 100}, "tasks", "task_id"),
     "skills": ("skill.list", {"limit": 500}, "skills", "name"),

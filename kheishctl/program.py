@@ -62,6 +62,7 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("secret", f"{_COMMANDS}.secret:group", "Secrets: encrypted slots for credentials."),
         ("token", f"{_COMMANDS}.token:group", "Tokens for connections over TCP."),
         ("workspace", f"{_COMMANDS}.workspace:group", "Trusted roots."),
+        ("hook", f"{_COMMANDS}.hook:group", "Lifecycle hooks: programs and servers of the operator."),
     ),
     "Script": (
         ("call", f"{_COMMANDS}.rpc:call", "Call any method of the daemon."),

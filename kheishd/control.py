@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from kheishd.config.sections.workspace import WorkspaceSection
 from kheishd.kernel.meter import BootClock
+from kheishd.kernel.route import keys_of
 from kheishd.objects.node.health import (
     find_failed_servers,
     find_meter_warnings,
@@ -29,6 +30,7 @@ from kheishd.objects.node.health import (
 from kheishd.objects.node.names import MAX_NAME_WARNINGS, find_unknown_names
 from kheishd.objects.people.audience import find_unanswerable
 from kheishd.objects.talk.workspace import find_problem
+from kheishd.objects.wake.cron import find_cron_warnings
 from kheishd.store.epoch import OpenWork, RestoreMark
 from kheishd.store.tables import (
     APPROVALS_WAITING,
@@ -229,9 +231,7 @@ class DaemonControl:
             restored=_describe_restore(vitals.restored),
             memory_bytes=memory_bytes(),
             warnings=[format_warning(warning) for warning in warnings],
-            health=DaemonHealth(
-                ok=all(warning.severity == "info" for warning in warnings), warnings=warnings
-            ),
+            health=DaemonHealth(ok=is_ok, warnings=warnings),
             draining=self._stopper.requested,
             starting=vitals.starting,
             default_agent=runtime.config.default_agent,
@@ -318,6 +318,10 @@ class DaemonControl:
             *find_stale_runs(store, now_ms),
             *find_troubled_triggers(store),
             *(
+                split_warning("cron_failing", sentence, "correct it")
+                for sentence in find_cron_warnings(store)
+            ),
+            *(
                 warn(
                     "run_parked",
                     f"the run {run.run_id} was parked, because the daemon crashed each time it "
@@ -360,6 +364,10 @@ class DaemonControl:
             problem = runtime.models.problem(spec)
             if problem is not None:
                 yield f"the route '{spec.route_id}' is not ready: {problem}"
+                continue
+            for key in keys_of(spec) if spec.auth_refs else ():
+                if (problem := runtime.models.problem(key)) is not None:
+                    yield f"a key of the route '{spec.route_id}' is not ready: {problem}"
 
 
 def _describe_restore(mark: RestoreMark | None) -> RestoreStatus | None:

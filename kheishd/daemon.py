@@ -36,6 +36,7 @@ from kheishd.hooks.os.shell.cgroup import GROUPS
 from kheishd.hooks.os.shell.health import SandboxHealth
 from kheishd.hooks.os.shell.log import ShellFiles
 from kheishd.kernel.credentials import find_secrets, resolve_credential
+from kheishd.kernel.lifecycle import Lifecycle
 from kheishd.kernel.live import Live
 from kheishd.kernel.mcp import servers_of
 from kheishd.kernel.reserve import RESERVE
@@ -101,8 +102,12 @@ WORK: Final = (
     "kheishd.hooks.agents.mail",
     "kheishd.hooks.ask_user",
     "kheishd.hooks.composite",
+    "kheishd.hooks.cron",
+    "kheishd.hooks.events",
     "kheishd.hooks.goals",
+    "kheishd.hooks.lifecycle.part",
     "kheishd.hooks.mcp",
+    "kheishd.hooks.memory",
     "kheishd.hooks.network.http",
     "kheishd.hooks.os.files.tools",
     "kheishd.hooks.os.shell.starter",
@@ -127,6 +132,7 @@ WORK: Final = (
     "kheishd.workers.completion",
     "kheishd.workers.cron",
     "kheishd.workers.goals",
+    "kheishd.workers.hooks",
     "kheishd.workers.mail",
     "kheishd.workers.runs.executor",
 )
@@ -168,6 +174,9 @@ class Daemon:
         self._notifier = Notifier(environ)
         self._watchdog_s = read_watchdog_seconds(environ)
         self._vitals = Vitals(version=__version__, home=source.home.path, sandbox=self._sandbox.describe)
+        self._lifecycle = Lifecycle(
+            lambda: self._toolbox.load_lifecycle(self._read_credential, self._environ)
+        )
         self._server: Server | None = None
         self._listeners: list[Listener] = []
         self._state: State
@@ -227,6 +236,7 @@ class Daemon:
             learn=self._learn_credentials,
             notify=self._notify_reload,
             scrub=lambda text: self._scrubber.scrub_text(text),
+            decide=lambda hooks, subject: self._lifecycle.runner.decide(hooks, subject),
         )
         self._vitals.schema = self._state.store.schema
         self._vitals.started_at_ms = self._state.now_ms()
@@ -246,6 +256,7 @@ class Daemon:
             runtimes,
             self._captures,
             self._shells,
+            lifecycle=self._lifecycle,
             mcp=self._toolbox.mcp,
             secrets=self._vault,
         )
@@ -267,6 +278,7 @@ class Daemon:
         )
         dispatcher = Dispatcher(handlers(), services, control)
         async with trio.open_nursery() as nursery:
+            services.mcp.expect()
             nursery.start_soon(self._follow_servers, services.mcp)
             await self._start_workers(nursery, workers)
             async with open_server(dispatcher) as server:
@@ -338,10 +350,11 @@ class Daemon:
         from kheishd.workers.bus import BusWorker
         from kheishd.workers.cron import CronWorker
         from kheishd.workers.goals import GoalWorker
+        from kheishd.workers.hooks import HookWorker
         from kheishd.workers.mail import MailWorker
 
         services = cast("Services", self._toolbox.services)
-        loaded = (MailWorker, GoalWorker, AgentWorker, BusWorker, CronWorker)
+        loaded = (MailWorker, GoalWorker, AgentWorker, BusWorker, CronWorker, HookWorker)
         for worker in (*workers, *(make(services) for make in loaded)):
             await nursery.start(self._work, worker, name=worker.name)
 

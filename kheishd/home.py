@@ -3,7 +3,9 @@
 ====================  ============================================================
 ``config.toml``       the configuration, written by people
 ``agents/<name>.md``  agent definitions, written by people
+``cron/crons.toml``   cron entries, written by people
 ``skills/``           skills, written by people
+``hooks/*.toml``      lifecycle hooks, written by people
 ``state/``            the store
 ``run/``              ``kheishd.sock``, ``kheishd.lock``, the output of shells
 ``debug/<run id>/``   captures of model calls
@@ -56,6 +58,16 @@ class Home(Struct, frozen=True):
     def agents(self) -> Path:
         """The directory of agents' files; need not exist."""
         return self.path / "agents"
+
+    @property
+    def crons(self) -> Path:
+        """The file of cron entries; need not exist."""
+        return self.path / "cron" / "crons.toml"
+
+    @property
+    def hooks(self) -> Path:
+        """The directory of the files of lifecycle hooks; need not exist."""
+        return self.path / "hooks"
 
     @property
     def state(self) -> Path:

@@ -10,11 +10,14 @@ import trio
 from kheishd.build.stored import TABLES, add_stored
 from kheishd.events import commit_reload
 from kheishd.kernel.holder import RuntimeHolder
+from kheishd.kernel.lifecycle import HookSubject, find_hooks
 from protocol.errors.daemon import ConfigInvalid
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
+    from kheishd.core.hook import HookVerdict
+    from kheishd.kernel.lifecycle import HookSpec
     from kheishd.kernel.runtime import Runtime
     from kheishd.kernel.state import State
 
@@ -75,7 +78,7 @@ class Reloader:
     When a table of ``kheishd/build/stored.py`` changes, the current runtime gets the stored objects.
     ``build`` builds a generation, in a thread; ``adopt`` applies its log level and its reserve before it
     becomes current, and ``learn`` the credentials of its routes; ``notify`` reports the begin and the end of
-    a reload.
+    a reload. ``decide`` runs the hooks that may block one.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class Reloader:
         learn: Callable[[Runtime], None],
         notify: Callable[[bool], None],
         scrub: Callable[[str], str],
+        decide: Callable[[Sequence[HookSpec], HookSubject], Awaitable[HookVerdict]] | None = None,
     ) -> None:
         self.runtimes = RuntimeHolder(first, lambda old: nursery.start_soon(_close, old))
         self.problem: str | None = None
@@ -98,6 +102,7 @@ class Reloader:
         self._learn = learn
         self._notify = notify
         self._scrub = scrub
+        self._decide = decide
         self._requests = Coalesced(nursery, self._reload)
         adopt(first)
         # The current generation as it was built, from files alone.
@@ -117,6 +122,17 @@ class Reloader:
         self._learn(runtime)
         self.runtimes.amend(runtime)
 
+    async def _require_consent(self, runtime: Runtime) -> None:
+        """Require that no hook of the current runtime blocks the next one. Errors: ConfigInvalid."""
+        hooks = find_hooks(self.runtimes.current().lifecycle, "config_change", "reload")
+        if not hooks or self._decide is None:
+            return
+        key = f"{self._state.epoch}.{runtime.generation}.config_change"
+        payload = {"generation": runtime.generation, "warnings": list(runtime.warnings)}
+        verdict = await self._decide(hooks, HookSubject("config_change", "reload", key, payload))
+        if verdict.block is not None:
+            raise ConfigInvalid(f"the new configuration must not take effect: {verdict.block}")
+
     async def aclose(self) -> None:
         """Close the current runtime."""
         await self.runtimes.current().models.aclose()
@@ -125,6 +141,7 @@ class Reloader:
         self._notify(True)
         try:
             runtime = await trio.to_thread.run_sync(self._build, self.runtimes.current().generation + 1)
+            await self._require_consent(runtime)
             with trio.CancelScope(shield=True):
                 await commit_reload(self._state, add_stored(runtime, self._state))
             self._adopt(runtime)

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, cast
 from kheishd.kernel.mcp import McpHolder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from kheishd.build.skills import ConfiguredSkills, SkillRegistry
     from kheishd.config.sections.config import Config
     from kheishd.config.sections.workspace import WorkspaceSection
     from kheishd.home import Home
     from kheishd.hooks.composite import CompositeHook
+    from kheishd.hooks.lifecycle.runner import LifecycleRunner
     from kheishd.hooks.os.files.transaction import PathLocks
     from kheishd.hooks.os.shell.health import SandboxHealth
     from kheishd.hooks.os.shell.log import ShellFiles
@@ -59,7 +62,10 @@ class Toolbox:
         from kheishd.hooks.agents.mail import MailTools
         from kheishd.hooks.ask_user import AskUser
         from kheishd.hooks.composite import CompositeHook
+        from kheishd.hooks.cron import CronTools
+        from kheishd.hooks.events import EventTools
         from kheishd.hooks.goals import GoalTools
+        from kheishd.hooks.lifecycle.part import LifecycleHooks
         from kheishd.hooks.mcp import ServerTools
         from kheishd.hooks.memory import MemoryTools
         from kheishd.hooks.os.files.tools import Files
@@ -86,9 +92,21 @@ class Toolbox:
         delegation = Delegation(cast("Services", self.services))
         skills = SkillTools(cache(partial(self.skills, config)), lambda: cast("Services", self.services))
         tools = (TaskTools(self._shells), GoalTools(), delegation, MailTools(), skills, ActiveSkills())
-        servers = ServerTools(self.mcp, has_servers=bool(config.mcp))
+        lifecycle = LifecycleHooks(lambda: cast("Services", self.services))
+        servers = ServerTools(self.mcp)
         memory = MemoryTools(lambda: cast("Services", self.services))
-        return CompositeHook((*parts, *tools, servers, memory))
+        events = EventTools(offered=config.tools.events)
+        schedules = CronTools(offered=config.tools.schedules)
+        return CompositeHook((*parts, *tools, servers, memory, events, schedules, lifecycle))
+
+    def load_lifecycle(
+        self, read_credential: Callable[[str], str], environ: Mapping[str, str]
+    ) -> LifecycleRunner:
+        """Return the runner of lifecycle hooks, which get little of the daemon's environment."""
+        from kheishd.hooks.lifecycle.runner import LifecycleRunner
+
+        services = cast("Services", self.services)
+        return LifecycleRunner(services.state, services.live, read_credential, environ)
 
     async def try_sandbox(self, workspace: WorkspaceSection) -> None:
         """Try the sandbox of commands, unless it is off, and log its state."""

@@ -53,9 +53,11 @@ OUTPUT = "out"
 ARTIFACT = "art"
 PERSONA = "per"
 MESSAGE = "msg"
+HOOK_FAILURE = "hkf"
 CRON = "crn"
 EVENT = "evt"
 TRIGGER = "trg"
+EVENT_WAIT = "evw"
 
 
 # Two characters at a time. The standard library's encoder, made for long texts, takes twice as long, and four

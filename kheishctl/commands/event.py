@@ -12,7 +12,7 @@ from kheishctl.options import JsonValue, drop_unset, id_argument, mutating, page
 from kheishctl.render.events import format_event
 from kheishctl.render.layout import format_record
 
-group = make_group("event", "The event bus: programs and agents publish events, which wake agents.")
+group = make_group("event", "The event bus: publish and follow events. Triggers let events wake agents.")
 
 _pattern = click.argument(
     "source",

@@ -7,11 +7,11 @@ import click
 
 from kheishctl import exit_codes
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
-from kheishctl.options import JsonValue, complete, drop_unset, id_argument, paged
+from kheishctl.options import JsonValue, complete, drop_unset, id_argument, mutating, paged
 from kheishctl.render.layout import Column, format_record
 from protocol.text import one_line, sanitize
 
-group = make_group("mcp", "MCP servers: other programs whose tools agents use.")
+group = make_group("mcp", "MCP servers, whose tools agents use.")
 
 
 def describe_place(row: Mapping[str, Any]) -> str:
@@ -90,8 +90,78 @@ def call(app: App, server: str, tool: str, arguments: Any) -> None:
     click.get_current_context().exit(exit_codes.FAILED if result.get("is_error") else exit_codes.OK)
 
 
+RESOURCE_COLUMNS = (
+    Column("URI", "uri"),
+    Column("NAME", "name"),
+    Column("TYPE", lambda row: "template" if row.get("is_template") else row.get("mime_type", "")),
+    Column("DESCRIPTION", lambda row: one_line(row.get("description", ""))),
+)
+
+
+@command(group, "resources", method="mcp.resources", examples=("kheishctl mcp resources files",))
+@id_argument("server", "SERVER", "mcp_servers")
+def resources(app: App, server: str) -> None:
+    """List the resources of a server, and the templates of their addresses."""
+    result = app.call("mcp.resources", {"server": server})
+    show_table(app, result, "resources", RESOURCE_COLUMNS, "No resources.")
+
+
+PROMPT_COLUMNS = (
+    Column("PROMPT", "name"),
+    Column("ARGUMENTS", lambda row: ", ".join(row.get("arguments", ()))),
+    Column("DESCRIPTION", lambda row: one_line(row.get("description", ""))),
+)
+
+
+@command(group, "prompts", method="mcp.prompts", examples=("kheishctl mcp prompts everything",))
+@id_argument("server", "SERVER", "mcp_servers")
+def prompts(app: App, server: str) -> None:
+    """List the prompts of a server."""
+    show_table(app, app.call("mcp.prompts", {"server": server}), "prompts", PROMPT_COLUMNS, "No prompts.")
+
+
 @command(group, "restart", method="mcp.restart", examples=("kheishctl mcp restart files",))
 @id_argument("server", "SERVER", "mcp_servers")
 def restart(app: App, server: str) -> None:
     """Close the connection to a server, and connect anew. Calls in flight fail."""
     app.emit(app.call("mcp.restart", {"server": server}), format_record)
+
+
+@command(
+    group,
+    "put",
+    method="mcp.put",
+    examples=(
+        "kheishctl mcp put files -- npx -y @modelcontextprotocol/server-filesystem /srv",
+        "kheishctl mcp put tickets --url https://tickets.example.com/mcp --auth-ref slot:tickets",
+        'kheishctl mcp put clock --settings \'{"command": ["clock"], "tool_timeout_s": 5}\'',
+    ),
+)
+@id_argument("server", "SERVER", "mcp_servers")
+@click.argument("words", metavar="[COMMAND]...", nargs=-1, help="The program and its arguments, after '--'.")
+@click.option("--url", metavar="URL", help="The URL of a server that runs, instead of a program.")
+@click.option("--auth-ref", metavar="REF", help="Where the bearer token for the URL is, such as slot:NAME.")
+@click.option("--settings", type=JsonValue(), metavar="JSON", help="Further settings, as in config.toml.")
+@mutating
+def put(
+    app: App,
+    words: tuple[str, ...],
+    url: str | None,
+    auth_ref: str | None,
+    settings: Any,
+    **params: Any,
+) -> None:
+    """Store a server, or replace the stored one; the daemon connects to it at once."""
+    if settings is not None and not isinstance(settings, dict):
+        raise click.UsageError("--settings is no JSON object")
+    named = drop_unset(command=list(words) or None, url=url, auth_ref=auth_ref)
+    params["settings"] = {**(settings or {}), **named}
+    app.emit(app.call("mcp.put", drop_unset(**params)), format_record)
+
+
+@command(group, "delete", method="mcp.delete", examples=("kheishctl mcp delete files",))
+@id_argument("server", "SERVER", "mcp_servers")
+@mutating
+def delete(app: App, **params: Any) -> None:
+    """Delete a stored server. It is closed after its last call."""
+    app.emit(app.call("mcp.delete", drop_unset(**params)), format_record)

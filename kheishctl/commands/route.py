@@ -9,6 +9,7 @@ from kheishctl import exit_codes
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.contract import Json
 from kheishctl.options import JsonValue, complete, drop_unset, id_argument, mutating, options, paged
+from kheishctl.render.events import format_place
 from kheishctl.render.layout import Column, Display, format_record, format_table, paint
 from protocol.text import one_line
 
@@ -67,15 +68,27 @@ def format_checks(checks: Sequence[Json], display: Display) -> str:
     return "\n".join(lines)
 
 
+def format_test(result: Json, display: Display) -> str:
+    """Format the test of a route; those of its other keys and of its fallback follow, each with its name."""
+    others = result.get("others", [])
+    if not others:
+        return format_checks(result["checks"], display)
+    return "\n\n".join(
+        f"{format_place(test['route_id'], test.get('auth_ref'))}\n{format_checks(test['checks'], display)}"
+        for test in (result, *others)
+    )
+
+
 @command(group, "test", method="route.test", examples=("kheishctl route test claude",))
 @id_argument("route_id", "ROUTE", "routes")
 def test(app: App, route_id: str) -> None:
     """Make one small call with one tool, and report step by step what worked.
 
-    The call may cost a fraction of a cent. The exit code is 1 if a step failed.
+    Each key of the route and each route of its fallback is tested, too. A call may cost a fraction of a
+    cent. The exit code is 1 if a step failed.
     """
     result = app.call("route.test", {"route_id": route_id})
-    app.emit(result, lambda result, display: format_checks(result["checks"], display))
+    app.emit(result, format_test)
     click.get_current_context().exit(exit_codes.OK if result["ok"] else exit_codes.FAILED)
 
 
@@ -85,7 +98,18 @@ setting_options = options(
     click.option("--preset", metavar="NAME", help="The server whose differences apply, such as ollama."),
     click.option("--base-url", metavar="URL", help="The URL of the API."),
     click.option(
-        "--auth-ref", metavar="REF", help="Where the key is: env:NAME, credential:NAME or slot:NAME."
+        "--auth-ref",
+        "auth_refs",
+        multiple=True,
+        metavar="REF",
+        help="Where the key is: slot:NAME, env:NAME or credential:NAME (repeatable: several keys, in order).",
+    ),
+    click.option(
+        "--fallback",
+        multiple=True,
+        metavar="ROUTE",
+        shell_complete=complete("routes"),
+        help="A route to ask while this one fails (repeatable, in order).",
     ),
 )
 """The options for the settings of a route that most routes need."""
@@ -121,7 +145,10 @@ def put(app: App, settings: Any, **params: Any) -> None:
     The key itself is never part of a route. A route in the configuration file cannot be replaced: edit the
     file and reload.
     """
-    named = {name: params.pop(name) for name in ("model", "driver", "preset", "base_url", "auth_ref")}
+    names = ("model", "driver", "preset", "base_url", "auth_refs", "fallback")
+    named = {name: params.pop(name) for name in names}
+    if len(named["auth_refs"]) == 1:
+        named["auth_ref"] = named.pop("auth_refs")[0]
     if settings is not None and not isinstance(settings, dict):
         raise click.UsageError("--settings is no JSON object")
     params["settings"] = {**(settings or {}), **drop_unset(**named)}

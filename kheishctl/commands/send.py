@@ -267,6 +267,10 @@ def _note_waiting_run(app: App, address: Json) -> None:
     else:
         for run in runs:
             if run["status"] in RUN_WAITING:
+                if run["status"] == "waiting_for_event":
+                    command_line = app.command_line("send", "--busy", "steer")
+                    app.note(f"an earlier run waits for an event; a message ends its wait: {command_line}")
+                    continue
                 noun = "approval" if run["status"] == "waiting_for_approval" else "question"
                 command_line = app.command_line(noun, "list", "--run", run["run_id"])
                 app.note(f"an earlier run waits for a person, and this message waits for it: {command_line}")

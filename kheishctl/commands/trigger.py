@@ -23,7 +23,7 @@ from kheishctl.render.layout import Column, format_record
 if TYPE_CHECKING:
     from kheishctl.contract import Json
 
-group = make_group("trigger", "Triggers: events on the bus that wake agents.")
+group = make_group("trigger", "Triggers: events that wake agents.")
 
 COLUMNS = (
     Column("TRIGGER", "trigger_id"),

@@ -14,6 +14,7 @@ STATUS_STYLE = {
     "running": "blue",
     "waiting_for_approval": "yellow",
     "waiting_for_user_input": "yellow",
+    "waiting_for_event": "yellow",
     "idle": "dim",
     "completed": "green",
     "failed": "red",

@@ -59,6 +59,7 @@ STATUS_OF_EVENT = {
 _STATUS_OF_AGENT = {
     "waiting_for_approval": "waiting for approval",
     "waiting_for_user_input": "waiting for an answer",
+    "waiting_for_event": "waiting for an event",
 }
 
 

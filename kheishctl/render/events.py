@@ -91,6 +91,19 @@ def _as_json(event: Json) -> str:
     return json.dumps(rest, ensure_ascii=False) if rest else ""
 
 
+def format_failure(event: Json) -> str:
+    """Format a failed model call: its route if the run has several, the failure, and the route asked next."""
+    name, message = format_place(event.get("route"), event.get("auth_ref")), event["error"]["message"]
+    following = format_place(event.get("next_route"), event.get("next_auth_ref"))
+    text = f"{name}: {message}" if name else str(message)
+    return f"{text}; next: {following}" if following else text
+
+
+def format_place(route: str | None, auth_ref: str | None) -> str:
+    """Format a route and, of one with several keys, its key; empty without a route."""
+    return (f"{route} ({auth_ref})" if auth_ref else route) or ""
+
+
 def _count_deliveries(e: Json) -> str:
     counts = [f"{e[name]} {name}" for name in ("delivered", "held", "refused", "stopped") if e.get(name)]
     return ", ".join(counts) or ("delivered to no trigger" if e.get("done") else "")
@@ -144,6 +157,8 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     "secrets_resealed": lambda e: f"{e.get('slots', 0)} slots, by the key {e['key_id']}",
     "event_published": lambda e: f"{e['source']} {json.dumps(e.get('payload'), ensure_ascii=False)}",
     "event_delivered": lambda e: f"{e['event_id']} {_count_deliveries(e)}" + _note(e.get("note")),
+    "event_awaited": lambda e: f"{e['source']} until {format_utc(e['expires_at_ms'])}",
+    "event_wait_ended": lambda e: str(e["how"]) + _note(e.get("event_id")),
     "trigger_created": lambda e: f"{e['trigger_id']} on {e['source']}",
     "trigger_changed": lambda e: f"{e['trigger_id']} {e['status']}",
     "trigger_fired": lambda e: f"{e['trigger_id']} {e['outcome']} {e['event_id']}" + _note(e.get("note")),
@@ -151,6 +166,8 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     "route_stored": lambda e: f"{e['route_id']}, revision {e['revision']}",
     "route_deleted": lambda e: str(e["route_id"]),
     "default_route_changed": lambda e: str(e["route_id"] or "that of the configuration"),
+    "mcp_server_stored": lambda e: str(e["server"]),
+    "mcp_server_deleted": lambda e: str(e["server"]),
     "goal_set": lambda e: str(e["objective"]),
     "goal_updated": lambda e: str(e["status"]) + _note(e.get("note")),
     "goal_reviewed": lambda e: str(e["verdict"]) + _note(e.get("note")),
@@ -158,6 +175,10 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     "goal_cleared": lambda e: str(e.get("note", "")),
     "input_received": lambda e: f"{name_author('', e)} {format_message(e)}".lstrip(),
     "agents_files_loaded": lambda e: " ".join(str(file["path"]) for file in e["files"]),
+    "hook_failed": lambda e: f"{e['hook']} for {e['event']} {e['subject']}: {e['problem']}",
+    "hook_failure_resolved": lambda e: str(e["dead_letter_id"]) + _actor(e) + _note(e.get("note")),
+    "hook_context_added": lambda e: f"{e['hook']}: {e['text']}",
+    "call_input_changed": lambda e: f"{e['call_id']} by the hook {e['hook']}",
     "notes_recalled": lambda e: ", ".join(str(note["name"]) for note in e["notes"]),
     "workspace_trusted": lambda e: str(e["root"]) + _note(e.get("note")),
     "workspace_untrusted": lambda e: str(e["root"]) + _note(e.get("note")),
@@ -167,7 +188,7 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     "run_ended": lambda e: str(e["outcome"]) + (f": {e['error']['message']}" if e.get("error") else ""),
     "cancel_requested": lambda e: f"{e['outcome']} {e.get('note', '')}",
     "model_asked": lambda e: f"turn {e['turn']}, attempt {e['attempt']}",
-    "model_failed": lambda e: f"attempt {e['attempt']}: {e['error']['message']}",
+    "model_failed": lambda e: f"attempt {e['attempt']}: {format_failure(e)}",
     "message_appended": lambda e: format_message(e["message"]),
     "steered": lambda e: name_author(str(e.get("sender") or ""), e) + _note(format_message(e)),
     "calls_judged": lambda e: "; ".join(map(format_verdict, e["verdicts"])),

@@ -40,7 +40,7 @@ from kheishctl.render.changes import (
     StartedInput,
     SteerText,
 )
-from kheishctl.render.events import format_task_end
+from kheishctl.render.events import format_place, format_task_end
 from kheishctl.render.messages import format_message, join_answer_text, name_author
 from kheishctl.render.pending import format_answers
 from kheishctl.render.units import format_duration
@@ -333,6 +333,11 @@ def _notices(event: Json) -> list[DisplayChange]:
         case "model_failed" if event["retry_at_ms"] is None:
             # The end of the run states the failure.
             return []
+        case "model_failed" if event.get("next_route"):
+            following = format_place(event["next_route"], event.get("next_auth_ref"))
+            note = f"the model call failed ({event['error']['message']}); asking {following} instead"
+            if event["next_route"] != event.get("route"):
+                note += ", whose prompt cache is empty"
         case "model_failed":
             wait_s = max(0, int(event["retry_at_ms"]) - int(event["at_ms"])) / 1000
             delay = f"in {format_duration(wait_s)}" if wait_s else "now"

@@ -16,6 +16,7 @@ STATUS_STYLE = {
     "running": "cyan",
     "waiting_for_approval": "yellow",
     "waiting_for_user_question": "yellow",
+    "waiting_for_event": "yellow",
     "completed": "green",
     "failed": "red",
     "cancelled": "yellow",
@@ -28,6 +29,7 @@ CALL_STATES = {
     "asked": "needs approval",
     "questioned": "waits for an answer",
     "called": "running",
+    "awaiting": "waits for an event",
     "doubted": "in doubt",
     "returned": "returned",
 }
@@ -55,6 +57,8 @@ def describe_outcome(run: Json, command_line: CommandLine) -> str:
             return f"the run needs approval: {command_line('approval', 'list', '--run', run_id)}"
         case "waiting_for_user_question":
             return f"the run waits for an answer: {command_line('question', 'list', '--run', run_id)}"
+        case "waiting_for_event":
+            return f"the run waits for an event: {command_line('run', 'show', run_id)}"
         case _:
             return one_line(f"the run is {status} and continues: {command_line('run', 'wait', run_id)}")
 
@@ -102,6 +106,7 @@ def format_run(run: Json, display: Display) -> str:
         ("session", str(run["session_id"])),
         ("goal", goal and f"continuation {goal['number']}: {goal['reason']}"),
         ("route", f"{pinned['route']} ({pinned['model']})"),
+        ("answered by", run.get("route")),
         ("mode", pinned.get("permission_mode")),
         ("workspace", pinned.get("workspace")),
         ("accepted", display.format_time(run["accepted_at_ms"])),

@@ -6,7 +6,18 @@ from kheishd.kernel.call import Handler
 def handlers() -> tuple[Handler, ...]:
     """Import all modules with handlers, and return their handlers."""
     from kheishd.objects.agents import agent, goal, mailbox, memory, memory_context, persona, skill
-    from kheishd.objects.node import daemon, definition, journal, mcp, route, rpc, secret, token, workspace
+    from kheishd.objects.node import (
+        daemon,
+        definition,
+        hook,
+        journal,
+        mcp,
+        route,
+        rpc,
+        secret,
+        token,
+        workspace,
+    )
     from kheishd.objects.people import approval, audit, indoubt, permission, question
     from kheishd.objects.talk import (
         compaction,
@@ -40,7 +51,7 @@ def handlers() -> tuple[Handler, ...]:
         transfer,
     )
     people = (approval, question, indoubt, permission, audit)
-    node = (rpc, daemon, journal, definition, route, mcp, secret, token, workspace)
+    node = (rpc, daemon, journal, definition, route, mcp, secret, token, workspace, hook)
     agents = (agent, mailbox, memory, memory_context, persona, skill, goal)
     modules = (*talk, *people, task, *agents, *node, cron, event, trigger)
     return tuple(handler for module in modules for handler in module.HANDLERS)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from kheishd.config.sections.runs import RunsSection
     from kheishd.kernel.hook import Hook
+    from kheishd.kernel.lifecycle import HookSpec
     from kheishd.kernel.runtime import ModelCaller, RouteSpec
     from kheishd.kernel.skills import Skills
 
@@ -77,9 +78,21 @@ def build_runtime(
     if problems and not skip_bad_agents:
         raise ConfigInvalid("; ".join(problems))
     warnings = [f"skipped the agent in {problem}" for problem in problems]
+    crons = None
+    if source.home.crons.exists():
+        from kheishd.build.crons import read_crons
+
+        crons = read_crons(source.home.crons)
+        warnings += crons.warnings
     unpriced = [route_id for route_id, section in config.routes.items() if section.price_input is None]
     if config.runs.max_cost and unpriced:
         warnings.append(f"runs.max_cost has no effect on routes without prices: {', '.join(unpriced)}")
+    lifecycle: tuple[HookSpec, ...] = ()
+    if os.path.lexists(source.home.hooks):
+        from kheishd.hooks.lifecycle.files import read_operators_hooks
+
+        lifecycle, skipped = read_operators_hooks(source.home.hooks)
+        warnings += skipped
     return Runtime(
         generation=generation,
         config=config,
@@ -90,6 +103,8 @@ def build_runtime(
         workspaces=workspaces,
         warnings=tuple(warnings),
         load_skills=cache(partial(skills, config)),
+        crons=crons,
+        lifecycle=lifecycle,
     )
 
 

@@ -1,4 +1,4 @@
-"""Add the objects of the store to a runtime that was built from files: routes, then agents that name them.
+"""Add the objects of the store to a runtime that was built from files: routes, agents, MCP servers.
 
 Each source states its tables. When one of them changes, all sources are added anew to the runtime that was
 built, so that a change is in force right after its commit, and nothing else of the runtime is made again.
@@ -13,8 +13,9 @@ import msgspec
 from msgspec.structs import replace
 
 from kheishd.build.agents import add_stored_agents
+from kheishd.kernel.mcp import find_server_conflicts
 from kheishd.kernel.route import make_stored_route
-from kheishd.store.tables import DEFAULT_ROUTE, DEFINITIONS, ROUTES
+from kheishd.store.tables import DEFAULT_ROUTE, DEFINITIONS, MCP_SERVERS, ROUTES
 from protocol.errors.route import RouteInvalid
 from protocol.errors.store import StoreDamaged
 from protocol.journal.envelope import DAEMON_STREAM
@@ -70,6 +71,12 @@ def _add_routes(runtime: Runtime, store: Snapshot) -> Runtime:
         if route_id in runtime.routes
     ]
     routes = {**stored, **runtime.routes}
+    warnings += [
+        f"the fallback '{name}' of the stored route '{spec.route_id}' does not exist and is passed over"
+        for spec in stored.values()
+        for name in spec.fallback
+        if name not in routes
+    ]
     record = store.get(DEFAULT_ROUTE, DAEMON_STREAM)
     default = record.route_id if record is not None else None
     if default is not None and default not in routes:
@@ -85,11 +92,19 @@ def _add_agents(runtime: Runtime, store: Snapshot) -> Runtime:
     return add_stored_agents(runtime, [record.definition for _, record in store.scan(DEFINITIONS)])
 
 
+def _add_servers(runtime: Runtime, store: Snapshot) -> Runtime:
+    """Return a runtime with the stored MCP servers, and with warnings about servers without effect."""
+    stored = {record.name: record.settings for _, record in store.scan(MCP_SERVERS)}
+    runtime = replace(runtime, stored_servers=stored)
+    return replace(runtime, warnings=(*runtime.warnings, *find_server_conflicts(runtime)))
+
+
 SOURCES: Final[tuple[StoredSource, ...]] = (
     StoredSource("routes", (ROUTES, DEFAULT_ROUTE), _add_routes),
     StoredSource("agents", (DEFINITIONS,), _add_agents),
+    StoredSource("MCP servers", (MCP_SERVERS,), _add_servers),
 )
-"""All sources, in the order in which they are added: agents name routes."""
+"""All sources, in the order in which they are added: agents name routes and bring servers."""
 
 TABLES: Final = tuple(table.name for source in SOURCES for table in source.tables)
 """The names of the tables that are part of a runtime."""

@@ -163,6 +163,7 @@ _STATUS_OF_RUN: Final[Mapping[RunStatus, AgentStatus]] = {
     "running": "running",
     "waiting_for_approval": "waiting_for_approval",
     "waiting_for_user_question": "waiting_for_user_input",
+    "waiting_for_event": "waiting_for_event",
 }
 
 

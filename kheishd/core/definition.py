@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from kheishd.config.sections.mcp import find_server_problems
 from kheishd.config.toml import KeyPath, find_line
 from kheishd.config.validation import Problem, find_problems
 from kheishd.core.front_matter import FrontMatterError, load_yaml, split_front_matter
@@ -99,6 +100,10 @@ def make_definition(
         problem = find_audience_problem(rule.decision, rule.audience)
         if problem is not None:
             raise InvalidSettings([Problem(("permissions", index, "audience"), problem)])
+    for server, own in settings.mcp_servers.items():
+        problems = list(find_server_problems(own, ("mcp_servers", server)))
+        if problems:
+            raise InvalidSettings(problems)
     budget = Budget(
         max_tokens=fields.pop("max_tokens") or 0,
         max_work_s=fields.pop("max_work_s") or 0.0,

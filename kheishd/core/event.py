@@ -10,9 +10,9 @@ from typing import Any
 from msgspec.structs import replace
 
 from protocol.errors.event import EventSourceReserved
-from protocol.events.event import EventDelivered, EventPublished
+from protocol.events.event import EventAwaited, EventDelivered, EventPublished, EventWaitEnded
 from protocol.journal.envelope import Envelope
-from protocol.objects.event import AGENT_PREFIX, DONE_TOPIC, TOKEN_PREFIX, Publication
+from protocol.objects.event import AGENT_PREFIX, DONE_TOPIC, TOKEN_PREFIX, EventWait, Publication
 from protocol.objects.trigger import Scalar
 
 
@@ -93,3 +93,27 @@ def evolve(publication: Publication | None, envelope: Envelope, event: Any) -> P
         stopped=publication.stopped + event.stopped,
         note=event.note,
     )
+
+
+def evolve_wait(
+    wait: EventWait | None, envelope: Envelope, event: EventAwaited | EventWaitEnded
+) -> EventWait:
+    """Return the wait of a call after one of its events.
+
+    Errors: AssertionError for a first event that is not ``EventAwaited``: the journal is damaged.
+    """
+    if isinstance(event, EventAwaited):
+        assert envelope.session_id is not None
+        assert envelope.run_id is not None
+        return EventWait(
+            wait_id=event.wait_id,
+            session_id=envelope.session_id,
+            run_id=envelope.run_id,
+            call_id=event.call_id,
+            source=event.source,
+            after=event.after,
+            expires_at_ms=event.expires_at_ms,
+            created_cursor=envelope.cursor,
+        )
+    assert wait is not None, "the first event of a wait is its begin"
+    return replace(wait, is_pending=False)

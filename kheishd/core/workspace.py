@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from protocol.errors.session import WorkspaceForbidden
 from protocol.structs import Value
 
-DAEMON_DIRECTORIES = frozenset({"state", "run", "debug", "agents", "skills", "cron", "events"})
+DAEMON_DIRECTORIES = frozenset({"state", "run", "debug", "agents", "skills", "hooks", "cron", "events"})
 """Directories in the daemon's home that the daemon obeys: write access to them is control of the daemon."""
 
 _FIELD = "$.params.workspace"

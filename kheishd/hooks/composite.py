@@ -25,6 +25,7 @@ from msgspec.structs import replace
 from kheishd.core.text.surrogates import join_surrogates
 from kheishd.hooks.validation import Validator
 from kheishd.kernel.hook import (
+    Amendment,
     Deny,
     HookPrompt,
     Invocation,
@@ -92,6 +93,8 @@ class CompositeHook:
         self._with_text = [*map(id, self._parts_with("sections", "situation"))]
         self._with_opinion = self._parts_with("before_call")
         self._with_amendment = self._parts_with("after_call")
+        self._with_other_arguments = self._parts_with("amend")
+        self._with_denial = self._parts_with("before_approval")
         self._validator = Validator()
         for part in self._parts:
             names = set()
@@ -283,6 +286,31 @@ class CompositeHook:
             return _RANK[type(opinion)], isinstance(opinion, NeedsApproval) and not opinion.is_firm
 
         return min(opinions, key=rank, default=None)
+
+    async def amend(self, call: Invocation) -> Amendment | None:
+        """Return other arguments for a call, of the last sub-hook that has some; one that fails has none.
+
+        A sub-hook that fails here is asked for its opinion all the same.
+        """
+        amendment: Amendment | None = None
+        for part in self._with_other_arguments:
+            try:
+                amendment = await part.amend(call) or amendment
+            except Exception:
+                log.exception("a hook failed before a call", extra={**_about(call), "part": part.name})
+        return amendment
+
+    async def before_approval(self, call: Invocation, note: str) -> Deny | None:
+        """Return the first denial of a call about which a person would be asked. A failure denies."""
+        for part in self._with_denial:
+            try:
+                denial = await part.before_approval(call, note)
+            except Exception:
+                log.exception("a hook failed before an approval", extra={**_about(call), "part": part.name})
+                return Deny(f"the hook '{part.name}' failed, so this was not run")
+            if denial is not None:
+                return denial
+        return None
 
     async def preview(self, call: Invocation) -> Preview | None:
         """Show the effect of a call. Errors: ToolError if the call is impossible."""

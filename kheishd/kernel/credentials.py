@@ -86,9 +86,9 @@ def find_secrets(
     """
     secrets: set[str] = set()
     routes = list(routes)
-    for route in routes:
+    for reference in {key for route in routes for key in (*route.auth_refs, route.auth_ref)}:
         try:
-            value = resolve_credential(route.auth_ref, slots, environ)
+            value = resolve_credential(reference, slots, environ)
         except CredentialMissing:
             continue
         if value is not None:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from kheishd.config.sections.workspace import SandboxMode
     from kheishd.core.permissions.claims import Claim
+    from kheishd.core.run.commands import AwaitEvent
     from kheishd.core.run.record import RunRecord
     from kheishd.core.scope import Bounds
     from kheishd.kernel.state import State
@@ -339,6 +340,9 @@ class Outcome(Value, frozen=True):
     except for this outcome's events, which are committed with the final ones unless that is an error. So no
     concurrent change can break a rule, and a call that does nothing else is ``repeatable``: if its result was
     lost, so was its change. Errors: ToolError, which becomes the result.
+
+    ``awaits``, of the outcome that ``decide`` returns: the call has no result yet; its run waits for an event
+    on the bus, as a row, and the event becomes the result.
     """
 
     text: str
@@ -348,6 +352,7 @@ class Outcome(Value, frozen=True):
     evidence: Mapping[str, Any] | None = None
     origins: Sequence[InputOrigin] = ()
     decide: Callable[[Transaction], Outcome] | None = None
+    awaits: AwaitEvent | None = None
 
 
 # Opinions, before a call is judged.
@@ -381,6 +386,13 @@ class NeedsAnswer(Value, frozen=True):
 
 
 Opinion = Deny | NeedsApproval | NeedsAnswer
+
+
+class Amendment(Value, frozen=True):
+    """Other arguments for a call, by a hook of this name; they are validated and judged like the first."""
+
+    arguments: Mapping[str, Any]
+    hook: str
 
 
 class ProbeResult(Struct, frozen=True):
@@ -463,8 +475,16 @@ class SubHook:
         methods = call.tool.methods
         return () if methods is None or methods.claims is None else methods.claims(call, call.arguments)
 
+    async def amend(self, call: Invocation) -> Amendment | None:
+        """Return other arguments for a call of any sub-hook's tool, or None; before the opinions."""
+        return None
+
     async def before_call(self, call: Invocation) -> Opinion | None:
         """Return an opinion about a call of any sub-hook's tool, or None."""
+        return None
+
+    async def before_approval(self, call: Invocation, note: str) -> Deny | None:
+        """Deny a call of any sub-hook's tool about which a person would be asked, or return None."""
         return None
 
     async def preview(self, call: Invocation) -> Preview | None:
@@ -553,6 +573,14 @@ class Hook(Protocol):
 
     def claims(self, call: Invocation) -> Sequence[Claim]:
         """Return what a call asks for besides its subject. Errors: ToolError."""
+        ...
+
+    async def amend(self, call: Invocation) -> Amendment | None:
+        """Return other arguments for a call, before opinions about it; None if it stays as it is."""
+        ...
+
+    async def before_approval(self, call: Invocation, note: str) -> Deny | None:
+        """Return a denial of a call about which a person would be asked; None if there is none."""
         ...
 
     async def before_call(self, call: Invocation) -> Opinion | None:

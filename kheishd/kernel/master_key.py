@@ -67,6 +67,11 @@ def read_master_keys(home: Path, environ: Mapping[str, str]) -> MasterKeys:
     return MasterKeys(str(own), tuple(keys))
 
 
+def list_key_paths(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the paths with keys and credentials outside of the home: no command of an agent may see them."""
+    return tuple(path for path in map(environ.get, ("CREDENTIALS_DIRECTORY", VARIABLE)) if path)
+
+
 def write_master_keys(path: Path, keys: Sequence[bytes], *, replaces: bool) -> None:
     """Write a file of keys, complete or not at all, and sync it and its name.
 

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 import trio
+from msgspec.structs import replace
 
 from protocol.errors.mcp import McpServerNotFound
+from protocol.limits.mcp import MAX_MCP_SERVERS
 from protocol.objects.mcp import McpServer
 from protocol.structs import Value
 
@@ -35,9 +37,15 @@ class ServerSpec(Value, frozen=True):
     cwd: str = "/"
 
     @property
+    def references(self) -> list[str]:
+        """The references to the server's credentials."""
+        settings = self.settings
+        return [*([] if settings.auth_ref is None else [settings.auth_ref]), *settings.env_refs.values()]
+
+    @property
     def needs_credential(self) -> bool:
         """Whether a session needs the server's name in its credential scope."""
-        return self.settings.auth_ref is not None or bool(self.settings.env_refs)
+        return bool(self.references)
 
     @property
     def digest(self) -> str:
@@ -46,12 +54,43 @@ class ServerSpec(Value, frozen=True):
 
 
 def servers_of(runtime: Runtime) -> dict[str, ServerSpec]:
-    """Return the enabled and disabled servers of a runtime, by name."""
-    cwd = runtime.workspace_root
-    return {
-        name: ServerSpec(name, section.settings, cwd=section.cwd or cwd)
-        for name, section in sorted(runtime.config.mcp.items())
+    """Return the servers of a runtime, by name: of the file, then of the store, then of agents."""
+    return _merge_servers(runtime)[0]
+
+
+def find_server_conflicts(runtime: Runtime) -> list[str]:
+    """Return warnings about servers that have no effect, because another one has their name."""
+    return _merge_servers(runtime)[1]
+
+
+def _merge_servers(runtime: Runtime) -> tuple[dict[str, ServerSpec], list[str]]:
+    root = runtime.workspace_root
+    servers = {
+        name: ServerSpec(name, section.settings, cwd=section.cwd or root)
+        for name, section in runtime.config.mcp.items()
     }
+    warnings = [
+        f"the stored MCP server '{name}' has no effect, because the configuration defines it, too"
+        for name in runtime.stored_servers
+        if name in servers
+    ]
+    for name, settings in runtime.stored_servers.items():
+        servers.setdefault(name, ServerSpec(name, settings, "stored", cwd=settings.cwd or root))
+    for agent, definition in runtime.definitions.items():
+        for name, settings in definition.mcp_servers.items():
+            own = ServerSpec(name, settings, "agent", (agent,), settings.cwd or definition.workspace or root)
+            other = servers.setdefault(name, own)
+            if other.source == "agent" and other.digest == own.digest:
+                agents = tuple(dict.fromkeys((*other.agents, agent)))
+                servers[name] = replace(other, agents=agents)
+            else:
+                owner = f"the agent '{other.agents[0]}'" if other.agents else "the daemon"
+                warnings.append(
+                    f"the MCP server '{name}' of the agent '{agent}' has no effect: {owner} has another one"
+                )
+    if len(servers) > MAX_MCP_SERVERS:
+        warnings.append(f"{len(servers)} MCP servers; the limit is {MAX_MCP_SERVERS}: the last are left out")
+    return dict(sorted(list(servers.items())[:MAX_MCP_SERVERS])), warnings
 
 
 def view_of(spec: ServerSpec, state: McpServerState, **fields: Any) -> McpServer:
@@ -133,6 +172,23 @@ class Mcp(Protocol):
         """
         ...
 
+    @property
+    def resource_servers(self) -> Sequence[ServerSpec]:
+        """The servers that have resources."""
+        ...
+
+    async def list_resources(self, server: str) -> list[dict[str, Any]]:
+        """Return a server's resources and templates. Errors: ServerFailure, McpServerNotFound."""
+        ...
+
+    async def read_resource(self, server: str, uri: str) -> RemoteResult:
+        """Read a resource of a server. Errors: ServerFailure, McpServerNotFound."""
+        ...
+
+    async def list_prompts(self, server: str) -> list[dict[str, Any]]:
+        """Return a server's prompts. Errors: ServerFailure, McpServerNotFound."""
+        ...
+
     async def restart(self, name: str) -> None:
         """Connect anew; return when that attempt has ended. Errors: McpServerNotFound."""
         ...
@@ -142,6 +198,7 @@ class NoMcp:
     """No servers (``Mcp``)."""
 
     tools: Sequence[RemoteTool] = ()
+    resource_servers: Sequence[ServerSpec] = ()
 
     def views(self) -> list[McpServer]:
         """Return nothing."""
@@ -164,6 +221,18 @@ class NoMcp:
         """Refuse: there is no server. Errors: McpServerNotFound."""
         raise server_not_found(server)
 
+    async def list_resources(self, server: str) -> list[dict[str, Any]]:
+        """Refuse: there is no server. Errors: McpServerNotFound."""
+        raise server_not_found(server)
+
+    async def read_resource(self, server: str, uri: str) -> RemoteResult:
+        """Refuse: there is no server. Errors: McpServerNotFound."""
+        raise server_not_found(server)
+
+    async def list_prompts(self, server: str) -> list[dict[str, Any]]:
+        """Refuse: there is no server. Errors: McpServerNotFound."""
+        raise server_not_found(server)
+
     async def restart(self, name: str) -> None:
         """Refuse: there is no server. Errors: McpServerNotFound."""
         raise server_not_found(name)
@@ -172,11 +241,16 @@ class NoMcp:
 class McpHolder:
     """The holder of the pool: without any servers until the daemon has made one.
 
-    ``adopted`` is set once the servers of the first runtime are known to ``current``.
+    ``adopted`` is set unless a daemon starts, and does not know the servers of its first runtime yet.
     """
 
     def __init__(self) -> None:
         self.current: Mcp = NoMcp()
+        self.adopted = trio.Event()
+        self.adopted.set()
+
+    def expect(self) -> None:
+        """Let runs wait for the servers of the first runtime."""
         self.adopted = trio.Event()
 
 

@@ -112,12 +112,12 @@ class Meter:
     def _count_message(self, event: MessageAppended, route: str) -> None:
         if event.message.role != "assistant":
             return
-        route = self._count_use(route, event.usage, event.cost)
+        route = self._count_use(event.route or route, event.usage, event.cost)
         outcome = "cancelled" if event.stop_reason == "cancelled" else "answered"
         self.model_calls[route, outcome] += 1
 
     def _count_failure(self, event: ModelFailed, route: str) -> None:
-        route = self._count_use(route, event.usage, event.cost)
+        route = self._count_use(event.route or route, event.usage, event.cost)
         self.model_calls[route, "failed" if event.retry_at_ms is None else "retried"] += 1
 
     def _count_compaction(self, event: ContextCompacted | CompactionFailed, route: str) -> None:

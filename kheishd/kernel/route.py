@@ -5,15 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import replace
 
-from kheishd.config.sections.routes import BUILT_IN_ROUTE, RouteSection
+from kheishd.config.sections.routes import (
+    BUILT_IN_ROUTE,
+    ChainRoute,
+    RouteSection,
+    find_fallback_problems,
+)
 from kheishd.config.validation import find_problems
 from kheishd.core.run.budget import to_micros
 from kheishd.kernel.runtime import RouteSpec
 from protocol.budget import Prices
 from protocol.errors.route import RouteInvalid
+from protocol.objects.run import PinnedRoute
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from protocol.objects.route import RouteSettings
 
 
@@ -39,7 +48,7 @@ def make_route(route_id: str, section: RouteSection, *, stored: bool = False) ->
         section.effective_driver,
         section.model,
         section.base_url,
-        section.auth_ref,
+        section.auth_refs[0] if section.auth_refs else section.auth_ref,
         section.options,
         section.context_tokens,
         prices=prices,
@@ -47,11 +56,15 @@ def make_route(route_id: str, section: RouteSection, *, stored: bool = False) ->
         auth_header=section.auth_header,
         ca_file=section.ca_file,
         stored=stored,
+        auth_refs=tuple(section.auth_refs) if len(section.auth_refs) > 1 else (),
+        fallback=tuple(section.fallback),
     )
 
 
-def make_stored_route(route_id: str, settings: RouteSettings) -> RouteSpec:
-    """Return the route that stored settings describe.
+def make_stored_route(
+    route_id: str, settings: RouteSettings, routes: Mapping[str, RouteSpec] | None = None
+) -> RouteSpec:
+    """Return the route that stored settings describe; with ``routes``, its fallback must consist of them.
 
     Errors: RouteInvalid, with the field of the first problem.
     """
@@ -60,7 +73,51 @@ def make_stored_route(route_id: str, settings: RouteSettings) -> RouteSpec:
     if not problems:
         section = msgspec.convert(table, RouteSection)
         problems = list(section.find_problems(()))
+    if not problems and routes is not None:
+        chain_routes = {
+            name: ChainRoute(spec.driver, spec.prices.currency if spec.prices is not None else None)
+            for name, spec in routes.items()
+        }
+        problems = list(find_fallback_problems(route_id, section, chain_routes, ()))
     if problems:
         path = "".join(f".{part}" if isinstance(part, str) else f"[{part}]" for part in problems[0].path)
         raise RouteInvalid("; ".join(map(str, problems)), field=f"$.params.settings{path}")
     return make_route(route_id, section, stored=True)
+
+
+def chain_of(routes: Mapping[str, RouteSpec], spec: RouteSpec) -> list[RouteSpec]:
+    """Return the routes that a run may ask after its own, as far as they exist and cost the same money."""
+    chain = (routes[name] for name in spec.fallback if name in routes and name != spec.route_id)
+    currency = spec.prices.currency if spec.prices is not None else None
+    usable = []
+    for route in chain:
+        if route.prices is not None:
+            currency = currency or route.prices.currency
+            if route.prices.currency != currency:
+                # The configuration has changed under a stored route.
+                continue
+        usable.append(route)
+    return usable
+
+
+def keys_of(spec: RouteSpec) -> list[RouteSpec]:
+    """Return a route once for each of its keys."""
+    return [replace(spec, auth_ref=key, auth_refs=()) for key in spec.auth_refs] or [spec]
+
+
+def pin_route(spec: RouteSpec, model: str | None = None) -> PinnedRoute:
+    """Return a route as a run pins it, with its own model or another one."""
+    return PinnedRoute(
+        route=spec.route_id,
+        driver=spec.driver,
+        model=model or spec.model,
+        base_url=spec.base_url,
+        auth_ref=spec.auth_ref,
+        auth_refs=list(spec.auth_refs),
+        preset=spec.preset,
+        auth_header=spec.auth_header,
+        ca_file=spec.ca_file,
+        options=dict(spec.options),
+        context_tokens=spec.context_tokens,
+        prices=spec.prices,
+    )

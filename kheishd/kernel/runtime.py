@@ -16,13 +16,18 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
+    import trio
+
     from kheishd.config.sections.config import Config
     from kheishd.core.context.encodings import MessageEncodings
+    from kheishd.core.cron.file import CronFile
     from kheishd.core.workspace import Workspaces
     from kheishd.kernel.hook import Hook, Tool
+    from kheishd.kernel.lifecycle import HookSpec
     from kheishd.kernel.skills import Skills
     from protocol.budget import Prices
     from protocol.objects.definition import Definition
+    from protocol.objects.mcp import McpServerSettings
     from protocol.objects.route import Driver, PresetName
     from protocol.objects.run import Pinned
 
@@ -30,8 +35,9 @@ if TYPE_CHECKING:
 class RouteSpec(Value, frozen=True):
     """A route of the configuration or the store, or the built-in one.
 
-    ``auth_ref`` names the credential (``env:NAME``), which is resolved at each call. ``context_tokens`` is
-    the size of the model's context window, answer included.
+    ``auth_ref`` names the credential (``env:NAME``), which is resolved at each call; ``auth_refs`` are all
+    keys of a route with several. ``fallback`` are the routes to ask if it fails. ``context_tokens`` is the
+    size of the model's context window, answer included.
     """
 
     route_id: str
@@ -47,6 +53,8 @@ class RouteSpec(Value, frozen=True):
     preset: PresetName | None = None
     auth_header: str | None = None
     ca_file: str | None = None
+    auth_refs: tuple[str, ...] = ()
+    fallback: tuple[str, ...] = ()
 
 
 class Runtime(Value, frozen=True):
@@ -55,7 +63,7 @@ class Runtime(Value, frozen=True):
     A run holds its runtime while it is active; a reload replaces the whole. ``load_hooks`` builds the hooks
     at its first call, so that no start waits for tools; each call returns the same. ``warnings`` are problems
     of the configuration that did not prevent the start or the reload. ``stored_default_route`` is the one
-    that a client has set.
+    that a client has set. ``lifecycle`` are the operator's hooks.
     """
 
     generation: int
@@ -67,6 +75,9 @@ class Runtime(Value, frozen=True):
     workspaces: Workspaces
     warnings: tuple[str, ...] = ()
     load_skills: Callable[[], Skills] = NoSkills
+    crons: CronFile | None = None
+    lifecycle: tuple[HookSpec, ...] = ()
+    stored_servers: Mapping[str, McpServerSettings] = field(default_factory=dict)
     stored_default_route: str | None = None
 
     @property
@@ -94,9 +105,11 @@ class Runtimes(Protocol):
     """The source of runtimes. A replaced runtime lives until its last holder releases it.
 
     ``on_replace`` is called on the loop when another runtime has become current; it must not block or raise.
+    ``changed`` is set when there is another current one; take it before you read that.
     """
 
     on_replace: Callable[[], None]
+    changed: trio.Event
 
     def current(self) -> Runtime:
         """Return the runtime for new work."""

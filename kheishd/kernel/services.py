@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import field
 
+from kheishd.kernel.cooldowns import Cooldowns
+from kheishd.kernel.lifecycle import Lifecycle
 from kheishd.kernel.mcp import McpHolder
 from kheishd.kernel.secrets import Vault
 from kheishd.kernel.slots import RunSlots
@@ -36,5 +38,7 @@ class Services(Value, frozen=True):
     transcripts: TranscriptCache = field(default_factory=TranscriptCache)
     slots: RunSlots = field(default_factory=RunSlots)
     waits: RunWaits = field(default_factory=RunWaits)
+    cooldowns: Cooldowns = field(default_factory=Cooldowns)
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
     mcp: McpHolder = field(default_factory=McpHolder)
     secrets: Vault = field(default_factory=Vault)

@@ -66,17 +66,7 @@ class ServerConnection:
         """Return the tools as the server sent them, at most the limit. Errors: ServerFailure."""
         if self._client.server_capabilities.tools is None:
             return []
-        tools: list[dict[str, Any]] = []
-        cursor: str | None = None
-        for _ in range(MAX_LIST_PAGES):
-            params = None if cursor is None else types.PaginatedRequestParams(cursor=cursor)
-            page = await _translate(self._client.session.list_tools, params=params)
-            tools += [tool.model_dump(by_alias=True, exclude_none=True, mode="json") for tool in page.tools]
-            cursor = page.next_cursor
-            if cursor is None or len(tools) >= MAX_LISTED_SERVER_TOOLS:
-                break
-            await trio.lowlevel.checkpoint()
-        return tools[:MAX_LISTED_SERVER_TOOLS]
+        return await _list_all(self._client.session.list_tools, "tools")
 
     async def call_tool(
         self, name: str, arguments: Mapping[str, Any], progress: Callable[[str], None]
@@ -100,9 +90,35 @@ class ServerConnection:
             result.is_error,
         )
 
-    async def check(self) -> None:
-        """Require that the server still answers. Errors: ServerFailure."""
-        await _translate(self._client.session.list_tools)
+    @property
+    def has_resources(self) -> bool:
+        """Whether the server has resources."""
+        return self._client.server_capabilities.resources is not None
+
+    async def list_resources(self) -> list[dict[str, Any]]:
+        """Return the resources, then the templates of resources, as the server sent them.
+
+        Errors: ServerFailure.
+        """
+        if not self.has_resources:
+            return []
+        session = self._client.session
+        resources = await _list_all(session.list_resources, "resources")
+        return resources + await _list_all(session.list_resource_templates, "resource_templates")
+
+    async def read_resource(self, uri: str) -> RemoteResult:
+        """Read a resource. Errors: ServerFailure."""
+        result = await _translate(self._client.session.read_resource, uri)
+        contents = [
+            part.model_dump(by_alias=True, exclude_none=True, mode="json") for part in result.contents
+        ]
+        return RemoteResult([{"type": "resource", "resource": content} for content in contents])
+
+    async def list_prompts(self) -> list[dict[str, Any]]:
+        """Return the prompts as the server sent them. Errors: ServerFailure."""
+        if self._client.server_capabilities.prompts is None:
+            return []
+        return await _list_all(self._client.session.list_prompts, "prompts")
 
     async def receive(self, message: Any) -> None:
         """Take a notification of the server."""
@@ -174,6 +190,22 @@ async def open_connection(
         nursery.start_soon(connection.listen)
         yield connection
         nursery.cancel_scope.cancel()
+
+
+async def _list_all(request: Callable[..., Any], field: str) -> list[dict[str, Any]]:
+    """Return the elements of all pages of a list, at most the limit. Errors: ServerFailure."""
+    elements: list[dict[str, Any]] = []
+    cursor: str | None = None
+    for _ in range(MAX_LIST_PAGES):
+        params = None if cursor is None else types.PaginatedRequestParams(cursor=cursor)
+        page = await _translate(request, params=params)
+        rows = getattr(page, field)
+        elements += [row.model_dump(by_alias=True, exclude_none=True, mode="json") for row in rows]
+        cursor = page.next_cursor
+        if cursor is None or len(elements) >= MAX_LISTED_SERVER_TOOLS:
+            break
+        await trio.lowlevel.checkpoint()
+    return elements[:MAX_LISTED_SERVER_TOOLS]
 
 
 async def _translate(request: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -157,7 +157,28 @@ class McpPool:
         self, server: str, tool: str, arguments: Mapping[str, Any], progress: Callable[[str], None]
     ) -> RemoteResult:
         """Call a tool by the server's own name of it. Errors: ServerFailure, McpServerNotFound."""
-        return await self._need(server).call(tool, arguments, progress)
+        return await self._need(server).request(
+            lambda connection: connection.call_tool(tool, arguments, progress)
+        )
+
+    @property
+    def resource_servers(self) -> Sequence[ServerSpec]:
+        """The servers that have resources."""
+        return [
+            supervisor.spec for _, supervisor in sorted(self._supervisors.items()) if supervisor.has_resources
+        ]
+
+    async def list_resources(self, server: str) -> list[dict[str, Any]]:
+        """Return a server's resources and templates. Errors: ServerFailure, McpServerNotFound."""
+        return await self._need(server).request(lambda connection: connection.list_resources())
+
+    async def read_resource(self, server: str, uri: str) -> RemoteResult:
+        """Read a resource of a server. Errors: ServerFailure, McpServerNotFound."""
+        return await self._need(server).request(lambda connection: connection.read_resource(uri))
+
+    async def list_prompts(self, server: str) -> list[dict[str, Any]]:
+        """Return a server's prompts. Errors: ServerFailure, McpServerNotFound."""
+        return await self._need(server).request(lambda connection: connection.list_prompts())
 
     async def restart(self, name: str) -> None:
         """Connect anew; return when that attempt has ended.

@@ -7,22 +7,24 @@ those of the last connection, because a prompt that loses and regains tools is n
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 from msgspec.structs import replace
 
-from kheishd.kernel.mcp import RemoteResult, ServerFailure, view_of
+from kheishd.kernel.mcp import ServerFailure, view_of
 from kheishd.mcp.rows import make_rows
 from protocol.limits.mcp import MAX_RECONNECT_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from kheishd.kernel.mcp import RemoteTool, ServerSpec
     from kheishd.mcp.connection import ServerConnection
     from protocol.objects.mcp import McpServer, McpServerState
+
+T = TypeVar("T")
 
 log = logging.getLogger("kheishd.mcp")
 
@@ -52,6 +54,7 @@ class Supervisor:
     ) -> None:
         self.spec = spec
         self.tools: Sequence[RemoteTool] = ()
+        self.has_resources = False
         self.settled = trio.Event()
         self._connect = connect
         self._describe = describe
@@ -143,6 +146,9 @@ class Supervisor:
         self._connection, self._ready_at = connection, trio.current_time()
         self._connections += 1
         self._identity = (connection.protocol_version, connection.server)
+        if self.has_resources != connection.has_resources:
+            self.has_resources = connection.has_resources
+            self._on_change()
         self._state, self._problem = "ready", None
         self.settled.set()
         fields = {"server": self.spec.name, "tools": len(self.tools), "pid": connection.pid}
@@ -159,21 +165,24 @@ class Supervisor:
             return f"it is not connected ({self._problem}); the next attempt is in {seconds:.0f} s"
         return "it is being connected" if self._state == "starting" else "it was removed"
 
-    async def call(
-        self, tool: str, arguments: Mapping[str, Any], progress: Callable[[str], None]
-    ) -> RemoteResult:
-        """Call a tool. Errors: ServerFailure."""
+    async def request(self, send: Callable[[ServerConnection], Awaitable[T]]) -> T:
+        """Make a request of the server, within its time limit. Errors: ServerFailure."""
         connection, problem = self._connection, self.find_problem()
         if connection is None or problem is not None:
             raise ServerFailure("unavailable", problem or "it is not connected")
         self._calls += 1
+        seconds = self.spec.settings.tool_timeout_s
         try:
-            with trio.move_on_after(self.spec.settings.tool_timeout_s):
-                return await connection.call_tool(tool, arguments, progress)
-            seconds = self.spec.settings.tool_timeout_s
-            raise ServerFailure(
-                "timed_out", f"there was no answer within {seconds:g} s, and the call was cancelled"
-            )
+            with trio.move_on_after(seconds):
+                return await send(connection)
+            text = f"there was no answer within {seconds:g} s, and the call was cancelled"
+            raise ServerFailure("timed_out", text)
+        except ServerFailure:
+            if self.spec.settings.url is not None:
+                # Its session may be gone, as after a restart of the server: if it lists no tools, another
+                # connection is made.
+                connection.changed.set()
+            raise
         finally:
             self._calls -= 1
             if self._is_closing and not self._calls:

@@ -121,10 +121,15 @@ class ProviderCaller:
                 yield _CapturedEvents(events, capture)
 
     def problem(self, route: RouteSpec) -> str | None:
-        """Return why the route cannot be used now (such as a missing credential), or None."""
+        """Return why the route cannot be used now (such as a missing credential), or None.
+
+        One key suffices where there are several.
+        """
         if route.driver == "offline":
             return None
-        return find_problem(route.auth_ref, self._slots, self._environ)
+        keys = route.auth_refs or (route.auth_ref,)
+        problems = [find_problem(key, self._slots, self._environ) for key in keys]
+        return None if None in problems else problems[0]
 
     async def aclose(self) -> None:
         """Close idle connections."""

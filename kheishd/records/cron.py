@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from kheishd.core.cron import entry
 from kheishd.records.projection import IndexRow, Projection, key_in
-from kheishd.store.tables import CRONS, CRONS_BY_TREE, CRONS_DUE, CRONS_FAILING, CRONS_LIVE
+from kheishd.store.tables import CRONS, CRONS_BY_AUTHOR, CRONS_DUE, CRONS_FAILING, CRONS_LIVE
 from protocol.events.cron import CronCreated, CronEvent
 
 if TYPE_CHECKING:
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 CRON_STREAMS: Final = "cron"
 """The kind of the streams of cron entries."""
+
+FILE_AUTHOR: Final = "file/"
+"""The author of the entries of the file: no session has such an id."""
 
 
 def stream_of(cron_id: str) -> str:
@@ -33,8 +36,9 @@ def index_rows(record: Cron) -> frozenset[IndexRow]:
         rows.append(IndexRow(CRONS_DUE, (at_ms, record.cron_id)))
     if entry.is_failing(record):
         rows.append(IndexRow(CRONS_FAILING, (record.cron_id,)))
-    if record.root_session_id is not None:
-        rows.append(IndexRow(CRONS_BY_TREE, (record.root_session_id, record.cron_id)))
+    author = FILE_AUTHOR if record.source == "file" else record.root_session_id
+    if author is not None:
+        rows.append(IndexRow(CRONS_BY_AUTHOR, (author, record.cron_id)))
     return frozenset(rows)
 
 
@@ -48,6 +52,6 @@ CRON_RECORDS: Final = Projection(
     source=lambda store, key, record: (stream_of(record.cron_id), record.created_cursor),
     stream=CRON_STREAMS,
     rows=index_rows,
-    indexes=(CRONS_DUE, CRONS_LIVE, CRONS_FAILING, CRONS_BY_TREE),
+    indexes=(CRONS_DUE, CRONS_LIVE, CRONS_FAILING, CRONS_BY_AUTHOR),
     bounded=True,
 )

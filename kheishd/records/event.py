@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Final
 from kheishd.core import event as event_rules
 from kheishd.core import trigger as trigger_rules
 from kheishd.core.event import listener_key, matches
-from kheishd.records.projection import IndexRow, Projection, key_in, stream_kind
+from kheishd.records.projection import IndexRow, Projection, key_in, source_in_session, stream_kind
 from kheishd.store.tables import (
     BUS_FANOUT,
     BUS_LISTENERS,
+    DEADLINES,
+    EVENT_WAITS,
     PUBLICATIONS,
     RECORDS_BY_SESSION,
     TRIGGERS,
     TRIGGERS_DUE,
     TRIGGERS_TROUBLED,
 )
-from protocol.events.event import EventDelivered, EventPublished
+from protocol.events.event import EventAwaited, EventDelivered, EventPublished, EventWaitEnded
 from protocol.events.trigger import TriggerChanged, TriggerCreated, TriggerDeleted, TriggerFired
 from protocol.journal.envelope import BUS_STREAM
 
@@ -25,10 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from kheishd.store.environment import Snapshot
-    from protocol.objects.event import Publication
+    from protocol.objects.event import EventWait, Publication
     from protocol.objects.trigger import Trigger
 
 TRIGGER: Final = "trigger"
+WAIT: Final = "event_wait"
 LAST: Final = "\x7f"
 """A character beyond those of sources and ids."""
 
@@ -82,6 +85,32 @@ TRIGGER_RECORDS: Final = Projection(
     rows=trigger_rows,
     indexes=(BUS_LISTENERS, RECORDS_BY_SESSION, TRIGGERS_DUE, TRIGGERS_TROUBLED),
     bounded=True,
+)
+
+
+def wait_rows(wait: EventWait) -> frozenset[IndexRow]:
+    """Return the index rows of a call that waits for an event: by its pattern, and its deadline."""
+    if not wait.is_pending:
+        return frozenset()
+    return frozenset(
+        (
+            IndexRow(BUS_LISTENERS, (*listener_key(wait.source), wait.wait_id)),
+            IndexRow(DEADLINES, (wait.expires_at_ms, WAIT, wait.wait_id)),
+        )
+    )
+
+
+EVENT_WAIT_RECORDS: Final = Projection(
+    kind=WAIT,
+    table=EVENT_WAITS,
+    begins=EventAwaited,
+    events=(EventAwaited, EventWaitEnded),
+    key=key_in("wait_id"),
+    evolve=event_rules.evolve_wait,
+    source=source_in_session,
+    final=lambda wait: not wait.is_pending,
+    rows=wait_rows,
+    indexes=(BUS_LISTENERS, DEADLINES),
 )
 
 

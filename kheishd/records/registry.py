@@ -9,10 +9,12 @@ from kheishd.records.approval import APPROVAL_RECORDS
 from kheishd.records.conversation import CONVERSATION_RECORDS
 from kheishd.records.cron import CRON_RECORDS
 from kheishd.records.definition import DEFINITION_RECORDS
-from kheishd.records.event import PUBLICATION_RECORDS, TRIGGER_RECORDS
+from kheishd.records.event import EVENT_WAIT_RECORDS, PUBLICATION_RECORDS, TRIGGER_RECORDS
 from kheishd.records.goal import GOAL_RECORDS
+from kheishd.records.hook import HOOK_RECORDS
 from kheishd.records.indoubt import INDOUBT_RECORDS
 from kheishd.records.mailbox import MAIL_RECORDS, MAILBOX_RECORDS
+from kheishd.records.mcp import SERVER_RECORDS
 from kheishd.records.memory import NOTE_RECORDS, NOTEBOOK_RECORDS
 from kheishd.records.permission import PERMISSION_RECORDS
 from kheishd.records.persona import PERSONA_RECORDS
@@ -51,10 +53,13 @@ PROJECTIONS: Final[tuple[Projection[Any], ...]] = (
     ROUTE_RECORDS,
     DEFAULT_ROUTE_RECORDS,
     GOAL_RECORDS,
+    HOOK_RECORDS,
     CRON_RECORDS,
     SECRET_RECORDS,
+    SERVER_RECORDS,
     PUBLICATION_RECORDS,
     TRIGGER_RECORDS,
+    EVENT_WAIT_RECORDS,
     NOTE_RECORDS,
     NOTEBOOK_RECORDS,
 )

@@ -3,6 +3,7 @@
 from msgspec import Struct
 
 from protocol.objects.definition import Definition
+from protocol.objects.mcp import McpServerSettings
 from protocol.objects.permission import Rule
 from protocol.objects.route import RouteRevision
 from protocol.objects.secret import SecretKind
@@ -97,3 +98,12 @@ class Receipt(Struct, frozen=True, kw_only=True, omit_defaults=True):
     params_digest: bytes
     result: bytes
     at_ms: int
+
+
+class StoredServer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An MCP server in the store, and the cursors of its first event and of its last one."""
+
+    name: str
+    settings: McpServerSettings
+    created_cursor: int
+    updated_cursor: int

@@ -17,6 +17,7 @@ from kheishd.store.records import (
     StoredDefaultRoute,
     StoredDefinition,
     StoredRoute,
+    StoredServer,
     TokenRecord,
     TrustedRoots,
 )
@@ -24,8 +25,9 @@ from kheishd.store.table import Table
 from protocol.objects.agent import ManagedAgent
 from protocol.objects.approval import Approval
 from protocol.objects.cron import Cron
-from protocol.objects.event import Publication
+from protocol.objects.event import EventWait, Publication
 from protocol.objects.goal import Goal
+from protocol.objects.hook import HookDeadLetter
 from protocol.objects.indoubt import Indoubt
 from protocol.objects.mailbox import Mail, Mailbox
 from protocol.objects.memory import Note, Notebook
@@ -148,6 +150,12 @@ GOALS_OPEN = Table("goals_open", (str,), bytes)
 PERSONAS = Table("personas", (str,), Persona)
 """(persona id) → the persona."""
 
+# Hooks.
+
+HOOK_DEAD_LETTERS = Table("hook_dead_letters", (str,), HookDeadLetter)
+"""(dead letter id) → the failure of a lifecycle hook."""
+HOOK_DEAD_LETTERS_BY_AGE = Table("hook_dead_letters_by_age", (int,), str)
+"""(cursor of the failure) → dead letter id."""
 # Cron.
 
 CRONS = Table("crons", (str,), Cron)
@@ -158,8 +166,8 @@ CRONS_LIVE = Table("crons_live", (str, str), bytes)
 """(run id, cron id) → nothing: an occurrence whose run has not ended."""
 CRONS_FAILING = Table("crons_failing", (str,), bytes)
 """(cron id) → nothing: its last firings failed."""
-CRONS_BY_TREE = Table("crons_by_tree", (str, str), bytes)
-"""(root session id, cron id) → nothing: created by an agent of the tree."""
+CRONS_BY_AUTHOR = Table("crons_by_author", (str, str), bytes)
+"""(root session id, cron id) → nothing: created by an agent of the tree; ``file/`` is the file of entries."""
 # Secrets.
 
 SECRETS = Table("secrets", (str,), SecretRecord)
@@ -174,6 +182,8 @@ BUS_FANOUT = Table("bus_fanout", (int,), str)
 """(cursor of the event) → event id: not delivered to all its triggers yet."""
 BUS_LISTENERS = Table("bus_listeners", (str, str, str), bytes)
 """("exact" or "prefix", the source or its beginning, id) → nothing: a trigger, or a run that waits."""
+EVENT_WAITS = Table("event_waits", (str,), EventWait)
+"""(wait id) → a call that waits for an event, or did."""
 TRIGGERS = Table("triggers", (str,), Trigger)
 """(trigger id) → the trigger."""
 TRIGGERS_DUE = Table("triggers_due", (int, str), bytes)
@@ -221,6 +231,11 @@ ROUTES = Table("routes", (str,), StoredRoute)
 """(route id) → the route that is in the store, with its revisions; those of the file are not in a table."""
 DEFAULT_ROUTE = Table("default_route", (str,), StoredDefaultRoute)
 """("daemon") → the default route, if a client has set it."""
+
+# MCP servers.
+
+MCP_SERVERS = Table("mcp_servers", (str,), StoredServer)
+"""(name) → the server that is in the store; those of the file and of agents are not in a table."""
 
 # Requests and content.
 

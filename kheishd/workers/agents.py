@@ -23,6 +23,7 @@ from kheishd.core.workspace import is_within
 from kheishd.objects.agents.tree import live_children, root_id_of
 from kheishd.objects.talk.bounds import has_work_below, open_children
 from kheishd.objects.talk.budget import has_open_children, settle
+from kheishd.objects.talk.hook import decide
 from kheishd.objects.work.shell import live_shells, pass_on_shells, request_stop_all
 from kheishd.records.checkpoint import delete_checkpoint
 from kheishd.records.writer import SessionWriter
@@ -41,6 +42,7 @@ from kheishd.store.tables import (
     SHELLS_LIVE,
 )
 from kheishd.workers.worker import Worker
+from protocol.errors.agent import WorktreeUnavailable
 from protocol.errors.refusal import Refusal
 from protocol.errors.store import StorageFull
 from protocol.events.agent import AgentClosed, AgentCloseRequested, AgentPrepared
@@ -148,6 +150,7 @@ class AgentWorker(Worker):
                     if change is finish:
                         change = partial(finish, kept=await remove_worktree(worktree))
                     else:
+                        await self._require_consent(agent_id, worktree)
                         change = partial(prepare, commit=await make_worktree(worktree))
                 except Exception as error:
                     note = error.message if isinstance(error, Refusal) else str(error)
@@ -171,6 +174,24 @@ class AgentWorker(Worker):
             self._skipped.add(agent_id)
         finally:
             self._busy.discard(agent_id)
+
+    async def _require_consent(self, agent_id: str, worktree: AgentWorktree) -> None:
+        """Require that no hook blocks a worktree. Errors: WorktreeUnavailable."""
+        verdict = await decide(
+            self._services,
+            "worktree_create",
+            worktree.path,
+            f"{agent_id}.worktree_create",
+            lambda: {
+                "agent_id": agent_id,
+                "path": worktree.path,
+                "branch": worktree.branch,
+                "source_root": worktree.source_root,
+            },
+            workspace=worktree.source_root,
+        )
+        if verdict.block is not None:
+            raise WorktreeUnavailable(verdict.block)
 
     async def _stop_shells(self, agent_id: str, path: str) -> None:
         """Stop the background shells in a worktree, and wait for their ends."""

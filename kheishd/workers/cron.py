@@ -17,16 +17,19 @@ import trio
 from kheishd.kernel.wall_clock import KernelClock
 from kheishd.objects.talk.wake import prepare_wake
 from kheishd.objects.wake import cron
-from kheishd.store.tables import CRONS, CRONS_DUE, CRONS_LIVE, RUNS
+from kheishd.records.cron import FILE_AUTHOR
+from kheishd.store.tables import CRONS, CRONS_BY_AUTHOR, CRONS_DUE, CRONS_LIVE, RUNS
 from kheishd.workers.worker import Worker
 from protocol.errors.store import StorageFull, StoreDamaged
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from kheishd.core.cron.file import CronFile
     from kheishd.kernel.services import Services
     from kheishd.kernel.wall_clock import WallClock
     from kheishd.objects.talk.wake import WakePlan
+    from protocol.objects.cron import CronProperties
 
 log = logging.getLogger("kheishd.cron")
 
@@ -38,6 +41,9 @@ RETRY_SECONDS: Final = 1.0
 
 SET_BACK_MS: Final = 1_000
 """The clock was set back if it shows so much less than before; smaller steps are corrections."""
+
+APPLIED_AT_ONCE: Final = 16
+"""Rows of the file that one transaction stores: at most 10 KiB each, twice."""
 
 REPLANNED_AT_ONCE: Final = 200
 """Entries whose due times are computed anew in one transaction, some 100 µs each."""
@@ -58,6 +64,8 @@ class CronWorker(Worker):
         self._settling: set[tuple[str, str]] = set()
         self._draining = False
         self._newest_ms = 0
+        self._applied: CronFile | None = None
+        self._looked = False
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Fire entries until cancelled."""
@@ -67,16 +75,18 @@ class CronWorker(Worker):
             async with trio.open_nursery() as nursery:
                 while True:
                     bell = self._state.bell(CRONS_DUE.name, CRONS_LIVE.name)
+                    changed = self._services.runtimes.changed
+                    await self._apply_file()
                     self._settle_ended(nursery)
                     at_ms = await self._work_off()
-                    if at_ms is None and not self._has_entries():
+                    waits = [bell.wait, changed.wait]
+                    if at_ms is not None or self._has_entries():
                         # Without entries, there is no timer either.
-                        await bell.wait()
-                        continue
-                    clock = clock or self._make_clock(self._state.now_ms)
-                    async with trio.open_nursery() as waits:
-                        waits.start_soon(_end_with, waits, bell.wait)
-                        waits.start_soon(_end_with, waits, partial(clock.wait_until, at_ms))
+                        clock = clock or self._make_clock(self._state.now_ms)
+                        waits.append(partial(clock.wait_until, at_ms))
+                    async with trio.open_nursery() as waiting:
+                        for wait in waits:
+                            waiting.start_soon(_end_with, waiting, wait)
         finally:
             if clock is not None:
                 clock.close()
@@ -88,6 +98,31 @@ class CronWorker(Worker):
     def _has_entries(self) -> bool:
         with self._state.read() as store:
             return bool(store.count(CRONS))
+
+    async def _apply_file(self) -> None:
+        """Store the rows of the current file of entries; one that cannot be read changes nothing."""
+        file = self._services.runtimes.current().crons
+        if self._applied is file and self._looked:
+            return
+        self._applied, self._looked = file, True
+        if file is not None and not file.is_readable:
+            return
+        rows: dict[str, CronProperties | None] = dict(file.rows) if file is not None else {}
+        invalid = file.invalid if file is not None else ()
+        with self._state.read() as store:
+            stored = [key[1] for key, _ in store.scan(CRONS_BY_AUTHOR, FILE_AUTHOR)]
+        rows |= dict.fromkeys(cron_id for cron_id in stored if cron_id not in rows and cron_id not in invalid)
+        listed = list(rows.items())
+        for first in range(0, len(listed), APPLIED_AT_ONCE):
+            part = listed[first : first + APPLIED_AT_ONCE]
+            while True:
+                try:
+                    problems = await self._state.update(partial(cron.apply_rows, rows=part))
+                    break
+                except StorageFull:
+                    await trio.sleep(RETRY_SECONDS)
+            for problem in problems:
+                log.warning("the cron entry of the file is skipped: %s", problem)
 
     async def _work_off(self) -> int | None:
         """Decide every entry that is due; return the time at which the next one is."""

@@ -14,7 +14,9 @@ import trio
 
 from kheishd.objects.agents import mail
 from kheishd.objects.people import approval, question
+from kheishd.objects.wake import event
 from kheishd.records.approval import APPROVAL
+from kheishd.records.event import WAIT
 from kheishd.records.mailbox import MAIL_KIND
 from kheishd.records.question import QUESTION
 from kheishd.store.tables import DEADLINES
@@ -42,6 +44,7 @@ LAPSES: Final[Mapping[str, Callable[[Transaction, str], None]]] = {
     APPROVAL: approval.expire,
     QUESTION: question.expire,
     MAIL_KIND: mail.expire,
+    WAIT: event.expire_wait,
 }
 """The transaction function that lapses an object, by its kind."""
 

@@ -17,6 +17,7 @@ import trio
 
 from kheishd.core import goal as rules
 from kheishd.core.account import is_used_up
+from kheishd.core.fallback import use_route
 from kheishd.core.goal import ContinueStep, ExhaustStep, ReviewStep, WaitStep
 from kheishd.core.run.budget import calculate_cost
 from kheishd.kernel.runtime import ModelFailure, ModelRequest
@@ -173,7 +174,7 @@ class GoalWorker(Worker):
 
         with self._state.read() as store:
             run = store.need(RUNS, step.run_id)
-            pinned = read_pinned(store, run)
+            pinned = use_route(read_pinned(store, run), run.route)
             session = store.need(SESSIONS, session_id)
             bounds = bounds_of(store, self._runtimes.current(), session)
         # The session may have changed since the run.

@@ -14,6 +14,7 @@ import msgspec
 import trio
 
 from kheishd.core.account import is_used_up
+from kheishd.core.fallback import use_route
 from kheishd.core.run.budget import calculate_cost
 from kheishd.kernel.runtime import ModelFailure, ModelRequest
 from kheishd.objects.talk.bounds import bounds_of
@@ -73,7 +74,8 @@ class TitleWorker(Worker):
                 output = output_of(store, run) if run is not None else None
                 if run is None or output is None or not output.text or run.session_id in self._busy:
                     return
-                pinned, question = read_pinned(store, run), _input_text(store, run)
+                pinned = use_route(read_pinned(store, run), run.route)
+                question = _input_text(store, run)
         except (msgspec.DecodeError, Refusal):
             # An unreadable record is reported by the doctor.
             return
@@ -120,7 +122,7 @@ def _run_to_name(store: Snapshot, runtime: Runtime, run_id: str) -> RunRecord | 
     run = store.get(RUNS, run_id)
     if run is None or run.status != "completed" or run.kind != "input" or run.guest is not None:
         return None
-    pinned = read_pinned(store, run)
+    pinned = use_route(read_pinned(store, run), run.route)
     if pinned.driver == "offline" or pinned.route not in runtime.routes:
         return None
     session = store.get(SESSIONS, run.session_id)

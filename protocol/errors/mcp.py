@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from protocol.errors.refusal import NotFound, Unavailable
+from protocol.errors.refusal import Conflict, LimitReached, NotFound, Unavailable, Unprocessable
 
 
 class McpServerNotFound(NotFound, reason="mcp_server_not_found"):
@@ -19,5 +19,19 @@ class McpServerUnavailable(Unavailable, reason="mcp_server_unavailable"):
 
 class McpCallFailed(Unavailable, reason="mcp_call_failed"):
     """The server did not answer the request, or answered with an error; the message quotes it."""
+
+    retryable = False
+
+
+class McpServerInvalid(Unprocessable, reason="mcp_server_invalid"):
+    """The settings of the server are invalid; the message names every problem."""
+
+
+class McpServerReadOnly(Conflict, reason="mcp_server_read_only"):
+    """The configuration or an agent's definition has the server; edit that, or choose another name."""
+
+
+class McpServerLimit(LimitReached, reason="mcp_server_limit"):
+    """The store has the maximum number of servers; delete some."""
 
     retryable = False

@@ -1,6 +1,6 @@
 """Events on the bus and their deliveries. They stand in the stream of the bus."""
 
-from typing import Any
+from typing import Any, Literal
 
 from protocol.journal.envelope import Event
 from protocol.transcript import InputOrigin
@@ -37,3 +37,31 @@ class EventDelivered(Event, frozen=True, tag="event_delivered"):
     refused: int = 0
     stopped: int = 0
     note: str = ""
+
+
+class EventAwaited(Event, frozen=True, tag="event_awaited"):
+    """A call waits for an event whose source matches ``source``, and that is published after ``after``.
+
+    It stands in the stream of the session.
+    """
+
+    wait_id: str
+    call_id: str
+    source: str
+    after: int
+    expires_at_ms: int
+
+
+class EventWaitEnded(Event, frozen=True, tag="event_wait_ended"):
+    """A call no longer waits for an event; it has its result.
+
+    ``delivered``: an event of a chain of ``hops`` others came. ``expired``: none came in time.
+    ``interrupted``: a message came first. ``withdrawn``: the run has ended.
+    """
+
+    wait_id: str
+    call_id: str
+    how: Literal["delivered", "expired", "interrupted", "withdrawn"]
+    event_id: str | None = None
+    event_cursor: int | None = None
+    hops: int = 0

@@ -68,7 +68,9 @@ class ModelAsked(Event, frozen=True, tag="model_asked"):
 class ModelFailed(Event, frozen=True, tag="model_failed"):
     """A model call failed and is retried at ``retry_at_ms``; null: it is not retried.
 
-    ``usage`` and ``cost`` are those of an unusable answer, such as an empty one.
+    ``usage`` and ``cost`` are those of an unusable answer, such as an empty one. ``route`` is the route that
+    failed, of a run with several, and ``auth_ref`` the key, of a route with several. ``next_route`` and
+    ``next_auth_ref`` are asked instead; without them, the call is repeated.
     """
 
     item_id: str
@@ -78,6 +80,10 @@ class ModelFailed(Event, frozen=True, tag="model_failed"):
     retry_at_ms: int | None
     usage: Usage = Usage()
     cost: Cost | None = None
+    route: str | None = None
+    auth_ref: str | None = None
+    next_route: str | None = None
+    next_auth_ref: str | None = None
 
 
 class MessageAppended(Event, frozen=True, tag="message_appended"):
@@ -85,7 +91,8 @@ class MessageAppended(Event, frozen=True, tag="message_appended"):
 
     ``stop_reason``: ``end``, ``length``, ``tool_calls``, ``refusal``, ``pause``, or ``cancelled`` for the
     part of an answer that had arrived when the run was stopped. ``follow_up`` marks a message that the daemon
-    wrote, as the user, to make the model answer again.
+    wrote, as the user, to make the model answer again. ``route`` is the route that answered, of a run with
+    several.
     """
 
     item_id: str
@@ -95,6 +102,7 @@ class MessageAppended(Event, frozen=True, tag="message_appended"):
     model: str | None = None
     follow_up: FollowUp | None = None
     cost: Cost | None = None
+    route: str | None = None
 
 
 class Steered(Event, frozen=True, tag="steered"):

@@ -29,8 +29,9 @@ from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.cron import CronEvent, CronReported
 from protocol.events.daemon import DaemonReloaded, DaemonRestored, DaemonStarted, DaemonStopped
 from protocol.events.definition import DefinitionDeleted, DefinitionStored
-from protocol.events.event import EventDelivered, EventPublished
+from protocol.events.event import EventAwaited, EventDelivered, EventPublished, EventWaitEnded
 from protocol.events.goal import GoalCleared, GoalContinued, GoalReviewed, GoalSet, GoalUpdated
+from protocol.events.hook import CallInputChanged, HookContextAdded, HookFailed, HookFailureResolved
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.mailbox import (
     MailAcknowledged,
@@ -39,6 +40,7 @@ from protocol.events.mailbox import (
     MailPosted,
     MailRequeued,
 )
+from protocol.events.mcp import McpServerDeleted, McpServerStored
 from protocol.events.memory import NotebookChanged, NoteDeleted, NoteWritten
 from protocol.events.output import OutputEmitted, RequirementSatisfied
 from protocol.events.permission import PermissionsChanged
@@ -106,6 +108,8 @@ JournalEvent = (
     | RouteStored
     | RouteDeleted
     | DefaultRouteChanged
+    | McpServerStored
+    | McpServerDeleted
     | TokenCreated
     | TokenRevoked
     | WorkspaceTrusted
@@ -175,11 +179,17 @@ JournalEvent = (
     | CancelRequested
     | RunEnded
     | RunConcluded
+    | HookFailed
+    | HookFailureResolved
+    | HookContextAdded
+    | CallInputChanged
     | SecretStored
     | SecretDeleted
     | SecretsResealed
     | EventPublished
     | EventDelivered
+    | EventAwaited
+    | EventWaitEnded
     | TriggerCreated
     | TriggerChanged
     | TriggerFired

@@ -9,6 +9,12 @@ MAX_SERVER_NAME_BYTES = 32
 # Servers of one configuration, with those of agents: each is a process of 30 to 100 MiB.
 MAX_MCP_SERVERS = 64
 
+# Servers that one agent's definition brings.
+MAX_AGENT_SERVERS = 8
+
+# Servers in the store. Each is in memory: 64 take 1 MiB at most.
+MAX_STORED_SERVERS = 64
+
 # One message of a server. A longer one is not parsed; the request that it answers fails. Decoding takes 0.1 s
 # per MiB of dense JSON, during which all connections of the daemon wait.
 MAX_MCP_MESSAGE_BYTES = 4 * MIB

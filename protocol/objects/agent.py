@@ -47,6 +47,7 @@ AgentStatus = Literal[
     "running",
     "waiting_for_approval",
     "waiting_for_user_input",
+    "waiting_for_event",
     "idle",
     "completed",
     "failed",

@@ -55,8 +55,8 @@ class Approval(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``created_cursor`` is the cursor of the request, ``message_cursor`` that of the message with the call, and
     ``index`` the position of the call in that message, from 0. Texts for people are in the journal at these
     cursors. ``audience`` null: anyone with the right may answer. ``votes`` are those of an audience that must
-    agree; ``resolved_by`` then names the people who decided. ``input_cursor`` is the cursor of an earlier
-    approval of the call that changed its arguments.
+    agree; ``resolved_by`` then names the people who decided. ``input_cursor`` is the cursor of the
+    earlier approval, or of the hook, that changed the arguments of the call.
     """
 
     approval_id: Id

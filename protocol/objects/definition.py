@@ -14,17 +14,22 @@ from protocol.errors.definition import (
 )
 from protocol.errors.session import InputTooLarge
 from protocol.errors.store import StorageFull
+from protocol.errors.token import ScopeWouldWiden
 from protocol.ids import Id
 from protocol.limits.budget import MAX_BUDGET_TOKENS, MAX_MICROS, MAX_WORK_SECONDS
+from protocol.limits.mcp import MAX_AGENT_SERVERS
 from protocol.limits.memory import MAX_NOTEBOOKS
 from protocol.limits.names import MAX_PATH_BYTES
 from protocol.limits.permission import MAX_RULES
 from protocol.limits.session import MAX_AGENT_FILE_BYTES
 from protocol.objects.conversation import Agent
+from protocol.objects.mcp import McpServerSettings, ServerName
 from protocol.objects.permission import PermissionMode, Rule
 from protocol.objects.run import Busy, ModelName, Name
 from protocol.objects.session import Allowlist
 from protocol.rpc.method import Method, Mutation, Page, Params
+
+OwnServers = Annotated[dict[ServerName, McpServerSettings], Meta(max_length=MAX_AGENT_SERVERS)]
 
 
 class DefinitionSettings(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -47,6 +52,7 @@ class DefinitionSettings(Struct, frozen=True, kw_only=True, omit_defaults=True, 
     tools: Allowlist = None
     skills: Allowlist = None
     mcp: Allowlist = None
+    mcp_servers: OwnServers = {}
     members: Allowlist = None
     memory: Annotated[list[Id], Meta(max_length=MAX_NOTEBOOKS)] | None = None
     busy: Busy | None = None
@@ -77,6 +83,7 @@ class Definition(Struct, frozen=True, kw_only=True, omit_defaults=True):
     tools: Allowlist = None
     skills: Allowlist = None
     mcp: Allowlist = None
+    mcp_servers: OwnServers = {}
     members: Allowlist = None
     memory: list[str] | None = None
     busy: Busy | None = None
@@ -145,6 +152,7 @@ PUT = Method(
         DefinitionLimit,
         DefinitionReadOnly,
         InputTooLarge,
+        ScopeWouldWiden,
         StorageFull,
     ),
 )

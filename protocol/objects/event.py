@@ -71,6 +71,20 @@ class Publication(Struct, frozen=True, kw_only=True, omit_defaults=True):
     note: str = ""
 
 
+class EventWait(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A call that waits for an event after the cursor ``after``, as the fold of its events."""
+
+    wait_id: Id
+    session_id: Id
+    run_id: Id
+    call_id: str
+    source: str
+    after: Cursor
+    expires_at_ms: int
+    created_cursor: Cursor
+    is_pending: bool = True
+
+
 class EventPublish(Mutation, frozen=True, kw_only=True):
     """Params of ``event.publish``. With an ``idempotency_key`` a repetition publishes nothing."""
 

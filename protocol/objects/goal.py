@@ -92,7 +92,7 @@ class GoalView(Goal, frozen=True, kw_only=True, omit_defaults=True):
     """A goal with the run in flight in its session, and the person's act that this run waits for."""
 
     in_flight: str | None = None
-    waits_for: Literal["approval", "question", "time", "input"] | None = None
+    waits_for: Literal["approval", "question", "event", "time", "input"] | None = None
 
 
 class GoalSetParams(Mutation, frozen=True, kw_only=True):

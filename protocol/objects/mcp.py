@@ -4,10 +4,21 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from protocol.errors.mcp import McpCallFailed, McpServerNotFound, McpServerUnavailable, McpToolNotFound
+from protocol.errors.mcp import (
+    McpCallFailed,
+    McpServerInvalid,
+    McpServerLimit,
+    McpServerNotFound,
+    McpServerReadOnly,
+    McpServerUnavailable,
+    McpToolNotFound,
+)
+from protocol.errors.session import InputTooLarge
+from protocol.errors.store import StorageFull
+from protocol.errors.token import ScopeWouldWiden
 from protocol.limits.mcp import MAX_SERVER_ENTRIES, MAX_SERVER_NAME_BYTES, MAX_SERVER_VALUE_BYTES
 from protocol.limits.names import MAX_PATH_BYTES
-from protocol.rpc.method import Method, Page, Params
+from protocol.rpc.method import Method, Mutation, Page, Params
 
 SERVER_NAME_PATTERN = r"^[A-Za-z0-9-]+(_[A-Za-z0-9-]+)*$(?!\n)"
 """No two underscores in a row and none at the end: they separate the parts of a tool's name."""
@@ -156,6 +167,67 @@ class McpServerRef(Params, frozen=True, kw_only=True):
     server: ServerName
 
 
+class McpServerPut(Mutation, frozen=True, kw_only=True):
+    """Params of ``mcp.put``."""
+
+    server: ServerName
+    settings: McpServerSettings
+
+
+class McpServerDelete(Mutation, frozen=True, kw_only=True):
+    """Params of ``mcp.delete``."""
+
+    server: ServerName
+
+
+class DeletedMcpServer(Struct, frozen=True):
+    """The name of a server that was deleted from the store."""
+
+    server: str
+
+
+class McpResourcesParams(Params, frozen=True, kw_only=True):
+    """Params of ``mcp.resources``."""
+
+    server: ServerName
+
+
+class McpResource(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A resource of a server, or with ``is_template`` a template of addresses. All texts are the server's."""
+
+    uri: str
+    name: str = ""
+    description: str = ""
+    mime_type: str | None = None
+    is_template: bool = False
+
+
+class McpResourceList(Struct, frozen=True):
+    """The first resources of a server."""
+
+    resources: list[McpResource]
+
+
+class McpPromptsParams(Params, frozen=True, kw_only=True):
+    """Params of ``mcp.prompts``."""
+
+    server: ServerName
+
+
+class McpPrompt(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A prompt of a server, with the names of its arguments. All texts are the server's."""
+
+    name: str
+    description: str = ""
+    arguments: list[str] = []
+
+
+class McpPromptList(Struct, frozen=True):
+    """The first prompts of a server."""
+
+    prompts: list[McpPrompt]
+
+
 LIST = Method(
     "mcp.list",
     "query",
@@ -190,4 +262,49 @@ RESTART = Method(
     errors=(McpServerNotFound, McpServerUnavailable),
 )
 
-METHODS = (LIST, TOOLS, CALL, RESTART)
+PUT = Method(
+    "mcp.put",
+    "mutation",
+    McpServerPut,
+    McpServer,
+    "Store an MCP server, or replace the stored one; it is connected at once.",
+    scope="admin",
+    errors=(
+        InputTooLarge,
+        McpServerInvalid,
+        McpServerLimit,
+        McpServerReadOnly,
+        ScopeWouldWiden,
+        StorageFull,
+    ),
+)
+DELETE = Method(
+    "mcp.delete",
+    "mutation",
+    McpServerDelete,
+    DeletedMcpServer,
+    "Delete an MCP server from the store; it is closed after its last call.",
+    scope="admin",
+    errors=(McpServerNotFound, McpServerReadOnly, ScopeWouldWiden, StorageFull),
+)
+
+RESOURCES = Method(
+    "mcp.resources",
+    "control",
+    McpResourcesParams,
+    McpResourceList,
+    "Ask an MCP server for its resources and their templates.",
+    scope="operate",
+    errors=(McpCallFailed, McpServerNotFound, McpServerUnavailable),
+)
+PROMPTS = Method(
+    "mcp.prompts",
+    "control",
+    McpPromptsParams,
+    McpPromptList,
+    "Ask an MCP server for its prompts.",
+    scope="operate",
+    errors=(McpCallFailed, McpServerNotFound, McpServerUnavailable),
+)
+
+METHODS = (LIST, TOOLS, CALL, RESOURCES, PROMPTS, RESTART, PUT, DELETE)

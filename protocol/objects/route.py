@@ -21,6 +21,7 @@ from protocol.ids import Id
 from protocol.limits.budget import MAX_MICROS
 from protocol.limits.model import DEFAULT_CONTEXT_TOKENS
 from protocol.limits.names import MAX_MODEL_BYTES
+from protocol.limits.route import MAX_FALLBACKS, MAX_KEYS
 from protocol.rpc.method import Method, Mutation, Page, Params
 from protocol.transcript import Usage
 
@@ -54,7 +55,8 @@ Price = Annotated[float, Meta(ge=0, le=MAX_MICROS // 1_000_000)]
 class RouteSettings(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """The properties of a route, as its section of the configuration has them.
 
-    ``auth_ref`` names the credential, which is never part of a route. Prices are for a million tokens.
+    ``auth_ref`` names the credential, which is never part of a route; ``auth_refs`` names several. The routes
+    of ``fallback`` are asked in order if the route fails. Prices are for a million tokens.
     """
 
     model: Annotated[str, Meta(min_length=1, max_length=MAX_MODEL_BYTES)]
@@ -62,8 +64,10 @@ class RouteSettings(Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     preset: PresetName | None = None
     base_url: str | None = None
     auth_ref: str | None = None
+    auth_refs: Annotated[list[str], Meta(max_length=MAX_KEYS)] = []
     auth_header: str | None = None
     ca_file: str | None = None
+    fallback: Annotated[list[Id], Meta(max_length=MAX_FALLBACKS)] = []
     options: dict[str, Any] = {}
     context_tokens: Annotated[int, Meta(ge=1_000, le=1_000_000_000)] = DEFAULT_CONTEXT_TOKENS
     price_input: Price | None = None
@@ -82,12 +86,26 @@ class RouteRevision(Struct, frozen=True, kw_only=True, omit_defaults=True):
     rollback_of: int | None = None
 
 
+class Cooldown(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A key, or with ``auth_ref`` null the whole route, that runs with other routes or keys pass over.
+
+    ``failures`` counts the failures in a row, ``reason`` is that of the last one.
+    """
+
+    reason: str
+    failures: int
+    until_ms: int
+    auth_ref: str | None = None
+
+
 class Route(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A route as shown to clients; a credential appears by reference only.
 
     ``base_url`` is the URL of the API, named by the route, its preset or its driver; null if there is none.
     ``auth_header`` null: the usual header. ``context_tokens`` is the size of the model's context; ``prices``
     are for a million tokens. ``ready``: a run could use the route now; otherwise ``problem`` says why not.
+    ``auth_refs`` are all keys of a route with several, the first of which is ``auth_ref``. ``warnings`` are
+    problems of other keys and of the routes of ``fallback``. ``cooldowns`` are the current ones.
     ``revision`` is that of a stored route; ``route.get`` lists its ``revisions`` that are kept, newest first.
     """
 
@@ -99,13 +117,17 @@ class Route(Struct, frozen=True, kw_only=True, omit_defaults=True):
     preset: PresetName | None = None
     base_url: str | None = None
     auth_ref: str | None = None
+    auth_refs: list[str] = []
     auth_header: str | None = None
     ca_file: str | None = None
+    fallback: list[str] = []
     options: dict[str, Any] = {}
     context_tokens: int = 0
     prices: Prices | None = None
     ready: bool = True
     problem: str | None = None
+    warnings: list[str] = []
+    cooldowns: list[Cooldown] = []
     revision: int | None = None
     revisions: list[RouteRevision] = []
 
@@ -141,8 +163,11 @@ class RouteCheck(Struct, frozen=True, omit_defaults=True):
     note: str = ""
 
 
-class RouteTest(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The result of a test: ``ok`` if no step failed. ``model`` is the model's name as it states it."""
+class KeyTest(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The test of a route with one key: ``ok`` if no step failed. ``model`` is the model that answered.
+
+    ``auth_ref`` is the key if the route has several.
+    """
 
     route_id: str
     ok: bool
@@ -151,6 +176,16 @@ class RouteTest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     usage: Usage
     cost: Cost | None = None
     model: str | None = None
+    auth_ref: str | None = None
+
+
+class RouteTest(KeyTest, frozen=True, kw_only=True, omit_defaults=True):
+    """The test of a route. ``others`` are those of its other keys and of the routes of its ``fallback``.
+
+    It is ``ok`` if no step of any of them failed.
+    """
+
+    others: list[KeyTest] = []
 
 
 class RouteTestParams(RouteRef, frozen=True, kw_only=True):

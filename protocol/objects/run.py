@@ -32,6 +32,7 @@ RunStatus = Literal[
     "running",
     "waiting_for_approval",
     "waiting_for_user_question",
+    "waiting_for_event",
     "completed",
     "failed",
     "cancelled",
@@ -48,8 +49,8 @@ Source = Annotated[str, Meta(max_length=MAX_SOURCE_BYTES)]
 Outcome = Literal["completed", "failed", "cancelled", "interrupted"]
 ENDED: frozenset[str] = frozenset(("completed", "failed", "cancelled", "interrupted"))
 """The statuses that never change again."""
-SETTLED: frozenset[str] = ENDED | {"waiting_for_approval", "waiting_for_user_question"}
-"""The statuses in which nothing more happens without a person."""
+SETTLED: frozenset[str] = ENDED | {"waiting_for_approval", "waiting_for_user_question", "waiting_for_event"}
+"""The statuses in which nothing more happens without a person, or an event on the bus."""
 
 
 RunKind = Literal["input", "compaction", "mailbox"]
@@ -68,19 +69,22 @@ Applied = Literal["started", "queued", "steered", "interrupted"]
 its turn. ``steered``: it joined the run in flight. ``interrupted``: that run is stopped, and it is next."""
 
 CallOutcome = Literal["returned", "failed", "denied", "in_doubt", "stopped", "answered"]
-CallState = Literal["new", "ready", "asked", "questioned", "called", "doubted", "returned"]
+CallState = Literal["new", "ready", "asked", "questioned", "called", "awaiting", "doubted", "returned"]
 """``new``: not judged. ``ready``: may run. ``asked``, ``questioned``: waits for a person. ``called``:
-running. ``doubted``: the daemon died while it ran. ``returned``: has its result."""
+running. ``awaiting``: waits for an event on the bus. ``doubted``: the daemon died while it ran. ``returned``:
+has its result."""
 
 
 class OpenCall(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A tool call of the newest message, until all calls of that message have their results.
 
-    ``waits_for`` is the id of the approval or question that it waits for. ``input_cursor`` is the cursor of
-    the approval that changed its arguments; null: they are those of the message. ``waits``: it only waits for
-    other runs. ``binding`` is the state that its approval is bound to. ``approved``: a person allowed the
-    call, now or in advance by a grant; ``approval_id`` is the approval, whose audience must be that of the
-    current rules. ``updated_cursor`` is the cursor of the last event about the call.
+    ``waits_for`` is the id of the approval, the question or the wait for an event that it waits for.
+    ``input_cursor`` is the cursor of the event by which an approver or a hook changed its arguments; null:
+    they are those of the message. ``waits``: it only waits for other runs. ``binding`` is the state that its
+    approval is bound to.
+    ``approved``: a person allowed the call, now or in advance by a grant; ``approval_id`` is the approval,
+    whose audience must be that of the current rules. ``updated_cursor`` is the cursor of the last event about
+    the call.
     """
 
     call_id: str
@@ -99,18 +103,37 @@ class OpenCall(Struct, frozen=True, kw_only=True, omit_defaults=True):
     updated_cursor: Cursor = 0
 
 
-class Pinned(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The values that a run uses, fixed at acceptance. They contain no secret: ``auth_ref`` is a name.
+class PinnedRoute(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A route as a run pinned it. It contains no secret: ``auth_ref`` is a name.
 
-    ``preset``, ``auth_header`` and ``ca_file`` are those of the route.
+    ``auth_refs`` are the names of all keys of a route with several. ``context_tokens`` is the size of the
+    model's context window; ``prices`` determine the cost.
+    """
+
+    route: str
+    driver: str
+    model: str
+    base_url: str | None = None
+    auth_ref: str | None = None
+    preset: str | None = None
+    auth_header: str | None = None
+    ca_file: str | None = None
+    options: dict[str, Any] = {}
+    context_tokens: int = DEFAULT_CONTEXT_TOKENS
+    prices: Prices | None = None
+    auth_refs: list[str] = []
+
+
+class Pinned(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The values that a run uses, fixed at acceptance: its route (see ``PinnedRoute``), and the rest.
 
     ``instructions_digest`` is the SHA-256 (hex) of the agent's instructions, which are stored separately, and
     ``section_digests`` are those of the sections that follow them, such as the text of a profile.
-    ``tools`` lists the offered tools: null means all tools, an empty list none. ``context_tokens`` is the
-    size of the model's context window. ``debug`` is the level of the capture; a later ``off`` in the
-    configuration does not change it. The run must satisfy ``output_contract`` and ``requirements``.
-    ``max_continuations`` is the maximum number of automatic continuations of a truncated answer. ``budget``
-    limits the run; ``prices`` determine its cost. ``is_accounted``: its session has a budget, too.
+    ``tools`` lists the offered tools: null means all tools, an empty list none. ``debug`` is the level of the
+    capture; a later ``off`` in the configuration does not change it. The run must satisfy ``output_contract``
+    and ``requirements``. ``max_continuations`` is the maximum number of automatic continuations of a
+    truncated answer. ``budget`` limits the run. ``is_accounted``: its session has a budget, too.
+    ``fallbacks`` are the routes that it asks in order if its own fails.
     """
 
     route: str
@@ -137,6 +160,8 @@ class Pinned(Struct, frozen=True, kw_only=True, omit_defaults=True):
     budget: PinnedBudget | None = None
     is_accounted: bool = False
     prices: Prices | None = None
+    auth_refs: list[str] = []
+    fallbacks: list[PinnedRoute] = []
 
 
 class RunError(Struct, frozen=True, omit_defaults=True):
@@ -162,11 +187,12 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``starts`` counts how many times a worker started the run; ``starts_without_progress``, how many effects
     in a row were started without a committed outcome. ``claimed``: a worker executes the run, or crashed with
     it. ``turn`` counts the answered model calls. ``attempt`` counts the attempts of the current model call,
-    whose message will have the id ``item_id``; ``failures`` counts its failed attempts (an attempt that a
-    restart interrupted is not a failure). ``output_cursor`` is the cursor of the last answer. ``calls`` are
-    the tool calls of that answer, in order; the list is empty once all have their results. ``pending_steers``
-    counts the steers that the model has not read yet. ``grants`` are approvals remembered for this run,
-    ``rules`` its permission rules. ``output_cursors`` are the cursors of the outputs that its calls emitted.
+    whose message will have the id ``item_id``; ``failures`` counts its failed attempts that were repeated
+    after a pause (an attempt that a restart interrupted is not a failure). ``output_cursor`` is the cursor of
+    the last answer. ``calls`` are the tool calls of that answer, in order; the list is empty once all have
+    their results. ``pending_steers`` counts the steers that the model has not read yet. ``grants`` are
+    approvals remembered for this run, ``rules`` its permission rules. ``output_cursors`` are the cursors of
+    the outputs that its calls emitted.
 
     ``follow_up`` is the cause of another model call after an answer. ``repairs`` counts the model calls
     caused by the output contract, ``reminders`` those caused by the requirements; ``met_requirements`` are
@@ -189,7 +215,8 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``reserved`` is set aside for children that the run spawned, ``delegated`` was used by those that ended.
 
     ``worked_ms`` is the working time up to the last event, ``tool_bytes`` the size of all tool results,
-    ``cost`` the cost so far if the route has prices.
+    ``cost`` the cost so far if the route has prices. ``route`` is the route that answered last, of a run with
+    several.
     """
 
     run_id: Id
@@ -242,6 +269,7 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: RunError | None = None
     usage: Usage = Usage()
     cost: Cost | None = None
+    route: str | None = None
 
 
 class Run(RunState, frozen=True, kw_only=True, omit_defaults=True):
@@ -447,7 +475,7 @@ WAIT = Method(
     "control",
     RunWait,
     RunView,
-    "Wait until a run has ended or is waiting for a person.",
+    "Wait until a run has ended or is waiting for a person or an event.",
     errors=(RunNotFound,),
 )
 CANCEL = Method(

@@ -94,6 +94,11 @@ def test_the_reference_servers() -> None:
                 until(lambda: states(daemon)["web"] == "ready", "the server on HTTP is connected")
                 assert "Echo: web" in ask(daemon, "mcp__web__echo", message="web")
                 assert set(states(daemon).values()) == {"ready"}
+                listed = daemon.call("mcp.resources", server="everything")["resources"]
+                static = next(row["uri"] for row in listed if not row.get("is_template"))
+                assert static in ask(daemon, "read_mcp_resource", server="everything", uri=static)
+                assert static in ask(daemon, "list_mcp_resources", server="everything")
+                assert daemon.call("mcp.prompts", server="everything")["prompts"]
                 http.kill()
                 http.wait()
                 with pytest.raises(RpcError):

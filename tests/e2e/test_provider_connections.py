@@ -3,14 +3,14 @@
 import json
 import socket
 import threading
-from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.support.daemons import Daemon
+from tests.support.raw_provider import RawProvider, stream
 
 CONFIG = """
 default_route = "raw"
@@ -22,46 +22,6 @@ base_url = "http://127.0.0.1:{port}/v1"
 backoff_s = 0.01
 max_backoff_s = 0.02
 """
-
-
-def stream(text: str) -> bytes:
-    """Return a whole answer, in chunks."""
-    events = [
-        b"data: " + json.dumps({"choices": [{"delta": {"content": text}}]}).encode() + b"\n\n",
-        b'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n',
-    ]
-    body = b"".join(b"%x\r\n%b\r\n" % (len(event), event) for event in events)
-    return b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + body + b"0\r\n\r\n"
-
-
-class RawProvider:
-    """A provider that answers each request with the next bytes; an answer that is ``cut`` closes."""
-
-    def __init__(self, listener: socket.socket) -> None:
-        self.answers: deque[tuple[bytes, bool]] = deque()
-        self.connections = 0
-        self._listener = listener
-
-    def serve(self) -> None:
-        """Accept connections until the listener is closed."""
-        with suppress(OSError):
-            while True:
-                connection, _ = self._listener.accept()
-                self.connections += 1
-                threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
-
-    def _answer(self, connection: socket.socket) -> None:
-        with connection, suppress(OSError):
-            received = b""
-            while data := connection.recv(65_536):
-                received += data
-                head, end, body = received.partition(b"\r\n\r\n")
-                if end and len(body) >= int(head.lower().partition(b"content-length: ")[2].split()[0]):
-                    received = b""
-                    answer, is_cut = self.answers.popleft()
-                    connection.sendall(answer)
-                    if is_cut:
-                        return
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import trio
 from msgspec.structs import replace
 
 from kheishd.config.sections.context import ContextSection
-from kheishd.kernel.runtime import RouteSpec
+from kheishd.kernel.runtime import ModelFailure, ModelRequest, RouteSpec
 from kheishd.objects.talk import compaction, transfer
 from kheishd.objects.talk.fork import fork
 from kheishd.objects.talk.send import send_to_session
@@ -244,3 +244,26 @@ async def test_a_conversation_continues_after_export_and_import(tmp_path: Path, 
         assert exported.next is None
         imported = await desk.do(transfer.import_, SessionImport(lines=exported.lines))
         assert await ask(desk, provider, imported.session_id) == imported.session_id
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_no_data_goes_to_another_provider_in_a_run(
+    tmp_path: Path, provider: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run whose provider fails between two calls continues at another, which gets none of its data."""
+    ask_provider = ProviderCaller.ask
+
+    def fail_second_call(self: ProviderCaller, request: ModelRequest) -> Any:
+        if request.pinned.route == provider and len(request.messages) > 1:
+            raise ModelFailure("overloaded", "no capacity", retryable=True, status=529)
+        return ask_provider(self, request)
+
+    monkeypatch.setattr(ProviderCaller, "ask", fail_second_call)
+    other = PROVIDERS[PROVIDERS.index(provider) - 1]
+    async with running_model_server() as server, talking(tmp_path, server, provider) as desk:
+        current = desk.holder.current()
+        first = replace(current.routes[provider], fallback=(other,))
+        desk.holder.amend(replace(current, routes={**current.routes, provider: first}))
+        sent = await desk.ask(QUESTION)
+        assert (sent.error, sent.output) == (None, f"done by {other}")
+        assert desk.run(sent.run_id).route == other

@@ -19,7 +19,7 @@ from protocol.rpc.catalogue import METHODS
 from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon
 
-BY_CALL_ONLY = {"rpc.ping", "rpc.discover", "rpc.cancel", "journal.unsubscribe"}
+BY_CALL_ONLY = {"rpc.ping", "rpc.discover", "rpc.cancel", "journal.unsubscribe", "event.unsubscribe"}
 """Methods without a command: they are about a connection, which a command does not keep."""
 
 NOT_OPTIONS = {
@@ -52,6 +52,10 @@ NOT_OPTIONS = {
     "session.import": {"lines", "session_id", "last_hash", "more"},
     "session.export": {"limit", "after"},
     "journal.subscribe": {"subscription"},
+    "event.subscribe": {"subscription"},
+    "trigger.create": {"target"},
+    # Asked for, or read from the standard input.
+    "secret.put": {"value"},
     # Given by the command, which prints an artifact whole.
     "run.debug": {"offset", "limit"},
     # Given by the command, which goes on where it was.

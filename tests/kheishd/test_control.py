@@ -16,10 +16,13 @@ from kheishd.kernel.runtime import RouteSpec, Runtime
 from kheishd.kernel.state import State
 from kheishd.objects.node import health
 from kheishd.providers.caller import ProviderCaller
+from kheishd.records.writer import StreamWriter
+from kheishd.store.environment import Transaction
 from kheishd.store.tables import TRIGGERS_TROUBLED
 from kheishd.store.writer import Store
+from protocol.events.cron import CronResumed
 from protocol.limits.units import MIB
-from tests.support.histories import rich_history, session_with_runs
+from tests.support.histories import rich_history, session_with_runs, update
 from tests.support.runtimes import make_runtime
 from tests.support.services import make_services
 
@@ -55,6 +58,13 @@ def full_state(store: Store) -> State:
     """Return a state with a rich history."""
     rich_history(store)
     store.submit(lambda tx: tx.delete(TRIGGERS_TROUBLED, "trg_1"), 0)
+
+    def resume(tx: Transaction) -> None:
+        writer = StreamWriter(tx, "cron/tidy")
+        writer.append(CronResumed(cron_id="tidy", next_due_ms=None))
+        writer.write()
+
+    update(store, resume)
     write_master_keys(store.directory.parent / "master.key", [bytes(32)], replaces=False)
     return State(store, lambda: 7)
 
@@ -62,7 +72,7 @@ def full_state(store: Store) -> State:
 async def test_status(full_state: State) -> None:
     """Counts, disk, memory and cursor are those of the store and the process."""
     status = make(full_state, active_runs=lambda: 3, listeners=["unix:/x"]).status()
-    assert (status.counts.sessions, status.counts.runs, status.counts.tokens) == (11, 17, 2)
+    assert (status.counts.sessions, status.counts.runs, status.counts.tokens) == (11, 18, 2)
     assert (status.counts.runs_active, status.counts.runs_ready) == (3, 3)
     waiting = status.counts.approvals, status.counts.questions, status.counts.indoubts
     assert waiting == (1, 1, 1)
@@ -79,9 +89,11 @@ async def test_warnings(full_state: State, monkeypatch: pytest.MonkeyPatch) -> N
     """A full disk, a refused reload, skipped agents, unready routes and an earlier crash are warnings."""
     monkeypatch.setattr(health, "LOW_DISK_BYTES", 1 << 62)
     broken = RouteSpec("broken", "openai", "m", "http://127.0.0.1:9", "env:NO_KEY")
+    keys = ("env:KEY", "env:NO_KEY")
+    keyed = RouteSpec("keyed", "openai", "m", "http://127.0.0.1:9", keys[0], auth_refs=keys)
     runtime = make_runtime(
-        routes={"broken": broken},
-        models=ProviderCaller(environ={}),
+        routes={"broken": broken, "keyed": keyed},
+        models=ProviderCaller(environ={"KEY": "sk-12345678"}),
         warnings=("skipped x",),
         workspaces=Workspaces("/no/such", "/h"),
     )
@@ -93,6 +105,7 @@ async def test_warnings(full_state: State, monkeypatch: pytest.MonkeyPatch) -> N
         "skipped x",
         "the workspace /no/such does not exist; create it",
         "route 'broken' is not ready",
+        "a key of the route 'keyed' is not ready",
         "did not shut down cleanly",
     ]
     assert len(warnings) == len(words)
@@ -116,6 +129,13 @@ async def test_deleted_store_files(full_state: State) -> None:
     assert "backup" in status.warnings[0]
     assert status.disk.file_bytes == 0
     assert status.counts.sessions == 11
+
+
+async def test_a_failing_cron_entry_is_a_warning(store: Store) -> None:
+    """The warning names the entry and what to look at."""
+    rich_history(store)
+    warnings = make(State(store, lambda: 7)).status().warnings
+    assert "the cron entry 'tidy' failed 1 times in a row; see cron.explain" in warnings
 
 
 async def test_parked_run(full_state: State) -> None:

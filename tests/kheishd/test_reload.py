@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from kheishd.core.definition import parse
+from kheishd.core.hook import NO_OBJECTION, HookVerdict
 from kheishd.kernel.state import open_state
 from kheishd.records.writer import StreamWriter
 from kheishd.reload import Coalesced, Reloader
@@ -17,12 +18,14 @@ from protocol.events.definition import DefinitionDeleted, DefinitionStored
 from protocol.events.route import DefaultRouteChanged, RouteStored
 from protocol.journal.envelope import DAEMON_STREAM
 from protocol.objects.route import RouteSettings
+from tests.support.hooked import shell_hook
 from tests.support.runtimes import make_runtime
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
+    from kheishd.kernel.lifecycle import HookSpec, HookSubject
     from kheishd.kernel.runtime import Runtime
     from kheishd.kernel.state import State
     from kheishd.store.environment import Transaction
@@ -122,18 +125,41 @@ class Builder:
         self.calls.append("begin" if begins else "end")
 
 
-def make_reloader(nursery: trio.Nursery, state: State, builder: Builder) -> Reloader:
-    """Return a reloader with a first runtime."""
+def make_reloader(
+    nursery: trio.Nursery, state: State, builder: Builder, decide: Any = None, *hooks: HookSpec
+) -> Reloader:
+    """Return a reloader with a first runtime, which has these lifecycle hooks."""
     return Reloader(
         nursery,
         state,
-        make_runtime(),
+        make_runtime(lifecycle=hooks),
         build=builder.build,
         adopt=builder.adopt,
         learn=lambda runtime: None,
         notify=builder.notify,
         scrub=lambda text: text.replace("sk-secret", "[scrubbed]"),
+        decide=decide,
     )
+
+
+async def test_a_hook_blocks_a_reload(state: State, nursery: trio.Nursery) -> None:
+    """The hooks of the current runtime judge the next one; a block is a refusal, and nothing changes."""
+    builder, subjects = Builder(), []
+
+    async def decide(hooks: Sequence[HookSpec], subject: HookSubject) -> HookVerdict:
+        subjects.append((hooks[0].name, subject.payload["generation"]))
+        return HookVerdict(block="not on a Friday") if len(subjects) == 1 else NO_OBJECTION
+
+    reloader = make_reloader(nursery, state, builder, decide, shell_hook("watch", "config_change", "true"))
+    with pytest.raises(ConfigInvalid, match="must not take effect: not on a Friday"):
+        await reloader.request()
+    assert reloader.runtimes.current().generation == 1
+    assert reloader.problem is not None
+    await reloader.request()
+    # The next runtime has no hooks.
+    await reloader.request()
+    assert subjects == [("watch", 2), ("watch", 2)]
+    assert reloader.runtimes.current().generation == 3
 
 
 async def test_a_new_runtime_becomes_current(state: State, nursery: trio.Nursery) -> None:

@@ -45,8 +45,9 @@ from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.cron import CronCreated, CronDeleted, CronOccurred, CronPaused
 from protocol.events.daemon import DaemonStarted
 from protocol.events.definition import DefinitionDeleted, DefinitionStored
-from protocol.events.event import EventDelivered, EventPublished
+from protocol.events.event import EventAwaited, EventDelivered, EventPublished, EventWaitEnded
 from protocol.events.goal import GoalCleared, GoalReviewed, GoalSet, GoalUpdated
+from protocol.events.hook import HookFailed, HookFailureResolved
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.mailbox import (
     MailAcknowledged,
@@ -55,6 +56,7 @@ from protocol.events.mailbox import (
     MailPosted,
     MailRequeued,
 )
+from protocol.events.mcp import McpServerDeleted, McpServerStored
 from protocol.events.permission import PermissionsChanged
 from protocol.events.persona import PersonaBound, PersonaCreated, PersonaDeleted, PersonaUpdated
 from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed
@@ -90,6 +92,7 @@ from protocol.journal.line import JournalEvent
 from protocol.objects.agent import AgentWorktree
 from protocol.objects.approval import Remember
 from protocol.objects.cron import Occurrence
+from protocol.objects.mcp import McpServerSettings
 from protocol.objects.memory import NoteProperties
 from protocol.objects.permission import Grant, Rule, RuleRef, Verdict
 from protocol.objects.question import Option, Question
@@ -136,6 +139,7 @@ def _events(session_id: str, run_id: str, status: str) -> list[JournalEvent]:
     ended: list[JournalEvent] = [ANSWER, RunEnded(outcome="completed")]
     parked: list[JournalEvent] = [RunEnded(outcome="failed", error=RunError("parked", "again and again"))]
     return {
+        "awaiting": accepted + begun + _wait_events(run_id),
         "asking": accepted + begun + _ask_events(run_id),
         "answered": accepted + begun + _ask_events(run_id) + _answer_events(run_id),
         "withdrawn": accepted + begun + _ask_events(run_id) + _withdrawn(run_id),
@@ -147,6 +151,27 @@ def _events(session_id: str, run_id: str, status: str) -> list[JournalEvent]:
         "ended": accepted + begun + ended,
         "parked": accepted + begun + parked,
     }[status]
+
+
+def _wait_events(run_id: str) -> list[JournalEvent]:
+    """Return the events by which a run waits for an event, the second time."""
+    calls: list[Item] = [ToolCall(f"c{number}_{run_id}", "write", {}) for number in (0, 1)]
+    events: list[JournalEvent] = [
+        MessageAppended(item_id="itm_1", message=Message("assistant", calls)),
+        CallsJudged(item_id="itm_1", verdicts=[verdict(f"c{number}_{run_id}") for number in (0, 1)]),
+    ]
+    for number in (0, 1):
+        call_id, wait_id = f"c{number}_{run_id}", f"evw_{number}_{run_id}"
+        events.append(ToolCalled(call_id=call_id, tool="write"))
+        events.append(
+            EventAwaited(
+                wait_id=wait_id, call_id=call_id, source="ci.*", after=0, expires_at_ms=NOW_MS + 3000
+            )
+        )
+        if number == 0:
+            events.append(EventWaitEnded(wait_id=wait_id, call_id=call_id, how="delivered"))
+            events.append(ToolReturned(call_id=call_id, tool="write", how="returned", text="{}"))
+    return events
 
 
 def _ask_events(run_id: str) -> list[JournalEvent]:
@@ -273,7 +298,7 @@ def rich_history(store: Store) -> None:
     session_with_runs(store, "ses_a", "ended", "ended", "running", "queued")
     session_with_runs(store, "ses_b", "ended", parent="ses_a")
     session_with_runs(store, "ses_c", "cancelled", "queued")
-    session_with_runs(store, "ses_d")
+    session_with_runs(store, "ses_d", "awaiting")
     session_with_runs(store, "ses_e", "answered")
     session_with_runs(store, "ses_f", "withdrawn", "doubted", "settled", "asking")
     update(store, _reset_d)
@@ -505,9 +530,27 @@ def _permissions(tx: Transaction) -> None:
         writer.append(RouteStored(route_id=route_id, revision=revision, settings=settings))
     writer.append(RouteDeleted(route_id="b"))
     writer.append(DefaultRouteChanged(route_id="a"))
+    for server, command in (("files", "old"), ("gone", "x"), ("files", "new")):
+        writer.append(McpServerStored(server=server, settings=McpServerSettings(command=command)))
+    writer.append(McpServerDeleted(server="gone"))
     writer.append(PermissionsChanged(add=[ALLOW]))
     writer.append(PermissionsChanged(add=[DENY], remove=[RuleRef(tool="bash", subject="make *")]))
     writer.append(WorkspaceTrusted(root="/srv/shop"))
+    failed = HookFailed(
+        dead_letter_id="hkf_1",
+        hook="guard",
+        event="stop",
+        subject="",
+        invocation_key="k",
+        policy="open",
+        problem="it hung",
+        attempts=1,
+        payload="{}",
+    )
+    writer.append(failed)
+    writer.append(replace(failed, dead_letter_id="hkf_2", dropped=["hkf_1"]))
+    writer.append(replace(failed, dead_letter_id="hkf_3"))
+    writer.append(HookFailureResolved(dead_letter_id="hkf_3", note="mended"))
     writer.append(WorkspaceTrusted(root="/srv/old"))
     writer.append(WorkspaceUntrusted(root="/srv/old"))
     for slot_id in ("openai", "old", "openai"):

@@ -18,7 +18,7 @@ from kheishd.kernel.shells import Shells
 from kheishd.kernel.state import State
 from kheishd.objects.agents import agent as agents
 from kheishd.objects.agents import goal, mailbox, memory, memory_context, persona
-from kheishd.objects.node import journal, secret, workspace
+from kheishd.objects.node import hook, journal, secret, workspace
 from kheishd.objects.people import approval, audit, indoubt, permission, question
 from kheishd.objects.talk import (
     compaction,
@@ -78,6 +78,7 @@ HANDLERS: tuple[Handler, ...] = (
     *memory_context.HANDLERS,
     *journal.HANDLERS,
     *workspace.HANDLERS,
+    *hook.HANDLERS,
     *secret.HANDLERS,
     *event.HANDLERS,
     *trigger.HANDLERS,

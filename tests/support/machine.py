@@ -18,6 +18,7 @@ from kheishd.core.run.commands import (
     AnswerQuestion,
     ApprovalAnswer,
     ApprovalAsk,
+    AwaitEvent,
     BeginModelCall,
     CallReturn,
     CallTools,
@@ -26,6 +27,7 @@ from kheishd.core.run.commands import (
     Compaction,
     EndEarly,
     EndRestored,
+    EndWait,
     ExpireApproval,
     Fail,
     FailedCompaction,
@@ -34,6 +36,7 @@ from kheishd.core.run.commands import (
     Judge,
     Judgement,
     NoteAgentsFiles,
+    NoteHooks,
     NoteRecall,
     Observe,
     QuestionAsk,
@@ -46,6 +49,7 @@ from kheishd.core.run.commands import (
     Steer,
 )
 from kheishd.core.run.machine import decide, evolve
+from protocol.events.hook import CallInputChanged, HookContextAdded
 from protocol.events.run import RunAccepted
 from protocol.events.session import SessionRenamed
 from protocol.journal.envelope import Envelope
@@ -70,6 +74,11 @@ CALL: Item = ToolCall("call_1", "read_file", {"path": "/etc/hostname"})
 
 SUMMARY = Compaction(upto=1, strategy="summary", trigger="auto", summary="x", usage=Usage(5, 1))
 NO_SUMMARY = FailedCompaction(trigger="auto", error=ERROR, usage=Usage(3, 0))
+
+
+CONTEXT = HookContextAdded(
+    hook="guard", invocation_key="k", text="Note.", origin="program", source="hook:guard"
+)
 
 
 PINNED = Pinned(route="offline", driver="offline", model="offline")
@@ -273,6 +282,7 @@ def _commands_of_model(run: RunRecord) -> Iterator[Command]:
         yield from (Compact(SUMMARY), Compact(NO_SUMMARY), Compact(None))
     if run.attempt == 1 and run.kind == "input" and not run.turn and run.agents_files_cursor is None:
         yield NoteAgentsFiles([AgentsFile(path="/w/AGENTS.md")], None)
+        yield NoteHooks((CONTEXT,))
     if run.attempt == 1 and run.kind == "input" and not run.turn and run.recall_cursor is None:
         yield NoteRecall([RecalledNote("default", 7, "n")], "ab12", ["connector"])
     if run.attempt and run.kind == "input":
@@ -283,6 +293,8 @@ def _commands_of_model(run: RunRecord) -> Iterator[Command]:
 
 def _commands_of_calls(run: RunRecord) -> Iterator[Command]:
     if next_to_judge(run.calls):
+        call_id = run.calls[next_to_judge(run.calls)[0]].call_id
+        yield NoteHooks((CallInputChanged(call_id=call_id, hook="guard", updated_input={"path": "/b"}),))
         yield from (allow(run), allow(run, parallel=True, repeatable=True), _ask_and_deny(run))
         yield from (_ask_both(run), ask_person(run), ask_person(run, questions=True))
     if next_to_run(run.calls):
@@ -290,6 +302,8 @@ def _commands_of_calls(run: RunRecord) -> Iterator[Command]:
     for index, call in enumerate(run.calls):
         if call.state == "called":
             yield Observe(call.call_id, {"pid": 7})
+            if not call.parallel:
+                yield AwaitEvent(call.call_id, f"evw_{call.call_id}", "ci.*", 1, 9_000)
         if call.state in ("called", "ready"):
             yield from (_result(call), RenewApproval(call.call_id, approval(call, binding="new")))
         if call.state == "doubted":
@@ -324,6 +338,8 @@ def _commands_of_people(run: RunRecord) -> Iterator[Command]:
             yield from (answer_approvals(run), answer_approvals(run, "deny"))
             yield answer_approvals(run, updated_input={"path": "x"})
             yield ExpireApproval(call.call_id)
+        if call.state == "awaiting":
+            yield EndWait(_result(call), "delivered", "evt_1", 1, 2)
         if call.state == "questioned":
             yield from (answer_question(call), abandon(call))
 

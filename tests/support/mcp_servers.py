@@ -67,6 +67,7 @@ class FakePool:
         self.settled: list[str] = []
         self.restarted: list[str] = []
         self.result: RemoteResult | ServerFailure = RemoteResult([{"type": "text", "text": "fine"}])
+        self.with_resources: set[str] = set()
         self.tools: Sequence[RemoteTool] = ()
         self.offer(listed("echo"))
 
@@ -104,6 +105,32 @@ class FakePool:
         if isinstance(self.result, ServerFailure):
             raise self.result
         return self.result
+
+    @property
+    def resource_servers(self) -> Sequence[ServerSpec]:
+        """The servers in ``with_resources``."""
+        return [spec for name, spec in sorted(self.specs.items()) if name in self.with_resources]
+
+    async def list_resources(self, server: str) -> list[dict[str, Any]]:
+        """Return a resource and a template."""
+        self._answer(server)
+        resource = {"uri": "a:1", "name": "one", "description": "First.", "mimeType": "text/plain"}
+        return [resource, {"uriTemplate": "a:{n}", "name": "any"}]
+
+    async def read_resource(self, server: str, uri: str) -> RemoteResult:
+        """Return the address as the content."""
+        self._answer(server)
+        return RemoteResult([{"type": "resource", "resource": {"uri": uri, "text": f"text of {uri}"}}])
+
+    async def list_prompts(self, server: str) -> list[dict[str, Any]]:
+        """Return a prompt."""
+        self._answer(server)
+        return [{"name": "greet", "description": "Greets.", "arguments": [{"name": "who"}]}]
+
+    def _answer(self, server: str) -> None:
+        self.find(server)
+        if isinstance(self.result, ServerFailure):
+            raise self.result
 
     async def restart(self, name: str) -> None:
         """Record the name."""

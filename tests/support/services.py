@@ -1,14 +1,18 @@
 """Services for tests, on a real store."""
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from kheishd.core.text.scrub import Scrubber
 from kheishd.debug.captures import CaptureService
 from kheishd.debug.files import CaptureFiles
+from kheishd.hooks.lifecycle.runner import LifecycleRunner
 from kheishd.hooks.os.shell.log import ShellFiles
 from kheishd.kernel.captures import Captures
+from kheishd.kernel.credentials import resolve_credential
 from kheishd.kernel.holder import RuntimeHolder
+from kheishd.kernel.lifecycle import Lifecycle
 from kheishd.kernel.live import Live
 from kheishd.kernel.runtime import Runtime, Runtimes
 from kheishd.kernel.secrets import Vault
@@ -46,11 +50,17 @@ def make_services(
     home = state.store.directory.parent
     if isinstance(runtimes, Runtime):
         runtimes = RuntimeHolder(runtimes, lambda old: None)
+    used, vault = live or Live(), open_vault(state, home)
+
+    def read_credential(reference: str) -> str:
+        return resolve_credential(reference, vault) or ""
+
     return Services(
         state,
-        live or Live(),
+        used,
         runtimes,
         captures or CaptureService(CaptureFiles(home / "debug")),
         shells or ShellFiles(home / "shells"),
-        secrets=open_vault(state, home),
+        lifecycle=Lifecycle(lambda: LifecycleRunner(state, used, read_credential, os.environ)),
+        secrets=vault,
     )

@@ -11,7 +11,12 @@ from kheishd.config.sections.log import LogSection
 from kheishd.config.sections.mcp import McpSection
 from kheishd.config.sections.memory import MemorySection
 from kheishd.config.sections.permissions import PermissionsSection
-from kheishd.config.sections.routes import BUILT_IN_ROUTE, RouteSection
+from kheishd.config.sections.routes import (
+    BUILT_IN_ROUTE,
+    ChainRoute,
+    RouteSection,
+    find_fallback_problems,
+)
 from kheishd.config.sections.runs import RunsSection
 from kheishd.config.sections.section import Section
 from kheishd.config.sections.skills import SkillsSection
@@ -66,9 +71,23 @@ class Config(Section, frozen=True):
         for name, value in ((name, getattr(self, name)) for name in self.__struct_fields__):
             if isinstance(value, Section):
                 yield from value.find_problems((*path, name))
-        for route_id, route in self.routes.items():
-            yield from route.find_problems((*path, "routes", route_id))
         for name, server in self.mcp.items():
             yield from server.find_problems((*path, "mcp", name))
         if len(self.mcp) > MAX_MCP_SERVERS:
             yield Problem((*path, "mcp"), f"{len(self.mcp)} servers; the limit is {MAX_MCP_SERVERS}")
+        problems = [
+            problem
+            for route_id, section in self.routes.items()
+            for problem in section.find_problems((*path, "routes", route_id))
+        ]
+        yield from problems
+        if problems:
+            return
+        chain_routes = {
+            route_id: ChainRoute(
+                section.effective_driver, section.currency if section.price_input is not None else None
+            )
+            for route_id, section in self.routes.items()
+        } | {BUILT_IN_ROUTE: ChainRoute("offline", None)}
+        for route_id, section in self.routes.items():
+            yield from find_fallback_problems(route_id, section, chain_routes, (*path, "routes", route_id))

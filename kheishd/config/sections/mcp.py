@@ -18,7 +18,8 @@ class McpSection(Section, frozen=True, kw_only=True):
 
     KEY_HINTS: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(
-            ("token", "api_key", "bearer_token"), "set 'auth_ref' to \"env:NAME\", a variable that holds it"
+            ("token", "api_key", "bearer_token"),
+            'set \'auth_ref\' to "slot:NAME" or "env:NAME", which holds it',
         ),
         "env_secret_refs": "did you mean 'env_refs'?",
         "startup_timeout_sec": "did you mean 'start_timeout_s'?",
@@ -43,7 +44,7 @@ class McpSection(Section, frozen=True, kw_only=True):
     """Variables of the program. It gets `PATH`, `HOME`, `LANG` and the like, and no others of the daemon."""
 
     env_refs: ServerMap = {}
-    """Variables whose values are credentials: `NAME = "env:OTHER"` or `"credential:NAME"`."""
+    """Variables whose values are credentials: `NAME = "slot:NAME"`, `"env:OTHER"` or `"credential:NAME"`."""
 
     inherit_env: ServerTexts = []
     """Names of further variables of the daemon that the program gets."""
@@ -58,7 +59,7 @@ class McpSection(Section, frozen=True, kw_only=True):
     """Headers of each request; none of them a credential."""
 
     auth_ref: ServerText | None = None
-    """Where the bearer token for `url` is: `"env:NAME"` or `"credential:NAME"`."""
+    """Where the bearer token for `url` is: `"slot:NAME"`, `"env:NAME"` or `"credential:NAME"`."""
 
     enabled_tools: ServerTexts | None = None
     """The only tools of the server that are offered, by the server's names (default: all)."""

@@ -15,9 +15,12 @@ from kheishd.config.presets import PRESETS, find_default_driver
 from kheishd.config.sections.section import Money, Section
 from kheishd.config.toml import KeyPath
 from kheishd.config.validation import Problem
+from protocol.ids import Id
 from protocol.limits.model import DEFAULT_CONTEXT_TOKENS
+from protocol.limits.route import MAX_FALLBACKS, MAX_KEYS
 from protocol.objects.route import Driver, PresetName
 from protocol.objects.secret import SLOT_ID_PATTERN
+from protocol.structs import Value
 
 BUILT_IN_ROUTE = "offline"
 
@@ -41,6 +44,14 @@ OPTION_NAMES = (
     "top_p",
 )
 """Keys of ``options`` that are often written one level too high."""
+
+
+class ChainRoute(Value, frozen=True):
+    """The properties of a route on which its use in a chain depends; no currency: it has no prices."""
+
+    driver: str
+    currency: str | None
+
 
 Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}$(?!\n)")]
 
@@ -72,11 +83,17 @@ class RouteSection(Section, frozen=True, kw_only=True):
     auth_ref: str | None = None
     """Where the credential is: `"slot:NAME"`, `"env:NAME"` or `"credential:NAME"`."""
 
+    auth_refs: Annotated[list[str], Meta(max_length=MAX_KEYS)] = []
+    """Several credentials instead of `auth_ref`, in order: a key that is refused for now is passed over."""
+
     auth_header: str | None = None
     """Header of the credential, such as `"api-key"`; `"authorization"` holds a bearer token."""
 
     ca_file: str | None = None
     """File of certificate authorities to trust (PEM), instead of those of the environment or the system."""
+
+    fallback: Annotated[list[Id], Meta(max_length=MAX_FALLBACKS)] = []
+    """Routes to ask, in order, while this one fails. See contrib/docs/routes.md."""
 
     options: dict[str, Any] = {}
     """Fields added to every request unchanged: `max_tokens`, `temperature`, `headers` …"""
@@ -123,10 +140,7 @@ class RouteSection(Section, frozen=True, kw_only=True):
             yield Problem((*path, "base_url"), f'preset = "{self.preset}" requires it')
         if self.ca_file is not None:
             yield from _find_file_problems(self.ca_file, (*path, "ca_file"))
-        if self.auth_ref is not None and not re.fullmatch(AUTH_REF_PATTERN, self.auth_ref):
-            # The message does not repeat the value: it may be a key pasted in the wrong place.
-            message = 'expected "slot:NAME", "env:NAME" or "credential:NAME", not the key itself'
-            yield Problem((*path, "auth_ref"), message)
+        yield from self._find_key_problems(path)
         if self.auth_header is not None and not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]{0,63}", self.auth_header):
             yield Problem((*path, "auth_header"), 'expected only the name of a header, such as "api-key"')
         if (self.price_input is None) != (self.price_output is None):
@@ -138,6 +152,51 @@ class RouteSection(Section, frozen=True, kw_only=True):
         if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
             yield Problem((*path, "options", "tools"), "expected a list of tables, one for each tool")
         yield from _find_option_problems(self.options, (*path, "options"))
+
+    def _find_key_problems(self, path: KeyPath) -> Iterator[Problem]:
+        references: list[tuple[KeyPath, str]] = [
+            ((*path, "auth_refs", index), reference) for index, reference in enumerate(self.auth_refs)
+        ]
+        if self.auth_ref is not None:
+            references.append(((*path, "auth_ref"), self.auth_ref))
+        for place, reference in references:
+            if not re.fullmatch(AUTH_REF_PATTERN, reference):
+                # The message does not repeat the value: it may be a key pasted in the wrong place.
+                yield Problem(
+                    place, 'expected "slot:NAME", "env:NAME" or "credential:NAME", not the key itself'
+                )
+        if self.auth_ref is not None and self.auth_refs:
+            yield Problem((*path, "auth_refs"), "set either auth_ref or auth_refs")
+        if len(set(self.auth_refs)) < len(self.auth_refs):
+            yield Problem((*path, "auth_refs"), "names a credential twice")
+
+
+def find_fallback_problems(
+    route_id: str, section: RouteSection, routes: Mapping[str, ChainRoute], path: KeyPath
+) -> Iterator[Problem]:
+    """Yield the problems of a route's ``fallback``, given all other routes.
+
+    A chain is exactly the list: the ``fallback`` of a route in it does not count, so two routes may name each
+    other.
+    """
+    seen = {route_id}
+    is_priced = section.price_input is not None
+    currencies = {section.currency} if is_priced else set()
+    for index, name in enumerate(section.fallback):
+        place, route = (*path, "fallback", index), routes.get(name)
+        if name in seen:
+            text = "names the route itself" if name == route_id else f"names '{name}' twice"
+            yield Problem(place, f"{text}; a chain asks each route once")
+        elif route is None:
+            known = ", ".join(sorted(routes.keys() - {route_id})) or "none"
+            yield Problem(place, f"no route '{name}'; other routes: {known}")
+        elif route.driver == "offline" and section.effective_driver != "offline":
+            yield Problem(place, f"'{name}' is a stand-in, whose answers are no model's")
+        elif route.currency is not None and currencies and route.currency not in currencies:
+            yield Problem(place, f"'{name}' has prices in {route.currency}; a chain has one currency")
+        if route is not None and route.currency is not None:
+            currencies.add(route.currency)
+        seen.add(name)
 
 
 def _find_url_problems(url: str, path: KeyPath) -> Iterator[Problem]:

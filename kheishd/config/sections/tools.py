@@ -60,4 +60,10 @@ class ToolsSection(Section, frozen=True):
     max_run_output_bytes: Annotated[int, Meta(ge=KIB, le=1024 * MIB)] = DEFAULT_RUN_OUTPUT_BYTES
     """Maximum stored size of all results of a run."""
 
+    events: bool = False
+    """Offer every agent the tools of the event bus; otherwise only those whose definition names them."""
+
+    schedules: bool = False
+    """Offer every agent the tools to wake itself; otherwise only those whose definition names them."""
+
     limits: LimitsSection = LimitsSection()

@@ -22,6 +22,7 @@ from kheishd.core.context.reduction import TranscriptEntry, drop_results, replac
 from kheishd.core.trust import escape_attribute, escape_tags, frame
 from protocol.events.call import ToolReturned
 from protocol.events.context import ContextCompacted
+from protocol.events.hook import HookContextAdded
 from protocol.events.indoubt import IndoubtResolved
 from protocol.events.run import (
     InputReceived,
@@ -107,6 +108,8 @@ class Transcript(Struct):
                 self._add_result(envelope, ToolResult(call_id, tool, text, is_error))
             case Steered():
                 self._add_steer(run_id, message_of(event))
+            case HookContextAdded():
+                self._add_context(envelope, message_of(event))
             case (
                 IndoubtResolved(note=note)
                 | TaskStalled(note=note)
@@ -174,6 +177,13 @@ class Transcript(Struct):
         if len(joined) > 1:
             self.steers[input_id] = joined[1:]
 
+    def _add_context(self, envelope: Envelope, message: Message) -> None:
+        """Add a hook's text: for the model call that is about to be made, or for the next one."""
+        if self.calls:
+            self.pending.append(message)
+        else:
+            self._add(envelope, message)
+
     def _add_results(self, envelope: Envelope, message: Message) -> None:
         for item in message.items:
             if isinstance(item, ToolResult):
@@ -228,8 +238,10 @@ class Transcript(Struct):
         self.counted = None
 
 
-def message_of(event: InputReceived | Steered) -> Message:
-    """Return the message of an input or a steer."""
+def message_of(event: InputReceived | Steered | HookContextAdded) -> Message:
+    """Return the message of an input, a steer or a hook's text."""
+    if isinstance(event, HookContextAdded):
+        return Message("user", [Text(event.text)], origin=event.origin, source=event.source)
     return Message(
         "user", list(event.items), origin=event.origin, source=event.source, authority=event.authority
     )

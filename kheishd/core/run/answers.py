@@ -61,6 +61,7 @@ def decide(
         stop_reason=command.stop_reason,
         model=command.model,
         cost=cost,
+        route=pinned.route if pinned.fallbacks else None,
     )
     limit = find_exceeded_limit(run, pinned, command.usage, cost, left)
     calls = [item for item in command.items if isinstance(item, ToolCall)]

@@ -7,18 +7,19 @@ new        the model has requested it                     ready asked questioned
 ready      it may run                                     asked called returned
 asked      it waits for an approval                       ready returned
 questioned it waits for a person's answer                 returned
-called     it runs                                        ready asked doubted returned
+called     it runs                                        ready asked awaiting doubted returned
+awaiting   it waits for an event on the bus               returned
 doubted    the daemon died during the call                ready returned
 returned   it has its only result                         nothing
 ========== ============================================== ================================
 
-The calls of a message are judged as a batch: none runs while another one is new, asked or questioned.
-Adjacent parallel calls run side by side; any other call runs alone, in the order of the message. When a
-worker takes up a run again, its running calls become ready if they are repeatable, else doubted. Once all
-calls have their results, the list is cleared and the model is called again.
+The calls of a message are judged as a batch: none runs while another one is new, asked, questioned or
+awaiting. Adjacent parallel calls run side by side; any other call runs alone, in the order of the message.
+When a worker takes up a run again, its running calls become ready if they are repeatable, else doubted. Once
+all calls have their results, the list is cleared and the model is called again.
 
-A run waits for a person only while none of its calls runs or is unjudged, and no stop is requested. Otherwise
-it has a worker, even if a person answers meanwhile.
+A run waits for a person or an event only while none of its calls runs or is unjudged, and no stop is
+requested. Otherwise it has a worker, even if a person answers meanwhile.
 """
 
 import hashlib
@@ -35,8 +36,10 @@ from kheishd.core.run.commands import (
     AnswerQuestion,
     ApprovalAnswer,
     ApprovalAsk,
+    AwaitEvent,
     CallReturn,
     CallTools,
+    EndWait,
     ExpireApproval,
     Judge,
     Judgement,
@@ -49,6 +52,8 @@ from kheishd.core.run.commands import (
 from kheishd.core.run.record import RunRecord
 from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested
 from protocol.events.call import CallProbed, CallsJudged, ToolCalled, ToolObserved, ToolReturned
+from protocol.events.event import EventAwaited, EventWaitEnded
+from protocol.events.hook import CallInputChanged, HookContextAdded
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed
 from protocol.events.run import RunStarted
@@ -57,6 +62,7 @@ from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
 from protocol.limits.call import MAX_CALL_ID_BYTES, MAX_JUDGED_CALLS, MAX_PARALLEL_CALLS, MAX_TOOL_BYTES
 from protocol.objects.run import CallState, OpenCall, Pinned, RunStatus
+from protocol.structs import fields_of
 from protocol.text import truncate
 from protocol.transcript import Item, ToolCall
 
@@ -73,6 +79,7 @@ RESTORED: Final = (
     "It is not known whether this ran: the daemon's state was restored from a backup that was made before. "
     "It was not run since. Check before you rely on it or repeat it."
 )
+MESSAGE_FIRST: Final = "No event came yet, but a message did. Wait again if the event is still needed."
 STOPPED: Final = "This was stopped before it ended; its effects until then remain."
 
 _INVALID_IN_NAME: Final = re.compile(r"[^A-Za-z0-9_-]")
@@ -87,6 +94,8 @@ CallCommand = (
     | AnswerApprovals
     | ExpireApproval
     | AnswerQuestion
+    | AwaitEvent
+    | EndWait
 )
 
 
@@ -167,6 +176,14 @@ def require_state(run: RunRecord, call_id: str, *states: CallState) -> tuple[int
     raise AssertionError(f"the run has no call {call_id}")
 
 
+def require_new(run: RunRecord, events: Iterable[CallInputChanged | HookContextAdded]) -> list[JournalEvent]:
+    """Return the events of hooks. Errors: AssertionError if one changes a call that is judged already."""
+    for event in events:
+        if isinstance(event, CallInputChanged):
+            require_state(run, event.call_id, "new")
+    return [*events]
+
+
 def derive_status(calls: list[OpenCall], *, stopping: bool = False) -> RunStatus:
     """Return the status of a started run from its calls; with ``stopping`` it waits for no person."""
     if stopping:
@@ -177,6 +194,8 @@ def derive_status(calls: list[OpenCall], *, stopping: bool = False) -> RunStatus
             return "waiting_for_user_question"
         if "asked" in states:
             return "waiting_for_approval"
+        if "awaiting" in states:
+            return "waiting_for_event"
     return "running"
 
 
@@ -231,6 +250,11 @@ def decide(run: RunRecord, pinned: Pinned, command: CallCommand) -> list[Journal
             return [lapsed, _deny(call, format_denial("expired"))]
         case AnswerQuestion():
             return _answer_question(run, command)
+        case AwaitEvent(call_id):
+            require_state(run, call_id, "called")
+            return [EventAwaited(**fields_of(AwaitEvent, command))]
+        case EndWait():
+            return _end_wait(run, command)
         case _:
             assert_never(command)
 
@@ -353,6 +377,42 @@ def _answer_question(run: RunRecord, command: AnswerQuestion) -> list[JournalEve
     return [answered, result]
 
 
+def _end_wait(run: RunRecord, command: EndWait) -> list[JournalEvent]:
+    _, call = require_state(run, command.result.call_id, "awaiting")
+    ended = EventWaitEnded(
+        wait_id=call.waits_for or "",
+        call_id=call.call_id,
+        how=command.how,
+        event_id=command.event_id,
+        event_cursor=command.event_cursor,
+        hops=command.hops,
+    )
+    return [ended, _make_result(call, command.result.result)]
+
+
+def interrupt_waits(run: RunRecord) -> Iterator[JournalEvent]:
+    """Yield the end of the run's wait for an event: a message comes first."""
+    for call in run.calls:
+        if call.state == "awaiting":
+            result = ReturnResult(call.call_id, CallReturn("returned", MESSAGE_FIRST))
+            yield from _end_wait(run, EndWait(result, "interrupted"))
+
+
+def _withdraw(call: OpenCall) -> Iterator[JournalEvent]:
+    """Yield the end of what a call of a run that ends waits for."""
+    if call.waits_for is None:
+        return
+    match call.state:
+        case "asked":
+            yield ApprovalLapsed(approval_id=call.waits_for, call_id=call.call_id, how="withdrawn")
+        case "questioned":
+            yield QuestionLapsed(question_id=call.waits_for, call_id=call.call_id, how="withdrawn")
+        case "awaiting":
+            yield EventWaitEnded(wait_id=call.waits_for, call_id=call.call_id, how="withdrawn")
+        case _:
+            return
+
+
 # End.
 
 
@@ -376,17 +436,16 @@ def close_calls(
     """
     by_id = {result.call_id: result for result in results}
     for index, call in enumerate(run.calls):
-        if call.state == "asked" and call.waits_for is not None:
-            yield ApprovalLapsed(approval_id=call.waits_for, call_id=call.call_id, how="withdrawn")
-        if call.state == "questioned" and call.waits_for is not None:
-            yield QuestionLapsed(question_id=call.waits_for, call_id=call.call_id, how="withdrawn")
+        yield from _withdraw(call)
         if call.state == "called" and call.call_id in by_id:
             yield from _return_result(run, pinned, by_id[call.call_id])
         elif call.state == "doubted" or (died and call.state == "called" and not call.repeatable):
             yield from _open_doubt(run, index, note="it was not probed, because the run ended at once")
         elif call.state != "returned":
             # A repeatable call that is ready again has begun before.
-            began = call.state == "called" or (call.state == "ready" and call.repeatable and call.attempt > 0)
+            began = call.state in ("called", "awaiting") or (
+                call.state == "ready" and call.repeatable and call.attempt > 0
+            )
             text = STOPPED if began else NOT_RUN
             yield ToolReturned(call_id=call.call_id, tool=call.tool, how="stopped", text=text, is_error=True)
 
@@ -397,10 +456,7 @@ def close_restored_calls(run: RunRecord, note: str) -> Iterator[JournalEvent]:
     After the backup, any of them may have run. Those that were running then are in doubt.
     """
     for index, call in enumerate(run.calls):
-        if call.state == "asked" and call.waits_for is not None:
-            yield ApprovalLapsed(approval_id=call.waits_for, call_id=call.call_id, how="withdrawn")
-        if call.state == "questioned" and call.waits_for is not None:
-            yield QuestionLapsed(question_id=call.waits_for, call_id=call.call_id, how="withdrawn")
+        yield from _withdraw(call)
         if call.state == "doubted" or (call.state == "called" and not call.repeatable):
             opened, result = _open_doubt(run, index, note=note)
             yield opened
@@ -487,10 +543,12 @@ def _evolve_calls(calls: list[OpenCall], envelope: Envelope, event: JournalEvent
             | ApprovalLapsed()
             | QuestionAsked()
             | QuestionLapsed()
+            | EventAwaited()
             | ToolCalled()
             | ToolObserved()
             | ToolReturned()
             | CallProbed()
+            | CallInputChanged()
         ):
             return [
                 _evolve_call(call, envelope, event)
@@ -517,8 +575,12 @@ def _evolve_call(call: OpenCall, envelope: Envelope, event: JournalEvent) -> Ope
             # The person wrote this input and has not seen its preview, so the approval is bound to nothing.
             ready = replace(call, state="ready", waits_for=None, approved=True)
             return replace(ready, binding=None, input_cursor=cursor)
+        case CallInputChanged():
+            return replace(call, input_cursor=cursor)
         case QuestionAsked(question_id=question_id):
             return replace(call, state="questioned", waits_for=question_id)
+        case EventAwaited(wait_id=wait_id):
+            return replace(call, state="awaiting", waits_for=wait_id)
         case ToolCalled(attempt=attempt):
             return replace(call, state="called", attempt=attempt, called_at_ms=envelope.at_ms)
         case ToolReturned():

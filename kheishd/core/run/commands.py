@@ -6,8 +6,10 @@ from typing import Any, Final, Literal
 from msgspec import field
 
 from kheishd.core.contract import AnswerCheck
+from kheishd.core.fallback import Candidate
 from protocol.audience import Audience
 from protocol.events.context import CompactStrategy, CompactTrigger
+from protocol.events.hook import CallInputChanged, HookContextAdded
 from protocol.journal.line import JournalEvent
 from protocol.limits.call import MAX_CALLS
 from protocol.objects.approval import Preview, Remember
@@ -54,12 +56,15 @@ class AcceptAnswer(Value, frozen=True):
 class FailModelCall(Value, frozen=True):
     """The model call has failed. ``retry_at_ms`` is the time of the next attempt; None if there is none.
 
-    ``usage`` is that of an unusable answer.
+    ``usage`` is that of an unusable answer. ``move`` is the route and key that are asked next instead.
+    ``final_error`` is that of the run, if the failure is its end and others came before.
     """
 
     error: RunError
     retry_at_ms: int | None
     usage: Usage = NO_USAGE
+    move: Candidate | None = None
+    final_error: RunError | None = None
 
 
 class Compaction(Value, frozen=True):
@@ -219,6 +224,29 @@ class AnswerQuestion(Value, frozen=True):
     origins: Sequence[InputOrigin] = ()
 
 
+class AwaitEvent(Value, frozen=True):
+    """A running call waits for an event on the bus, as a row; the fields are those of ``EventAwaited``."""
+
+    call_id: str
+    wait_id: str
+    source: str
+    after: int
+    expires_at_ms: int
+
+
+class EndWait(Value, frozen=True):
+    """A call no longer waits for an event: one came, none came in time, or a message came first.
+
+    ``result`` is that of the call; the other fields are those of ``EventWaitEnded``.
+    """
+
+    result: ReturnResult
+    how: Literal["delivered", "expired", "interrupted"]
+    event_id: str | None = None
+    event_cursor: int | None = None
+    hops: int = 0
+
+
 class AbandonQuestion(Value, frozen=True):
     """Nobody will answer the questions of a call: the run is cancelled."""
 
@@ -249,6 +277,12 @@ class NoteAgentsFiles(Value, frozen=True):
 
     files: list[AgentsFile]
     text: str | None
+
+
+class NoteHooks(Value, frozen=True):
+    """Lifecycle hooks have changed the input of new calls, or added texts to the transcript."""
+
+    events: tuple[CallInputChanged | HookContextAdded, ...]
 
 
 class NoteRecall(Value, frozen=True):
@@ -322,8 +356,11 @@ Command = (
     | ExpireApproval
     | AnswerQuestion
     | AbandonQuestion
+    | AwaitEvent
+    | EndWait
     | Steer
     | NoteAgentsFiles
+    | NoteHooks
     | NoteRecall
     | RequestCancel
     | EndEarly

@@ -6,7 +6,8 @@ judge or to run, a pause before a retry, or nothing. All its progress is committ
 :func:`decide` returns, and the record follows from those events alone by :func:`evolve`. So a worker after a
 crash has the same view as a worker after a commit.
 
-A waiting run has no worker: a person's answer is a command like any other, and makes the run *running* again.
+A waiting run has no worker: a person's answer, or the event that it waits for, is a command like any other,
+and makes the run *running* again. A message ends the wait for an event.
 The calls of its newest message have states of their own, see ``core/run/calls.py``.
 
 ``starts_without_progress`` increases in the commit that starts an effect, and any outcome or orderly stop
@@ -38,8 +39,11 @@ running         Start            running, waiting, failed, cancelled, interrupte
                 ExpireApproval   running
                 AnswerQuestion   running
                 AbandonQuestion  cancelled, interrupted
+                AwaitEvent       running, waiting
+                EndWait          running
                 Steer            running
                 NoteAgentsFiles  running
+                NoteHooks        running
                 NoteRecall       running
                 RequestCancel    running
                 EndEarly         cancelled, interrupted
@@ -51,7 +55,8 @@ waiting         AnswerApprovals  running, waiting
                 ExpireApproval   running, waiting
                 AnswerQuestion   running, waiting
                 AbandonQuestion  cancelled
-                Steer            waiting
+                EndWait          running, waiting
+                Steer            running, waiting
                 RequestCancel    cancelled, interrupted
                 Fail             failed
                 EndRestored      interrupted
@@ -71,6 +76,7 @@ from typing import Final, Literal, assert_never
 from msgspec.structs import replace
 
 from kheishd.core.account import evolve_run_budget
+from kheishd.core.fallback import has_chain
 from kheishd.core.permissions.grants import evolve_run_grants
 from kheishd.core.run import answers, calls
 from kheishd.core.run.budget import add_costs, add_work_time, calculate_cost, find_used_up
@@ -80,6 +86,7 @@ from kheishd.core.run.commands import (
     AcceptAnswer,
     AnswerApprovals,
     AnswerQuestion,
+    AwaitEvent,
     BeginModelCall,
     CallTools,
     Command,
@@ -87,6 +94,7 @@ from kheishd.core.run.commands import (
     Compaction,
     EndEarly,
     EndRestored,
+    EndWait,
     ExpireApproval,
     Fail,
     FailedCompaction,
@@ -94,6 +102,7 @@ from kheishd.core.run.commands import (
     Interrupt,
     Judge,
     NoteAgentsFiles,
+    NoteHooks,
     NoteRecall,
     Observe,
     Release,
@@ -113,7 +122,9 @@ from protocol.events.approval import ApprovalRequested
 from protocol.events.budget import BudgetReserved, BudgetSettled
 from protocol.events.call import CallsJudged, ToolCalled, ToolReturned
 from protocol.events.context import CompactionFailed, ContextCompacted
+from protocol.events.event import EventAwaited, EventWaitEnded
 from protocol.events.goal import GoalContinued
+from protocol.events.hook import HookContextAdded
 from protocol.events.mailbox import MailDelivered
 from protocol.events.output import OutputEmitted, RequirementSatisfied
 from protocol.events.question import QuestionAnswered, QuestionLapsed
@@ -158,8 +169,12 @@ ACCEPTED: Final[Mapping[RunStatus, tuple[type[Command], ...]]] = {
         # A person may answer while the rest of the batch is judged or still runs.
         *_ANSWERS_TO_APPROVALS,
         *_ANSWERS_TO_QUESTIONS,
+        AwaitEvent,
+        # Its stop is requested, but not yet carried out.
+        EndWait,
         Steer,
         NoteAgentsFiles,
+        NoteHooks,
         NoteRecall,
         RequestCancel,
         EndEarly,
@@ -168,8 +183,9 @@ ACCEPTED: Final[Mapping[RunStatus, tuple[type[Command], ...]]] = {
         Interrupt,
         EndRestored,
     ),
-    "waiting_for_approval": (*_ANSWERS_TO_APPROVALS, *_INTERVENTIONS),
+    "waiting_for_approval": (*_ANSWERS_TO_APPROVALS, EndWait, *_INTERVENTIONS),
     "waiting_for_user_question": (*_ANSWERS_TO_APPROVALS, *_ANSWERS_TO_QUESTIONS, *_INTERVENTIONS),
+    "waiting_for_event": (EndWait, *_INTERVENTIONS),
 }
 """The commands that a run accepts, by its status; a run that has ended accepts none."""
 
@@ -219,7 +235,10 @@ def _decide(run: RunRecord, pinned: Pinned, command: Command, left: Remainder | 
         case Compact(result):
             return _compact(run, pinned, result)
         case Steer():
-            return [Steered(**fields_of(Steer, command) | {"origins": list(command.origins)})]
+            steered = Steered(**fields_of(Steer, command) | {"origins": list(command.origins)})
+            return [steered, *calls.interrupt_waits(run)] if run.status == "waiting_for_event" else [steered]
+        case NoteHooks(events):
+            return calls.require_new(run, events)
         case NoteAgentsFiles(files, text):
             return [AgentsFilesLoaded(files=files, text=text)]
         case NoteRecall(notes, text, origins):
@@ -258,10 +277,14 @@ def _fail(run: RunRecord, pinned: Pinned, error: RunError) -> list[JournalEvent]
 
 
 def _fail_model_call(run: RunRecord, pinned: Pinned, command: FailModelCall) -> list[JournalEvent]:
-    """Return the failed attempt if it is retried or used anything, and the end if it is not retried."""
+    """Return the failed attempt and, if it is not retried, the end.
+
+    The end alone states the failure of a last attempt that used nothing and had no other route.
+    """
     is_last = command.retry_at_ms is None or run.item_id is None
     attempts: list[JournalEvent] = []
-    if run.item_id is not None and (not is_last or command.usage != NO_USAGE):
+    move, has_more = command.move, command.usage != NO_USAGE or command.final_error is not None
+    if run.item_id is not None and (not is_last or has_more):
         attempt = ModelFailed(
             item_id=run.item_id,
             turn=run.turn + 1,
@@ -270,9 +293,14 @@ def _fail_model_call(run: RunRecord, pinned: Pinned, command: FailModelCall) -> 
             retry_at_ms=command.retry_at_ms,
             usage=command.usage,
             cost=calculate_cost(command.usage, pinned.prices) if command.usage != NO_USAGE else None,
+            route=pinned.route if has_chain(pinned) else None,
+            auth_ref=pinned.auth_ref if pinned.auth_refs else None,
+            next_route=move.route.route if move is not None else None,
+            next_auth_ref=move.auth_ref if move is not None and move.route.auth_refs else None,
         )
         attempts = [attempt]
-    return [*attempts, *_fail(run, pinned, command.error)] if is_last else attempts
+    error = command.final_error or command.error
+    return [*attempts, *_fail(run, pinned, error)] if is_last else attempts
 
 
 def _start(run: RunRecord, pinned: Pinned) -> list[JournalEvent]:
@@ -404,11 +432,11 @@ def evolve(run: RunRecord | None, envelope: Envelope, event: JournalEvent) -> Ru
                 pending_steers=0,
                 starts_without_progress=run.starts_without_progress + 1,
             )
-        case ModelFailed(error=error, retry_at_ms=retry_at_ms, usage=usage, cost=cost):
+        case ModelFailed(error=error, retry_at_ms=retry_at_ms, usage=usage, cost=cost, next_route=move):
             return replace(
                 run,
                 retry_at_ms=retry_at_ms,
-                failures=run.failures + 1,
+                failures=run.failures + (move is None),
                 empty_answers=run.empty_answers + (error.reason == "empty_answer"),
                 usage=run.usage + usage,
                 cost=add_costs(run.cost, cost),
@@ -505,6 +533,7 @@ def _evolve_message(run: RunRecord, envelope: Envelope, event: MessageAppended) 
         usage=run.usage + event.usage,
         cost=add_costs(run.cost, event.cost),
         starts_without_progress=0,
+        route=event.route or run.route,
     )
 
 
@@ -516,6 +545,8 @@ def _evolve_calls(run: RunRecord, envelope: Envelope, event: JournalEvent) -> Ru
         case ToolCalled() if _has_working_call(changed) and not _has_working_call(run):
             # Calls that run side by side are one start.
             return replace(changed, starts_without_progress=run.starts_without_progress + 1)
+        case HookContextAdded(origin=origin):
+            return replace(changed, origins=add_origin(run.origins, origin))
         case QuestionAnswered(origins=origins) if origins:
             return replace(changed, origins=join_origins(run.origins or ["person"], origins))
         case ToolReturned(bytes=size, text=text):
@@ -525,8 +556,10 @@ def _evolve_calls(run: RunRecord, envelope: Envelope, event: JournalEvent) -> Ru
             if set(origins) <= set(run.origins):
                 return changed
             return replace(changed, origins=join_origins(run.origins or ["person"], origins))
-        case CallsJudged() | ApprovalRequested():
+        case CallsJudged() | ApprovalRequested() | EventAwaited():
             return replace(changed, starts_without_progress=0)
+        case EventWaitEnded(how="delivered", hops=hops):
+            return replace(changed, hops=max(run.hops, hops + 1))
         case _:
             return changed
 

@@ -139,6 +139,8 @@ def view_of(store: Snapshot, session: Session, goal: Goal) -> GoalView:
         return replace(view, waits_for="approval")
     if run is not None and run.status == "waiting_for_user_question":
         return replace(view, waits_for="question")
+    if run is not None and run.status == "waiting_for_event":
+        return replace(view, waits_for="event")
     if goal.resume_at_ms is not None:
         return replace(view, waits_for="time")
     return replace(view, waits_for="input") if goal.status == "waiting" else view

@@ -20,6 +20,7 @@ from kheishd.core.definition import (
     parse,
 )
 from kheishd.kernel.call import Call, mutation, origin_of, query
+from kheishd.objects.node.mcp import require_unrestricted
 from kheishd.objects.node.names import find_unknown_names
 from kheishd.objects.pages import page_of
 from kheishd.objects.storable import require_storable
@@ -93,7 +94,8 @@ def _not_found(name: str) -> AgentNotFound:
 def prepare_put(call: Call, params: DefinitionPut) -> tuple[Definition, Definition]:
     """Return the definition that params describe, as it is stored and with its workspace resolved.
 
-    Errors: AgentForbidden, DefinitionReadOnly, DefinitionInvalid, InvalidParams, InputTooLarge.
+    Errors: AgentForbidden, DefinitionReadOnly, DefinitionInvalid, InvalidParams, InputTooLarge,
+    ScopeWouldWiden.
     """
     call.caller.require_agent(params.name, "$.params.name")
     _require_no_file(call, params.name, "choose another name, or edit the file and reload")
@@ -115,6 +117,8 @@ def prepare_put(call: Call, params: DefinitionPut) -> tuple[Definition, Definiti
             raise DefinitionInvalid(str(located), field=field) from None
         key = error.problems[0].path
         raise DefinitionInvalid(str(error), field=f"{field}.{key[0]}" if key else field) from None
+    if agent.mcp_servers:
+        require_unrestricted(call)
     require_storable(agent, MAX_DEFINITION_BYTES, "definition", field)
     return agent, completed
 

@@ -3,24 +3,64 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
 
+from kheishd.config.sections.mcp import find_server_problems
 from kheishd.core.mcp import format_answer
-from kheishd.kernel.call import Call, control, query
-from kheishd.kernel.mcp import RemoteTool, ServerFailure, servers_of, view_of
+from kheishd.kernel.call import Call, control, mutation, origin_of, query
+from kheishd.kernel.mcp import RemoteTool, ServerFailure, ServerSpec, server_not_found, servers_of, view_of
 from kheishd.objects.pages import page_of
-from protocol.errors.mcp import McpCallFailed, McpServerUnavailable, McpToolNotFound
+from kheishd.objects.storable import require_storable
+from kheishd.records.writer import StreamWriter
+from kheishd.store.tables import MCP_SERVERS
+from protocol.errors.mcp import (
+    McpCallFailed,
+    McpServerInvalid,
+    McpServerLimit,
+    McpServerReadOnly,
+    McpServerUnavailable,
+    McpToolNotFound,
+)
+from protocol.errors.token import ScopeWouldWiden
+from protocol.events.mcp import McpServerDeleted, McpServerStored
+from protocol.journal.envelope import DAEMON_STREAM
+from protocol.limits.mcp import (
+    MAX_SERVER_SETTINGS_BYTES,
+    MAX_SERVER_TOOL_DESCRIPTION_BYTES,
+    MAX_STORED_SERVERS,
+)
 from protocol.objects import mcp as rows
 from protocol.objects.mcp import (
+    DeletedMcpServer,
     McpCallParams,
     McpCallResult,
     McpListParams,
+    McpPrompt,
+    McpPromptList,
+    McpPromptsParams,
+    McpResource,
+    McpResourceList,
+    McpResourcesParams,
     McpServer,
+    McpServerDelete,
     McpServerList,
+    McpServerPut,
     McpServerRef,
+    McpServerState,
     McpTool,
     McpToolList,
     McpToolsParams,
 )
+from protocol.text import truncate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kheishd.store.environment import Transaction
+
+# Resources and prompts of one answer: 256 with descriptions of 2 KiB take half a mebibyte.
+MAX_LISTED: Final = 256
 
 
 @query(rows.LIST)
@@ -63,6 +103,18 @@ def _view_of(tool: RemoteTool) -> McpTool:
     )
 
 
+@contextmanager
+def _refusing_failures(server: str) -> Iterator[None]:
+    """Turn the failure of a request into a refusal. Errors: McpCallFailed, McpServerUnavailable."""
+    try:
+        yield
+    except ServerFailure as failure:
+        text = f"the MCP server '{server}': {failure}"
+        if failure.reason == "unavailable":
+            raise McpServerUnavailable(text, field="$.params.server") from None
+        raise McpCallFailed(text) from None
+
+
 @control(rows.CALL)
 async def call_tool(call: Call, params: McpCallParams) -> McpCallResult:
     """Call a tool. Errors: McpCallFailed, McpServerNotFound, McpServerUnavailable, McpToolNotFound."""
@@ -78,13 +130,8 @@ async def call_tool(call: Call, params: McpCallParams) -> McpCallResult:
             field="$.params.tool",
         )
     began = time.monotonic()
-    try:
+    with _refusing_failures(params.server):
         result = await pool.call(params.server, params.tool, params.arguments, lambda line: None)
-    except ServerFailure as failure:
-        text = f"the MCP server '{params.server}': {failure}"
-        if failure.reason == "unavailable":
-            raise McpServerUnavailable(text) from None
-        raise McpCallFailed(text) from None
     text, _ = format_answer(params.server, result.content, result.structured)
     return McpCallResult(
         server=params.server,
@@ -92,6 +139,42 @@ async def call_tool(call: Call, params: McpCallParams) -> McpCallResult:
         text=text,
         is_error=result.is_error,
         duration_ms=round((time.monotonic() - began) * 1000),
+    )
+
+
+@control(rows.RESOURCES)
+async def list_resources(call: Call, params: McpResourcesParams) -> McpResourceList:
+    """List resources and templates. Errors: McpCallFailed, McpServerNotFound, McpServerUnavailable."""
+    with _refusing_failures(params.server):
+        found = await call.services.mcp.current.list_resources(params.server)
+    return McpResourceList(
+        [
+            McpResource(
+                uri=row.get("uri") or row.get("uriTemplate", ""),
+                name=row.get("name", ""),
+                description=truncate(row.get("description", ""), MAX_SERVER_TOOL_DESCRIPTION_BYTES),
+                mime_type=row.get("mimeType"),
+                is_template="uriTemplate" in row,
+            )
+            for row in found[:MAX_LISTED]
+        ]
+    )
+
+
+@control(rows.PROMPTS)
+async def list_prompts(call: Call, params: McpPromptsParams) -> McpPromptList:
+    """List prompts. Errors: McpCallFailed, McpServerNotFound, McpServerUnavailable."""
+    with _refusing_failures(params.server):
+        found = await call.services.mcp.current.list_prompts(params.server)
+    return McpPromptList(
+        [
+            McpPrompt(
+                name=row["name"],
+                description=truncate(row.get("description", ""), MAX_SERVER_TOOL_DESCRIPTION_BYTES),
+                arguments=[argument["name"] for argument in row.get("arguments", ())],
+            )
+            for row in found[:MAX_LISTED]
+        ]
     )
 
 
@@ -103,4 +186,81 @@ async def restart_server(call: Call, params: McpServerRef) -> McpServer:
     return next(view for view in pool.views() if view.name == params.server)
 
 
-HANDLERS = (list_servers, list_tools, call_tool, restart_server)
+# Servers in the store.
+
+
+def prepare_put(call: Call, params: McpServerPut) -> McpServerPut:
+    """Validate a server. Errors: InputTooLarge, McpServerInvalid, McpServerReadOnly, ScopeWouldWiden."""
+    require_unrestricted(call)
+    _require_stored(call, params.server)
+    problems = list(find_server_problems(params.settings))
+    if problems:
+        key = problems[0].path
+        field = "$.params.settings" + (f".{key[0]}" if key else "")
+        raise McpServerInvalid("; ".join(map(str, problems)), field=field)
+    require_storable(params.settings, MAX_SERVER_SETTINGS_BYTES, "server", "$.params.settings")
+    return params
+
+
+@mutation(rows.PUT, prepare=prepare_put)
+def put_server(tx: Transaction, call: Call, params: McpServerPut) -> McpServer:
+    """Store a server. Errors: McpServerLimit."""
+    stored = tx.get(MCP_SERVERS, params.server)
+    if stored is None and tx.count(MCP_SERVERS) >= MAX_STORED_SERVERS:
+        raise McpServerLimit(f"the store has {MAX_STORED_SERVERS} MCP servers, the maximum; delete some")
+    if stored is None or stored.settings != params.settings:
+        writer = StreamWriter(tx, DAEMON_STREAM, origin=origin_of(call))
+        writer.append(McpServerStored(server=params.server, settings=params.settings))
+        writer.write()
+    state: McpServerState = "starting" if params.settings.enabled else "disabled"
+    return view_of(ServerSpec(params.server, params.settings, "stored"), state)
+
+
+def prepare_delete(call: Call, params: McpServerDelete) -> McpServerDelete:
+    """Require a caller that may change servers. Errors: ScopeWouldWiden."""
+    require_unrestricted(call)
+    return params
+
+
+@mutation(rows.DELETE, prepare=prepare_delete)
+def delete_server(tx: Transaction, call: Call, params: McpServerDelete) -> DeletedMcpServer:
+    """Delete a server, also one that the configuration hides.
+
+    Errors: McpServerNotFound, McpServerReadOnly.
+    """
+    if tx.get(MCP_SERVERS, params.server) is None:
+        _require_stored(call, params.server)
+        raise server_not_found(params.server)
+    writer = StreamWriter(tx, DAEMON_STREAM, origin=origin_of(call))
+    writer.append(McpServerDeleted(server=params.server))
+    writer.write()
+    return DeletedMcpServer(params.server)
+
+
+def require_unrestricted(call: Call) -> None:
+    """Require a caller whose token covers everything: a server is a program. Errors: ScopeWouldWiden."""
+    if not call.caller.is_unrestricted:
+        raise ScopeWouldWiden(
+            "an MCP server is a program of the daemon for every agent, and the token covers only some agents"
+        )
+
+
+def _require_stored(call: Call, name: str) -> None:
+    """Reject a name that the configuration or a definition has. Errors: McpServerReadOnly."""
+    spec = servers_of(call.runtime).get(name)
+    if spec is not None and spec.source != "stored":
+        place = f"the agent '{spec.agents[0]}'" if spec.agents else "the configuration"
+        text = f"{place} has an MCP server '{name}'; edit that, or choose another name"
+        raise McpServerReadOnly(text, field="$.params.server")
+
+
+HANDLERS = (
+    list_servers,
+    list_tools,
+    call_tool,
+    list_resources,
+    list_prompts,
+    restart_server,
+    put_server,
+    delete_server,
+)

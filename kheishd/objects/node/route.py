@@ -12,8 +12,8 @@ from msgspec.structs import replace
 
 from kheishd.config.presets import find_base_url
 from kheishd.kernel.call import Call, control, mutation, origin_of, query
-from kheishd.kernel.route import make_stored_route
-from kheishd.objects.node.trial import try_route
+from kheishd.kernel.route import chain_of, keys_of, make_stored_route
+from kheishd.objects.node.trial import try_chain
 from kheishd.objects.pages import page_of
 from kheishd.objects.storable import require_storable
 from kheishd.records.writer import StreamWriter
@@ -48,13 +48,16 @@ from protocol.objects.route import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from kheishd.kernel.runtime import RouteSpec, Runtime
     from kheishd.store.environment import Transaction
     from kheishd.store.records import StoredRoute
 
 
-def view_of(runtime: Runtime, spec: RouteSpec) -> Route:
+def view_of(call: Call, spec: RouteSpec) -> Route:
     """Return a route as shown: its credential by reference, and whether it is ready."""
+    runtime = call.runtime
     problem = runtime.models.problem(spec)
     return Route(
         route_id=spec.route_id,
@@ -65,14 +68,33 @@ def view_of(runtime: Runtime, spec: RouteSpec) -> Route:
         preset=spec.preset,
         base_url=find_base_url(spec.driver, spec.preset, spec.base_url),
         auth_ref=spec.auth_ref,
+        auth_refs=list(spec.auth_refs),
         auth_header=spec.auth_header,
         ca_file=spec.ca_file,
+        fallback=list(spec.fallback),
         options=dict(spec.options),
         context_tokens=spec.context_tokens,
         prices=spec.prices,
         ready=problem is None,
         problem=problem,
+        warnings=list(_find_warnings(runtime, spec)),
+        cooldowns=call.services.cooldowns.list_current(spec.route_id, call.now_ms),
     )
+
+
+def _find_warnings(runtime: Runtime, spec: RouteSpec) -> Iterator[str]:
+    """Yield the problems of a route's keys, if it has several, and of the routes of its fallback."""
+    if spec.auth_refs:
+        yield from filter(None, (runtime.models.problem(key) for key in keys_of(spec)))
+    usable = chain_of(runtime.routes, spec)
+    for name in spec.fallback:
+        route = runtime.routes.get(name)
+        if route is None:
+            yield f"the fallback '{name}' does not exist and is passed over"
+        elif route not in usable:
+            yield f"the fallback '{name}' has prices in another currency and is passed over"
+        elif (problem := runtime.models.problem(route)) is not None:
+            yield f"the fallback '{name}' is not ready: {problem}"
 
 
 @query(rows.LIST)
@@ -80,7 +102,7 @@ def list_routes(call: Call, params: RouteListParams) -> RouteList:
     """List routes by id."""
     routes = call.runtime.routes
     names = (name for name in sorted(routes) if params.after is None or name > params.after)
-    views = (((name,), view_of(call.runtime, routes[name])) for name in names)
+    views = (((name,), view_of(call, routes[name])) for name in names)
     page, following = page_of(views, params.limit, lambda route: True)
     return RouteList(page, following)
 
@@ -89,7 +111,7 @@ def list_routes(call: Call, params: RouteListParams) -> RouteList:
 def get_route(call: Call, params: RouteRef) -> Route:
     """Show a route, and the revisions of a stored one. Errors: RouteNotFound."""
     spec = _find_route(call.runtime, params.route_id)
-    view = view_of(call.runtime, spec)
+    view = view_of(call, spec)
     if not spec.stored:
         return view
     with call.state.read() as store:
@@ -101,9 +123,9 @@ def get_route(call: Call, params: RouteRef) -> Route:
 
 @control(rows.TEST)
 async def check_route(call: Call, params: RouteTestParams) -> RouteTest:
-    """Make one small call to a route. Errors: RouteNotFound."""
+    """Make one small call to a route with each key, and to each fallback. Errors: RouteNotFound."""
     with call.services.runtimes.hold() as runtime:
-        return await try_route(runtime.models, _find_route(runtime, params.route_id))
+        return await try_chain(runtime.models, runtime.routes, _find_route(runtime, params.route_id))
 
 
 def _find_route(runtime: Runtime, route_id: str) -> RouteSpec:
@@ -130,7 +152,7 @@ def prepare_put(call: Call, params: RoutePut) -> RoutePut:
     _require_unrestricted(call)
     _require_no_file(call, params.route_id, "choose another id, or edit the file and reload")
     require_storable(params.settings, MAX_ROUTE_BYTES, "route", "$.params.settings")
-    make_stored_route(params.route_id, params.settings)
+    make_stored_route(params.route_id, params.settings, call.runtime.routes)
     return params
 
 
@@ -180,7 +202,7 @@ def roll_back_route(tx: Transaction, call: Call, params: RouteRollback) -> Chang
             f"the route '{params.route_id}' has no {wanted}; kept besides the current one: {numbers}",
             field="$.params.revision",
         )
-    make_stored_route(params.route_id, target.settings)
+    make_stored_route(params.route_id, target.settings, call.runtime.routes)
     event = RouteStored(
         route_id=params.route_id,
         revision=record.current.revision + 1,
@@ -268,12 +290,17 @@ def _require_revision(record: StoredRoute | None, expected: int | None) -> None:
 
 
 def _find_users(tx: Transaction, runtime: Runtime, route_id: str) -> list[str]:
-    """Return the parts of the daemon that name a route: the default, and agents."""
+    """Return the parts of the daemon that name a route: the default, agents, and stored routes."""
     default = tx.get(DEFAULT_ROUTE, DAEMON_STREAM)
     users = ["the default route"] if default is not None and default.route_id == route_id else []
     stored = (record.definition for _, record in tx.scan(DEFINITIONS))
     names = {agent.name for agent in (*stored, *runtime.definitions.values()) if agent.route == route_id}
-    return [*users, *(f"the agent '{name}'" for name in sorted(names)[:8])]
+    users += [f"the agent '{name}'" for name in sorted(names)[:8]]
+    return users + [
+        f"the fallback of the route '{record.route_id}'"
+        for _, record in tx.scan(ROUTES)
+        if route_id in record.current.settings.fallback
+    ]
 
 
 def _append(tx: Transaction, call: Call, event: RouteStored) -> ChangedRoute:

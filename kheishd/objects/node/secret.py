@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from kheishd.core.text.vocabulary import find_collision
 from kheishd.kernel.call import Call, mutation, origin_of, query
+from kheishd.kernel.mcp import servers_of
 from kheishd.kernel.secrets import list_redacted
 from kheishd.objects.pages import page_of
 from kheishd.store.tables import SECRETS
@@ -36,7 +37,13 @@ if TYPE_CHECKING:
 def find_users(runtime: Runtime, slot_id: str) -> list[str]:
     """Return the users of a slot, such as ``route main``."""
     reference = f"slot:{slot_id}"
-    return [f"route {route.route_id}" for route in runtime.routes.values() if route.auth_ref == reference]
+    routes = [
+        f"route {route.route_id}"
+        for route in runtime.routes.values()
+        if reference in (route.auth_ref, *route.auth_refs)
+    ]
+    servers = servers_of(runtime).values()
+    return [*routes, *(f"MCP server {spec.name}" for spec in servers if reference in spec.references)]
 
 
 def _view_of(call: Call, record: SecretRecord, *, redacted: bool, problem: str | None) -> SecretSlot:

@@ -5,16 +5,22 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
+import trio
 from msgspec import Struct
+from msgspec.structs import replace
 
 from kheishd.core.run.budget import calculate_cost
 from kheishd.kernel.hook import Tool
+from kheishd.kernel.route import chain_of, keys_of, pin_route
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, ModelRequest
-from protocol.objects.route import CheckName, RouteCheck, RouteTest
-from protocol.objects.run import Pinned
+from protocol.objects.route import CheckName, KeyTest, RouteCheck, RouteTest
+from protocol.objects.run import Pinned, PinnedRoute
+from protocol.structs import fields_of
 from protocol.transcript import Message, Text, ToolCall, Usage, text_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kheishd.kernel.runtime import ModelCaller, RouteSpec
 
 WORD: Final = "kheish"
@@ -92,22 +98,32 @@ class Trial(Struct):
         ]
 
 
+async def try_chain(models: ModelCaller, routes: Mapping[str, RouteSpec], spec: RouteSpec) -> RouteTest:
+    """Test a route with each of its keys, and the routes of its fallback, side by side."""
+    candidates = [candidate for route in (spec, *chain_of(routes, spec)) for candidate in keys_of(route)]
+    tests: dict[int, RouteTest] = {}
+
+    async def test(index: int, candidate: RouteSpec) -> None:
+        tests[index] = await try_route(models, candidate)
+
+    async with trio.open_nursery() as nursery:
+        for index, candidate in enumerate(candidates):
+            nursery.start_soon(test, index, candidate)
+    named = [
+        replace(tests[index], auth_ref=candidate.auth_ref)
+        if len(keys_of(routes.get(candidate.route_id, spec))) > 1
+        else tests[index]
+        for index, candidate in enumerate(candidates)
+    ]
+    others = [KeyTest(**fields_of(KeyTest, result)) for result in named[1:]]
+    return replace(named[0], ok=all(result.ok for result in named), others=others)
+
+
 async def try_route(models: ModelCaller, route: RouteSpec) -> RouteTest:
     """Make one small call to a route and return its result, whatever it is."""
     started = time.monotonic()
     request = ModelRequest(
-        pinned=Pinned(
-            route=route.route_id,
-            driver=route.driver,
-            model=route.model,
-            base_url=route.base_url,
-            auth_ref=route.auth_ref,
-            preset=route.preset,
-            auth_header=route.auth_header,
-            ca_file=route.ca_file,
-            options=dict(route.options),
-            context_tokens=route.context_tokens,
-        ),
+        pinned=Pinned(**fields_of(PinnedRoute, pin_route(route))),
         instructions=f"{INSTRUCTIONS}\n\n{FILLER}" if route.preset in LOCAL_PRESETS else INSTRUCTIONS,
         messages=[Message("user", [Text(QUESTION)])],
         tools=(TOOL,),

@@ -34,6 +34,7 @@ from protocol.errors.approval import (
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.session import InputTooLarge
 from protocol.events.approval import ApprovalAnswered, ApprovalRequested, ApprovalVoted
+from protocol.events.hook import CallInputChanged
 from protocol.limits.call import MAX_SUBJECT_BYTES
 from protocol.limits.permission import MAX_RESOLUTIONS_BYTES
 from protocol.objects import approval as rows
@@ -78,7 +79,7 @@ def view_of(reader: EventReader, approval: Approval) -> ApprovalView:
     arguments = reader.arguments(approval.session_id, approval.message_cursor, approval.index)
     if approval.input_cursor is not None:
         changed = reader.event(approval.session_id, approval.input_cursor)
-        if isinstance(changed, ApprovalAnswered) and changed.updated_input is not None:
+        if isinstance(changed, ApprovalAnswered | CallInputChanged) and changed.updated_input is not None:
             arguments = changed.updated_input
     return ApprovalView(
         **fields_of(Approval, approval),

@@ -9,6 +9,7 @@ import msgspec
 from kheishd.core.profiles import PROFILES
 from kheishd.core.run.budget import intersect_budgets, pin_budget
 from kheishd.core.session import leave_plan_mode
+from kheishd.kernel.route import chain_of, pin_route
 from kheishd.objects.talk.address import find_route
 from kheishd.objects.talk.bounds import bounds_of
 from kheishd.objects.talk.workspace import workspace_of
@@ -16,7 +17,8 @@ from kheishd.store.blobs import blob_name, put_chunk
 from kheishd.store.tables import AGENTS, BLOBS
 from protocol.errors.route import RouteForbidden, RouteNotReady
 from protocol.errors.rpc import InvalidParams
-from protocol.objects.run import Pinned
+from protocol.objects.run import Pinned, PinnedRoute
+from protocol.structs import fields_of
 
 if TYPE_CHECKING:
     from kheishd.core.scope import Bounds
@@ -50,32 +52,43 @@ def pin_run(
     digest = speaker.digest if instructions == speaker.instructions else blob_name(instructions.encode())
     put_chunk(tx, digest, 0, instructions.encode())
     is_guest = speaker.name != session.agent
+    pinned_route = pin_route(route, choose_model(route, params, session.route, session.model, speaker))
+    budget = _pin_budget(runtime, params.budget, speaker, route)
     return Pinned(
-        route=route.route_id,
-        driver=route.driver,
-        model=choose_model(route, params, session.route, session.model, speaker),
-        base_url=route.base_url,
-        auth_ref=route.auth_ref,
-        preset=route.preset,
-        auth_header=route.auth_header,
-        ca_file=route.ca_file,
-        options=dict(route.options),
+        **fields_of(PinnedRoute, pinned_route),
+        fallbacks=_pin_fallbacks(runtime, session, bounds, route, budget) if route.fallback else [],
         instructions_digest=digest,
         section_digests=[] if is_guest else _pin_sections(tx, session),
         tools=[] if is_guest else bounds.scope.tools,
         workspace=directory,
         permission_mode=bounds.mode,
         max_turns=min(filter(None, (speaker.max_turns, runtime.config.runs.max_turns)), default=0),
-        context_tokens=route.context_tokens,
         generation=runtime.generation,
         debug=params.debug or runtime.config.debug.capture,
         output_contract=contract or session.output_contract,
         requirements=params.completion_requirements,
         max_continuations=runtime.config.runs.max_continuations,
-        budget=_pin_budget(runtime, params.budget, speaker, route),
+        budget=budget,
         is_accounted=session.budget is not None,
-        prices=route.prices,
     )
+
+
+def _pin_fallbacks(
+    runtime: Runtime, session: Session, bounds: Bounds, route: RouteSpec, budget: PinnedBudget | None
+) -> list[PinnedRoute]:
+    """Return the routes of a chain after its first that the session may use.
+
+    A limit of money holds on every route, so those without prices are left out then.
+    """
+    is_limited = bool(
+        (budget is not None and budget.max_cost_micros)
+        or (session.budget is not None and session.budget.max_cost)
+    )
+    return [
+        pin_route(spec)
+        for spec in chain_of(runtime.routes, route)
+        if bounds.find_problem("route", spec.route_id) is None and not (is_limited and spec.prices is None)
+    ]
 
 
 def require_runnable(

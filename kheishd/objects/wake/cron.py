@@ -6,6 +6,7 @@ of its run and the next due time are one transaction: it happens once, whenever 
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET
@@ -34,7 +35,7 @@ from kheishd.objects.talk.wake import (
 )
 from kheishd.records.cron import stream_of
 from kheishd.records.writer import BY_DAEMON, SessionWriter, StreamWriter
-from kheishd.store.tables import CRONS, RUNS, SESSIONS
+from kheishd.store.tables import CRONS, CRONS_FAILING, RUNS, SESSIONS
 from protocol import ids
 from protocol.errors.cron import (
     CronChanged,
@@ -89,6 +90,8 @@ from protocol.structs import Value, fields_of
 from protocol.text import truncate
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from kheishd.kernel.runtime import Runtime
     from kheishd.records.writer import Origin
     from kheishd.store.environment import Snapshot, Transaction
@@ -482,6 +485,52 @@ def fire(tx: Transaction, call: Call, plan: tuple[CronFire, WakePlan]) -> Occurr
 
 
 # The transactions of the worker.
+
+
+def apply_rows(tx: Transaction, rows: Sequence[tuple[str, CronProperties | None]]) -> list[str]:
+    """Store rows of the file by id; without properties, delete the entry. Return the problems.
+
+    The state of an entry stays; a completed one whose schedule changes is active again.
+    """
+    problems = []
+    for cron_id, properties in rows:
+        cron = tx.get(CRONS, cron_id)
+        try:
+            if properties is None:
+                if cron is not None and cron.source == "file":
+                    delete_cron(tx, cron)
+                continue
+            fields = fields_of(CronProperties, properties)
+            if cron is None:
+                author: dict[str, Any] = {"source": "file", "authority": "operator"}
+                create_cron(tx, CronCreated(cron_id=cron_id, next_due_ms=None, **author, **fields))
+            elif cron.source != "file":
+                problems.append(f"{cron_id}: an entry of another author has this id; rename one of them")
+            elif fields_of(CronProperties, cron) != fields:
+                changed = update_cron(tx, cron, fields, {})
+                if cron.status == "completed" and changed.schedule != cron.schedule:
+                    due = entry.next_due(changed, entry.timetable_of(changed), tx.now_ms)
+                    _append(tx, CronResumed(cron_id=cron_id, next_due_ms=due, note="its schedule changed"))
+        except (CronInvalid, CronLimit) as refusal:
+            problems.append(f"{cron_id}: {refusal.message}")
+    return problems
+
+
+def find_cron_warnings(store: Snapshot) -> Iterator[str]:
+    """Yield a sentence about the entries whose last firings failed, with the remedy."""
+    failing = [store.need(CRONS, key[0]) for key, _ in islice(store.scan(CRONS_FAILING), MAX_WARNED + 1)]
+    for cron in failing[:MAX_WARNED]:
+        remedy = "see cron.explain"
+        if cron.status == "disabled":
+            remedy = "see cron.explain, then resume it"
+        state = "is disabled" if cron.status == "disabled" else f"failed {cron.failures} times in a row"
+        yield f"the cron entry '{cron.cron_id}' {state}; {remedy}"
+    if len(failing) > MAX_WARNED:
+        yield f"{store.count(CRONS_FAILING) - MAX_WARNED} more cron entries failed; see cron.list"
+
+
+MAX_WARNED = 5
+"""The failing entries that a status names."""
 
 
 def fire_due(tx: Transaction, runtime: Runtime, cron_id: str, plan: WakePlan) -> None:

@@ -8,11 +8,14 @@ position that it reached, so a daemon that dies in between neither loses nor rep
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
+import msgspec
 from msgspec import Raw, Struct
 
-from kheishd.core.event import passes, require_publishable
+from kheishd.core.event import matches, passes, require_publishable
+from kheishd.core.run.commands import CallReturn, EndWait, ReturnResult
+from kheishd.core.trust import frame_text, join_origins
 from kheishd.kernel.call import Call, control, mutation, origin_of, query
 from kheishd.objects.node.journal import Selection
 from kheishd.objects.pages import cursor_after
@@ -20,13 +23,14 @@ from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.wake import prepare_wake
 from kheishd.objects.wake import trigger as triggers
 from kheishd.records.event import find_listeners
-from kheishd.records.writer import StreamWriter
+from kheishd.records.writer import SessionWriter, StreamWriter
 from kheishd.records.writer import publish as publish_event
-from kheishd.store.tables import BUS_FANOUT, PUBLICATIONS, TRIGGERS
+from kheishd.store.tables import BUS_FANOUT, EVENT_WAITS, PUBLICATIONS, RUNS, SESSIONS, TRIGGERS
 from protocol import ids
 from protocol.errors.event import EventBusForbidden, EventBusFull, EventNotFound
 from protocol.events.event import EventDelivered, EventPublished
 from protocol.journal.envelope import BUS_STREAM
+from protocol.journal.line import decode_envelope, decode_event
 from protocol.limits.event import MAX_EVENT_PAYLOAD_BYTES, MAX_FANOUT_TARGETS, MAX_OPEN_EVENTS
 from protocol.limits.page import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED_ROWS
 from protocol.objects import event as rows
@@ -45,7 +49,8 @@ if TYPE_CHECKING:
     from kheishd.kernel.runtime import Runtime
     from kheishd.kernel.state import State
     from kheishd.objects.talk.wake import WakePlan
-    from kheishd.store.environment import Transaction
+    from kheishd.store.environment import Snapshot, Transaction
+    from protocol.objects.event import EventWait
     from protocol.objects.trigger import FiringOutcome, Trigger
 
 MAX_EXAMINED_LISTENERS: Final = 500
@@ -192,6 +197,16 @@ def deliver_step(tx: Transaction, runtime: Runtime, step: Step) -> None:
     outcomes: list[FiringOutcome] = []
     position, is_done = publication.position, step.is_last
     for key in step.listeners:
+        if event is not None and (wait := tx.get(EVENT_WAITS, key[2])) is not None:
+            if outcomes and not triggers.has_room(tx, event):
+                is_done = False
+                break
+            if wait.is_pending and wait.after < publication.created_cursor:
+                cursor = publication.created_cursor
+                end_wait(tx, wait, "delivered", make_result(event, cursor), event, cursor)
+                outcomes.append("delivered")
+            position = list(key)
+            continue
         plan, trigger = step.plans.get(key[2]), tx.get(TRIGGERS, key[2])
         if (
             event is not None
@@ -219,6 +234,60 @@ def deliver_step(tx: Transaction, runtime: Runtime, step: Step) -> None:
     writer = StreamWriter(tx, BUS_STREAM)
     writer.append(delivered)
     writer.write()
+
+
+def make_result(event: EventPublished, cursor: int) -> str:
+    """Return an event as the result of the call that waited for it: as data, with its cursor."""
+    data = msgspec.json.encode({"source": event.source, "event_id": event.event_id, "payload": event.payload})
+    text = frame_text(data.decode(), "event", event.source)
+    return f"This event is at cursor {cursor}. To miss no later one, wait again with after={cursor}.\n{text}"
+
+
+def end_wait(
+    tx: Transaction,
+    wait: EventWait,
+    how: Literal["delivered", "expired"],
+    text: str,
+    event: EventPublished | None = None,
+    cursor: int | None = None,
+) -> None:
+    """End the wait of a call: its result is the text, and its run resumes."""
+    run = tx.need(RUNS, wait.run_id)
+    writer = SessionWriter(tx, run.session_id, session=tx.need(SESSIONS, run.session_id), run=run)
+    origins = join_origins(["event"], event.origins) if event is not None else []
+    writer.carry_out(
+        EndWait(
+            ReturnResult(wait.call_id, CallReturn("returned", text, origins=origins)),
+            how,
+            event.event_id if event is not None else None,
+            cursor,
+            event.hops if event is not None else 0,
+        )
+    )
+    writer.write()
+
+
+def expire_wait(tx: Transaction, wait_id: str) -> None:
+    """End a wait whose time is over. Leave others alone."""
+    wait = tx.get(EVENT_WAITS, wait_id)
+    if wait is None or not wait.is_pending or tx.now_ms < wait.expires_at_ms:
+        return
+    text = (
+        f"No event of '{wait.source}' came in time. To miss no later one, wait again with after={wait.after}."
+    )
+    end_wait(tx, wait, "expired", text)
+
+
+def find_event(store: Snapshot, pattern: str, after: int, limit: int) -> tuple[EventPublished | None, int]:
+    """Return the first event after a cursor that matches, if any, and the last cursor that was examined.
+
+    At most ``limit`` entries of the bus are examined.
+    """
+    for _, line in islice(store.entries(BUS_STREAM, after), limit):
+        event, after = decode_event(line), decode_envelope(line).cursor
+        if isinstance(event, EventPublished) and matches(pattern, event.source):
+            return event, after
+    return None, after
 
 
 def withdraw(tx: Transaction, event_id: str, note: str) -> None:

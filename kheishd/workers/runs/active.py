@@ -17,6 +17,7 @@ import trio
 from msgspec.structs import replace
 
 from kheishd.core.account import use_of
+from kheishd.core.fallback import use_route
 from kheishd.core.run.budget import make_session_timeout, make_timeout, remaining_ms
 from kheishd.kernel.hook import RunContext
 from kheishd.objects.talk.bounds import bounds_of
@@ -25,6 +26,7 @@ from kheishd.store.tables import RUNS, SESSIONS
 from protocol import ids
 from protocol.errors.store import StorageFull
 from protocol.events.approval import ApprovalAnswered
+from protocol.events.hook import CallInputChanged
 from protocol.events.run import MessageAppended
 from protocol.journal.line import JournalEvent, Unknown, decode_event
 from protocol.transcript import ToolCall
@@ -53,6 +55,9 @@ MAX_INLINE_SCRUB_BYTES = 64 * 1024
 class ActiveRun:
     """A run that is being executed.
 
+    ``accepted`` are the values that the run pinned; ``pinned`` are those in force, with the route and the key
+    that are asked now.
+
     ``runtime`` is the generation that the run holds while it is active; permission rules and tool limits
     follow the current one. ``suspect``: the run must run alone, as it may have crashed the daemon;
     ``on_progress`` is called when it has made progress and other runs may start. ``retries`` is False once a
@@ -75,7 +80,8 @@ class ActiveRun:
         self.live = services.live
         self.runtime = services.runtimes.current()
         self.record = record
-        self.pinned = pinned
+        self.accepted = pinned
+        self.pinned = use_route(pinned, record.route)
         self.suspect = suspect
         self.retries = True
         self.out_of_time = False
@@ -229,7 +235,7 @@ class ActiveRun:
         )
 
     def tool_calls(self) -> list[ToolCall]:
-        """Return the calls of the newest message, with their arguments as the approver changed them."""
+        """Return the calls of the newest message, as an approver or a hook changed their arguments."""
         assert self.record.output_cursor is not None, "a call stands in a message"
         with self.state.read() as store:
             message = self.read_event(store, self.record.output_cursor)
@@ -237,9 +243,9 @@ class ActiveRun:
             tool_calls = [item for item in message.message.items if isinstance(item, ToolCall)]
             for index, call in enumerate(self.record.calls):
                 if call.input_cursor is not None:
-                    answer = self.read_event(store, call.input_cursor)
-                    assert isinstance(answer, ApprovalAnswered)
-                    tool_calls[index] = replace(tool_calls[index], arguments=answer.updated_input or {})
+                    change = self.read_event(store, call.input_cursor)
+                    assert isinstance(change, ApprovalAnswered | CallInputChanged)
+                    tool_calls[index] = replace(tool_calls[index], arguments=change.updated_input or {})
         return tool_calls
 
     def read_event(self, store: Snapshot, cursor: int) -> JournalEvent:

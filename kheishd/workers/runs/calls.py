@@ -23,10 +23,12 @@ from kheishd.core.run.calls import NOT_RUN, STOPPED
 from kheishd.core.run.commands import CallReturn, CallTools, Judge, Observe, RenewApproval, ReturnResult
 from kheishd.core.run.due import ExecuteCalls, due
 from kheishd.core.run.machine import foresee
-from kheishd.kernel.hook import Invocation, Outcome, Stale, ToolError
+from kheishd.kernel.hook import Deny, Invocation, Outcome, Stale, ToolError
 from kheishd.kernel.live import TOOL_KINDS
 from kheishd.workers.runs.judge import CallJudge
 from kheishd.workers.runs.results import cut_to_end, fit_evidence, fit_outcome
+from protocol.events.approval import ApprovalAnswered
+from protocol.events.hook import CallInputChanged
 from protocol.limits.store import MAX_BEGIN_BYTES
 from protocol.structs import Value
 
@@ -34,12 +36,14 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from kheishd.config.sections.tools import ToolsSection
+    from kheishd.core.run.commands import AwaitEvent
     from kheishd.core.run.record import RunRecord
     from kheishd.kernel.hook import Tool
     from kheishd.kernel.live import LiveText
     from kheishd.records.writer import SessionWriter
     from kheishd.store.environment import Transaction
     from kheishd.workers.runs.active import ActiveRun
+    from protocol.journal.line import JournalEvent
     from protocol.objects.run import CallOutcome, OpenCall
     from protocol.transcript import ToolCall
 
@@ -82,6 +86,8 @@ class CallExecutor:
             run = active.record
             judge, tool_calls = await self._judge(), active.tool_calls()
             judgements = [await judge.judge(index, run.calls[index], tool_calls[index]) for index in indexes]
+            if judge.amended:
+                run, tool_calls = active.record, active.tool_calls()
             command = Judge(judgements)
             judged = foresee(run, active.pinned, command)
             effect = due(judged, active.pinned, active.state.now_ms(), owned=True)
@@ -189,6 +195,12 @@ class CallExecutor:
                 yield_slot=self._active.yield_slot,
             )
             invocation = replace(invocation, judge_claim=partial(judge.judge_claim, invocation, call))
+            if isinstance(self._find_change(call), ApprovalAnswered):
+                # The person who approved it has changed its arguments, which no hook has seen.
+                opinion = await judge.hooks.before_call(invocation)
+                if isinstance(opinion, Deny):
+                    text = f"This was not allowed: {opinion.note}"
+                    return partial(self._return_error, call, text, how="denied")
             ruling = judge.judge_again(invocation, call)
             approval = None
             if ruling.decision == "ask":
@@ -221,11 +233,18 @@ class CallExecutor:
             # From here on the call has this outcome, even if the run is stopped; hooks may only rephrase it.
             self._ended[call.call_id] = ended
             outcome = await active.runtime.hooks.after_call(
-                invocation, _mention_changed_input(call, invocation, outcome)
+                invocation, _mention_changed_input(self._find_change(call), invocation, outcome)
             )
             self._ended[call.call_id] = replace(ended, outcome=outcome)
             await self._save(call)
         active.live.end(self._live_texts.pop(call.call_id))
+
+    def _find_change(self, call: OpenCall) -> JournalEvent | None:
+        """Return the event that changed the input of a call; None if it is the model's."""
+        if call.input_cursor is None:
+            return None
+        with self._active.state.read() as store:
+            return self._active.read_event(store, call.input_cursor)
 
     async def _ask_again(self, call: OpenCall, index: int, invocation: Invocation, judge: CallJudge) -> None:
         """Ask the approver again: the approved state changed right before the call, which did nothing."""
@@ -325,12 +344,14 @@ def limit_time(tool: Tool, limits: ToolsSection) -> Tool:
 
 def _decide_result(
     command: ReturnResult, decide: Callable[[Transaction], Outcome], tx: Transaction
-) -> ReturnResult:
-    """Return the final result of a call whose outcome depends on the state at its commit."""
+) -> ReturnResult | AwaitEvent:
+    """Return the final result of a call whose outcome depends on the state at its commit, or its wait."""
     try:
         final = decide(tx)
     except ToolError as error:
         final = Outcome(str(error), is_error=True)
+    if final.awaits is not None:
+        return final.awaits
     how: CallOutcome = "failed" if final.is_error else "returned"
     text, _ = fit_outcome(final)
     result = replace(
@@ -340,12 +361,15 @@ def _decide_result(
     return replace(command, result=result, events=events)
 
 
-def _mention_changed_input(call: OpenCall, invocation: Invocation, outcome: Outcome) -> Outcome:
-    """Tell the model which input was used, if the approver changed it."""
-    if call.input_cursor is None:
+def _mention_changed_input(change: JournalEvent | None, invocation: Invocation, outcome: Outcome) -> Outcome:
+    """Tell the model which input was used, if a person or a hook changed it."""
+    if change is None:
         return outcome
+    author = "The person who approved this"
+    if isinstance(change, CallInputChanged):
+        author = f"The hook '{change.hook}'"
     arguments = cut_to_end(msgspec.json.encode(invocation.arguments).decode())
-    prefix = f"The person who approved this changed its input to {arguments}\n"
+    prefix = f"{author} changed its input to {arguments}\n"
     decide = outcome.decide
     if decide is None:
         return replace(outcome, text=prefix + outcome.text)

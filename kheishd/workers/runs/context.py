@@ -45,6 +45,7 @@ from kheishd.core.trust import format_trust
 from kheishd.kernel.agents_files import find_places, read_files
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, ModelRequest
 from kheishd.objects.talk.contract import schema_text
+from kheishd.objects.talk.hook import decide
 from kheishd.objects.talk.workspace import list_trusted_directories
 from kheishd.store.tables import BLOBS, SESSIONS
 from kheishd.workers.completion import complete
@@ -111,6 +112,10 @@ class ContextWindow:
                         return self._cap(request, prompt)
                 case _:
                     await self._drop(prompt, stage, "auto")
+
+    async def measure(self) -> int:
+        """Return the estimated tokens of the prompt as it is. Errors: as ``request``."""
+        return (await self._prompt(check_route=False))[1].tokens
 
     def _cap(self, request: ModelRequest, prompt: Prompt) -> ModelRequest:
         """Return a model call whose answer ends where the budget of the session does.
@@ -301,7 +306,21 @@ class ContextWindow:
     async def _summary(
         self, prompt: Prompt, upto: int, trigger: CompactTrigger
     ) -> Compaction | FailedCompaction:
-        """Ask the model for a summary. Errors: ModelFailure if the model gives no answer."""
+        """Ask the model for a summary. Errors: ModelFailure, also if a hook blocks the compaction."""
+        run = self._active.record
+        verdict = await decide(
+            self._active.services,
+            "pre_compact",
+            trigger,
+            f"{run.run_id}.{run.turn}.{upto}.pre_compact",
+            lambda: {"agent": run.agent, "tokens": prompt.tokens, "upto": upto},
+            workspace=self._active.pinned.workspace or self._active.runtime.workspace_root,
+            run=run,
+        )
+        if verdict.block is not None:
+            raise ModelFailure(
+                "hook_blocked", f"the compaction must not be done: {verdict.block}", retryable=False
+            )
         answer = await self._ask_for_summary([entry for entry in prompt.entries if entry.cursor <= upto])
         try:
             summary = extract_summary(answer.items)

@@ -198,7 +198,8 @@ class RunExecutor:
             with trio.CancelScope(shield=True):
                 await self._calls.save_ended()
                 results = self._calls.stopped_results(keep_repeatable=True)
-                await self._active.commit(Release("shutdown", results))
+                if self._active.record.status == "running":
+                    await self._active.commit(Release("shutdown", results))
         except Exception as error:
             run_id = self._active.record.run_id
             log.warning("a run could not be released: %s", error, extra={"run_id": run_id})

@@ -21,13 +21,14 @@ from kheishd.core.permissions.judge import (
     judge_claim,
     use_grants,
 )
-from kheishd.core.run.commands import ApprovalAsk, CallReturn, Judgement, QuestionAsk
+from kheishd.core.run.commands import ApprovalAsk, CallReturn, Judgement, NoteHooks, QuestionAsk
 from kheishd.kernel.hook import Invocation, NeedsAnswer, NeedsApproval, ToolError
 from kheishd.objects.agents.attendance import UNATTENDED, find_attendance
 from kheishd.objects.people.permission import facts_of, layers_of, opinion_of
 from kheishd.objects.talk.bounds import bounds_of
 from kheishd.store.tables import APPROVALS, RUNS, SESSIONS
 from protocol import ids
+from protocol.events.hook import CallInputChanged
 from protocol.limits.call import (
     MAX_FACTS_BYTES,
     MAX_JUDGED_CALLS,
@@ -78,6 +79,8 @@ class CallJudge:
         # The grants that this batch has used so far, and the states of its calls that will wait for a person.
         self._used_grants: list[str] = []
         self._asking: list[CallState] = []
+        # The arguments that hooks have changed, by the index of their call.
+        self.amended: dict[int, dict[str, Any]] = {}
 
     async def judge(self, index: int, call: OpenCall, tool_call: ToolCall) -> Judgement:
         """Judge a call: ``index`` is its index in the message, ``tool_call`` the model's text of it."""
@@ -194,6 +197,16 @@ class CallJudge:
     async def _judge_valid(self, index: int, call: OpenCall, invocation: Invocation) -> Judgement:
         """Judge a call with valid arguments by opinions and rules."""
         tool = invocation.tool
+        amendment = await self.hooks.amend(invocation)
+        if amendment is not None and call.input_cursor is None:
+            # A call that was amended before the daemon restarted is not amended again.
+            arguments = self.validate(tool, amendment.arguments)
+            change = CallInputChanged(
+                call_id=call.call_id, hook=amendment.hook, updated_input=dict(amendment.arguments)
+            )
+            await self.active.commit(NoteHooks((change,)))
+            invocation = replace(invocation, arguments=arguments)
+            self.amended[index] = dict(amendment.arguments)
         opinion = await self.hooks.before_call(invocation)
         subject = self.hooks.subject(invocation)
         ruling, preview = self._judge(invocation, opinion_of(opinion)), None
@@ -236,6 +249,9 @@ class CallJudge:
         if len(self._waiting()) >= MAX_WAITING_CALLS:
             problem = f"{MAX_WAITING_CALLS} calls of this message wait for a person already"
             return _reject_for_now(verdict, call, problem)
+        denial = await self.hooks.before_approval(invocation, ruling.note or ruling.why)
+        if denial is not None:
+            return Judgement(verdict, _error_result(f"This was not allowed: {denial.note}", how="denied"))
         try:
             preview = preview or await self._preview(invocation)
         except ToolError as error:

@@ -5,17 +5,23 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, assert_never
 
+from msgspec.structs import replace
+
+from kheishd.core.fallback import falls_over, has_chain
 from kheishd.core.run.answers import continued_cursors, fit_items, fit_message, measure_data, measure_items
 from kheishd.core.run.calls import normalize_calls
-from kheishd.core.run.commands import AcceptAnswer, BeginModelCall, EndEarly, Fail, FailModelCall
+from kheishd.core.run.commands import AcceptAnswer, BeginModelCall, EndEarly, Fail, FailModelCall, Steer
 from kheishd.core.run.due import next_attempt_at_ms
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, TextDelta, ThinkingDelta
 from kheishd.objects.talk.contract import check_answer
+from kheishd.objects.talk.hook import decide
 from kheishd.objects.talk.output import answer_text
 from kheishd.workers.runs.context import ContextWindow
+from kheishd.workers.runs.fallover import RouteChain
 from kheishd.workers.runs.memory import commit_compaction
 from kheishd.workers.runs.transcript import TranscriptReader
 from protocol import ids
+from protocol.limits.hook import MAX_STOP_BLOCKS
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.limits.output import MAX_REPAIR_OVERHEAD_BYTES
 from protocol.limits.store import MAX_CHECKPOINT_BYTES
@@ -38,6 +44,10 @@ MAX_TRUNCATED_CALLS = 4
 """The answers in a row whose calls did not fit: a model that does not make them smaller must not go on."""
 
 
+CONTINUED = ("length", "pause")
+"""The reasons for the end of an answer after which the model goes on by itself."""
+
+
 class ModelTurn:
     """The model calls of one run."""
 
@@ -47,8 +57,11 @@ class ModelTurn:
             active.state, active.record.session_id, active.services.transcripts
         )
         self._window = ContextWindow(active, self._transcript)
+        self._chain = RouteChain(active, self._window.measure) if has_chain(active.accepted) else None
+        self._has_answer_begun = False
         self._live_text: LiveText | None = None
         self._truncated_answers = 0
+        self._stop_blocks = 0
 
     async def ask(self) -> None:
         """Call the model and commit the outcome; a compaction run compacts its session instead."""
@@ -58,6 +71,9 @@ class ModelTurn:
             if active.record.cancel is not None or active.record.ended_at_ms is not None:
                 return
         active.is_call_begun = False
+        self._has_answer_begun = False
+        if self._chain is not None:
+            await self._chain.choose()
         route = active.pinned.route
         if route not in active.runtime.routes:
             error = RunError("route_gone", f"the route '{route}', which this run is pinned to, is gone")
@@ -114,6 +130,7 @@ class ModelTurn:
             )
             async with active.runtime.models.ask(request) as events:
                 async for event in events:
+                    self._has_answer_begun = True
                     match event:
                         case TextDelta(text):
                             received.append(text)
@@ -134,6 +151,9 @@ class ModelTurn:
     async def _commit_answer(self, answer: ModelAnswer) -> None:
         """Commit an answer, with a checkpoint of the transcript if both fit into one transaction."""
         active = self._active
+        active.services.cooldowns.note_answer(active.pinned.route, active.pinned.auth_ref)
+        if self._chain is not None:
+            self._chain.note_answer()
         bound = active.pinned.output_contract is not None
         max_bytes = MAX_ANSWER_BYTES - (MAX_REPAIR_OVERHEAD_BYTES if bound else 0)
         items, provider_data, cut = fit_message(
@@ -144,6 +164,7 @@ class ModelTurn:
             message = f"the model's tool calls did not fit {MAX_TRUNCATED_CALLS + 1} times in a row"
             await self._fail(ModelFailure("calls_too_large", message, retryable=False, usage=answer.usage))
             return
+        await self._hold_end(items, stop_reason)
         check = None
         if bound:
             with active.state.read() as store:
@@ -174,6 +195,46 @@ class ModelTurn:
         elif checkpoint is not None:
             await self._transcript.save_checkpoint(checkpoint)
 
+    async def _hold_end(self, items: list[Item], stop_reason: str) -> None:
+        """Let the hooks of the run's end judge an answer without calls; a block is a message to the run.
+
+        While a message is pending, the model is called again after the answer.
+        """
+        active, run = self._active, self._active.record
+        if stop_reason in CONTINUED or any(isinstance(item, ToolCall) for item in items):
+            return
+        if self._stop_blocks >= MAX_STOP_BLOCKS or run.pending_steers or run.cancel is not None:
+            return
+        with active.effect():
+            verdict = await decide(
+                active.services,
+                "stop",
+                run.agent,
+                f"{run.run_id}.{run.turn}.stop",
+                lambda: {
+                    "agent": run.agent,
+                    "sender": run.sender,
+                    "output": text_of(items),
+                    "blocks": self._stop_blocks,
+                },
+                workspace=active.pinned.workspace or active.runtime.workspace_root,
+                run=run,
+            )
+            if verdict.block is not None:
+                self._stop_blocks += 1
+                texts = [
+                    f"You are not done: {verdict.block}",
+                    *(context.text for context in verdict.contexts),
+                ]
+                steer = Steer(
+                    steer_id=active.state.new_id(ids.STEER),
+                    items=[Text("\n\n".join(texts))],
+                    sender=run.sender,
+                    origin=verdict.block_origin,
+                    source=f"hook:{verdict.blocked_by}",
+                )
+                await active.commit(steer)
+
     def _end_live_text(self) -> None:
         if self._live_text is not None:
             self._active.live.end(self._live_text)
@@ -186,31 +247,47 @@ class ModelTurn:
         return self._truncated_answers
 
     async def _fail(self, failure: ModelFailure) -> None:
-        """Commit a failure, with the time of the next attempt if there is to be one."""
-        if failure.reason == "empty_answer" and self._active.record.empty_answers:
-            # An empty answer is retried once in each turn.
-            message = f"{failure.message}; the retry was empty, too"
-            failure = ModelFailure(failure.reason, message, retryable=False, usage=failure.usage)
+        """Commit a failure: ask another route or key, repeat the call later, or end the run."""
+        active, chain, error = self._active, self._chain, failure.error
+        if falls_over(error) and not self._has_answer_begun:
+            route, auth_ref = active.pinned.route, active.pinned.auth_ref
+            active.services.cooldowns.note_failure(route, auth_ref, error, failure.retry_after_s)
+            if chain is not None and (candidate := await chain.find_next(failure)) is not None:
+                now_ms = active.state.now_ms()
+                await active.commit(FailModelCall(error, now_ms, failure.usage, move=candidate))
+                chain.follow(candidate)
+                return
+            failure = chain.combine(failure) if chain is not None else failure
+        error, at_ms = self._find_retry(failure)
+        final_error = chain.explain(error) if chain is not None and at_ms is None else None
+        await active.commit(FailModelCall(error, at_ms, failure.usage, final_error=final_error))
+        if chain is not None:
+            chain.begin_round()
+
+    def _find_retry(self, failure: ModelFailure) -> tuple[RunError, int | None]:
+        """Return the error of a failure, and the time of the next attempt if there is to be one."""
+        record, error = self._active.record, failure.error
         limits, delay_s = self._active.runtime.config.runs, failure.retry_after_s
-        at_ms = None
-        if failure.retryable and delay_s is not None and delay_s > limits.max_retry_after_s:
+        if failure.reason == "empty_answer" and record.empty_answers:
+            # An empty answer is retried once in each turn.
+            return replace(error, message=f"{error.message}; the retry was empty, too", retryable=False), None
+        if not failure.retryable:
+            return error, None
+        if delay_s is not None and delay_s > limits.max_retry_after_s:
             limit = f"runs.max_retry_after_s allows {limits.max_retry_after_s:g} s"
-            message = f"{failure.message}; it asks to wait for {delay_s:g} s, and {limit}"
-            failure = ModelFailure(
-                failure.reason, message, retryable=True, status=failure.status, usage=failure.usage
-            )
-        elif failure.retryable:
-            at_ms = next_attempt_at_ms(
-                now_ms=self._active.state.now_ms(),
-                attempt=self._active.record.failures + 1,
-                max_attempts=limits.max_attempts,
-                backoff_s=limits.backoff_s,
-                max_backoff_s=limits.max_backoff_s,
-                retry_after_s=delay_s,
-                max_retry_after_s=limits.max_retry_after_s,
-                jitter=random.random(),
-            )
-        await self._active.commit(FailModelCall(failure.error, at_ms, failure.usage))
+            text = f"{error.message}; it asks to wait for {delay_s:g} s, and {limit}"
+            return replace(error, message=text), None
+        at_ms = next_attempt_at_ms(
+            now_ms=self._active.state.now_ms(),
+            attempt=record.failures + 1,
+            max_attempts=limits.max_attempts,
+            backoff_s=limits.backoff_s,
+            max_backoff_s=limits.max_backoff_s,
+            retry_after_s=delay_s,
+            max_retry_after_s=limits.max_retry_after_s,
+            jitter=random.random(),
+        )
+        return error, at_ms
 
     async def _shrink(self, failure: ModelFailure) -> None:
         """Shorten a prompt that the provider refused as too long; fail if it cannot be shortened."""

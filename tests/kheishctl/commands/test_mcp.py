@@ -54,6 +54,31 @@ def test_call(servers: Ctl) -> None:
     assert servers("mcp", "call", "toy", "echo", "{").code == 2
 
 
+def test_resources_and_prompts(servers: Ctl) -> None:
+    """A server without resources and prompts has empty lists."""
+    assert servers("mcp", "resources", "toy").rows == []
+    assert servers.json("mcp", "prompts", "toy") == {"prompts": []}
+    assert servers("mcp", "prompts", "gone").code == 1
+
+
 def test_restart(servers: Ctl) -> None:
     """A restart shows the new state."""
     assert ["state", "ready"] in servers("mcp", "restart", "toy").rows
+
+
+def test_put_and_delete(servers: Ctl) -> None:
+    """A server is stored by its command, connected at once, and deleted."""
+    settings = ("--settings", '{"tool_timeout_s": 5}', "--json")
+    stored = servers("mcp", "put", "live", *settings, "--", *TOY_COMMAND).json
+    assert (stored["source"], stored["command"]) == ("stored", TOY_COMMAND)
+
+    def states() -> dict[str, str]:
+        return {row["name"]: row["state"] for row in servers.json("mcp", "list")["servers"]}
+
+    until(lambda: states().get("live") == "ready", "the server is connected")
+    assert servers("mcp", "call", "live", "echo").code == 0
+    assert servers("mcp", "put", "toy", "--url", "http://localhost/").code == 1
+    assert servers("mcp", "put", "bad", "--url", "http://localhost/", "--auth-ref", "key").code == 1
+    assert servers("mcp", "put", "bad", "--settings", "[]").code == 2
+    assert servers("mcp", "delete", "live").code == 0
+    until(lambda: "live" not in states(), "the server is closed")

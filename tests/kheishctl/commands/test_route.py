@@ -105,3 +105,21 @@ def test_usage(ctl: Ctl) -> None:
         ["default", "echo", "--reset"],
     ):
         assert ctl("route", *arguments).code == 2
+
+
+def test_a_chain_with_several_keys(ctl: Ctl) -> None:
+    """Options name keys and fallbacks in order; the test of a chain shows each of them."""
+    assert ctl("route", "put", "second", "--driver", "offline", "--model", "m").code == 0
+    keys = ["--auth-ref", "env:A", "--auth-ref", "env:B"]
+    stored = ctl.json(
+        "route", "put", "first", "--driver", "offline", "--model", "m", *keys, "--fallback", "second"
+    )
+    assert (stored["settings"]["auth_refs"], stored["settings"]["fallback"]) == (
+        ["env:A", "env:B"],
+        ["second"],
+    )
+    lines = [row[0] for row in ctl("route", "test", "first").rows if len(row) == 1 and row[0]]
+    assert lines == ["first (env:A)", "first (env:B)", "second"]
+    assert ctl("route", "delete", "second").code == 1
+    for route_id in ("first", "second"):
+        assert ctl("route", "delete", route_id).code == 0

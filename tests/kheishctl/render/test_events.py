@@ -139,3 +139,19 @@ def test_delta_line_is_one_line() -> None:
     """A delta keeps its newlines as JSON."""
     line = format_delta({"run_id": "r", "kind": "text", "offset": 3, "text": "a\nb"}, PIPE)
     assert line.split("\t") == ["r", "text", "3", json.dumps("a\nb")]
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({}, "attempt 1: busy"),
+        ({"route": "a", "next_route": "b"}, "attempt 1: a: busy; next: b"),
+        (
+            {"route": "a", "auth_ref": "env:K1", "next_route": "a", "next_auth_ref": "env:K2"},
+            "attempt 1: a (env:K1): busy; next: a (env:K2)",
+        ),
+    ],
+)
+def test_a_failed_model_call(fields: dict[str, Any], text: str) -> None:
+    """A failed call names its route and key, if the run has several, and what is asked next."""
+    assert summarize_event(event("model_failed", attempt=1, error={"message": "busy"}, **fields)) == text

@@ -143,6 +143,23 @@ def test_a_higher_attempt_voids_the_lower() -> None:
     assert listener.said == "another thing"
 
 
+def test_another_route_is_asked() -> None:
+    """The note names the route or key that is asked next, and that another provider's cache is empty."""
+    listener = Listener()
+    listener.begin()
+    fields: dict[str, Any] = {
+        "item_id": ITEM,
+        "turn": 1,
+        "attempt": 1,
+        "error": {"message": "busy"},
+        "retry_at_ms": 1000,
+    }
+    key = listener.event("model_failed", **fields, route="a", next_route="a", next_auth_ref="env:K2")
+    assert key == [Notice("the model call failed (busy); asking a (env:K2) instead")]
+    other = listener.event("model_failed", **fields, route="a", next_route="b")
+    assert other == [Notice("the model call failed (busy); asking b instead, whose prompt cache is empty")]
+
+
 def test_a_delta_before_the_event_of_its_attempt() -> None:
     """A delta and the event of its attempt may arrive in either order."""
     listener = Listener()

@@ -7,15 +7,19 @@ import pytest
 
 from kheishd.build import stored
 from kheishd.build.stored import StoredSource, add_stored, read_stored_routes
+from kheishd.config.sections.mcp import McpSection
 from kheishd.core.definition import parse
+from kheishd.kernel.mcp import servers_of
 from kheishd.kernel.runtime import RouteSpec, Runtime
 from kheishd.kernel.state import State, open_state
 from kheishd.records.writer import StreamWriter
 from kheishd.store.environment import Snapshot, Transaction
 from protocol.errors.store import StoreDamaged
 from protocol.events.definition import DefinitionStored
+from protocol.events.mcp import McpServerDeleted, McpServerStored
 from protocol.events.route import DefaultRouteChanged, RouteDeleted, RouteStored
 from protocol.journal.envelope import DAEMON_STREAM, Event
+from protocol.objects.mcp import McpServerSettings
 from protocol.objects.route import RouteSettings
 from tests.support.runtimes import make_runtime
 
@@ -76,6 +80,17 @@ async def test_a_route_that_is_no_longer_valid(state: State) -> None:
     assert ["skipped the stored route 'r'" in runtime.warnings[0], "'r'" in runtime.warnings[1]] == [True] * 2
 
 
+async def test_a_fallback_that_is_gone(state: State) -> None:
+    """A route of the file that a stored chain names may go; a warning says so."""
+    settings = RouteSettings(model="m", driver="openai", fallback=["gone", "offline"])
+    await append(state, RouteStored(route_id="r", revision=1, settings=settings))
+    runtime = add_stored(make_runtime(), state)
+    assert runtime.routes["r"].fallback == ("gone", "offline")
+    assert runtime.warnings == (
+        "the fallback 'gone' of the stored route 'r' does not exist and is passed over",
+    )
+
+
 async def test_a_source_that_cannot_be_read(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other sources are added, without the one that cannot be read."""
 
@@ -85,3 +100,18 @@ async def test_a_source_that_cannot_be_read(state: State, monkeypatch: pytest.Mo
     monkeypatch.setattr(stored, "SOURCES", (StoredSource("things", (), fail), *stored.SOURCES))
     await append(state, route("live"), route("gone"), RouteDeleted(route_id="gone"))
     assert list(add_stored(make_runtime(), state).routes) == ["live", "offline"]
+
+
+async def test_stored_servers(state: State) -> None:
+    """A stored MCP server is used; one that the configuration hides is a warning."""
+    for server in ("live", "file"):
+        await append(state, McpServerStored(server=server, settings=McpServerSettings(command=server)))
+    runtime = add_stored(make_runtime(mcp={"file": McpSection(command="f")}), state)
+    assert [(spec.name, spec.source) for spec in servers_of(runtime).values()] == [
+        ("file", "file"),
+        ("live", "stored"),
+    ]
+    (warning,) = runtime.warnings
+    assert "the stored MCP server 'file' has no effect" in warning
+    await append(state, McpServerDeleted(server="live"))
+    assert list(servers_of(add_stored(make_runtime(), state))) == ["file"]

@@ -191,6 +191,24 @@ ROUTE = "[routes.r]\ndriver = 'openai'\nmodel = 'm'\n"
             ["config.toml:4", "not contain a credential"],
         ),
         (ROUTE + "options.tools = [{ api_key = 'abc' }]", ["config.toml:4", "not contain a credential"]),
+        (ROUTE + "fallback = ['r']", ["config.toml:4", "routes.r.fallback[0]: names the route itself"]),
+        (ROUTE + "fallback = ['x']", ["config.toml:4", "fallback[0]: no route 'x'; other routes: offline"]),
+        (ROUTE + "fallback = ['offline']", ["config.toml:4", "'offline' is a stand-in"]),
+        (
+            f"{ROUTE}fallback = ['s', 's']\n{ROUTE.replace('.r]', '.s]')}",
+            ["config.toml:4", "fallback[1]: names 's' twice"],
+        ),
+        (
+            f"{ROUTE}price_input = 1\nprice_output = 1\nfallback = ['s']\n{ROUTE.replace('.r]', '.s]')}"
+            "price_input = 1\nprice_output = 1\ncurrency = 'EUR'",
+            ["config.toml:6", "fallback[0]: 's' has prices in EUR; a chain has one currency"],
+        ),
+        (ROUTE + "auth_refs = ['env:A', 'sk-1234']", ["config.toml:4", "auth_refs[1]", "not the key itself"]),
+        (ROUTE + "auth_refs = ['env:A', 'env:A']", ["config.toml:4", "names a credential twice"]),
+        (
+            ROUTE + "auth_refs = ['env:A']\nauth_ref = 'env:B'",
+            ["config.toml:4", "set either auth_ref or auth_refs"],
+        ),
         (ROUTE + "price_input = 3", ["config.toml:1", "price_input and price_output go together"]),
         (ROUTE + "price_cached_input = 1", ["config.toml:4", "price_cached_input", "requires price_input"]),
         (ROUTE + "base_url = 'https://h/v1?key=abc'", ["config.toml:4", "not contain a credential"]),

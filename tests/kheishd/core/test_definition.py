@@ -180,3 +180,19 @@ def test_any_bytes_are_parsed_or_rejected(content: bytes) -> None:
             lines = error.problems
         assert all(line >= 1 for line, _ in lines)
         assert lines
+
+
+def test_an_agent_brings_servers() -> None:
+    """A file may bring MCP servers for its agent; invalid ones are reported with their line."""
+    text = "---\nmcp_servers:\n  own:\n    command: [npx, server]\n---\nBe brief.\n"
+    agent = parse("a", text.encode(), None)
+    assert agent.mcp_servers["own"].argv == ["npx", "server"]
+    for wrong, problem in (
+        ("    url: http://a/\n    args: [x]\n", "a server with a URL has none"),
+        ("    command: x\n    env: {API_KEY: y}\n", "put it into env_refs"),
+        ("    program: x\n", "unknown key"),
+    ):
+        with pytest.raises(DefinitionError) as caught:
+            parse("a", f"---\nmcp_servers:\n  own:\n{wrong}---\n".encode(), None)
+        assert problem in str(caught.value)
+        assert caught.value.problems[0][0] > 1

@@ -12,8 +12,8 @@ from trio.testing import MockClock
 
 from kheishd.core.scope import Bounds
 from kheishd.hooks.composite import CompositeHook
-from kheishd.hooks.mcp import ServerTools
-from kheishd.kernel.hook import Outcome
+from kheishd.hooks.mcp import ListResources, ReadResource, ServerTools
+from kheishd.kernel.hook import Outcome, Tool
 from kheishd.kernel.mcp import McpHolder, RemoteResult, ServerFailure, ServerSpec
 from kheishd.kernel.runtime import ModelFailure
 from protocol.events.call import ToolReturned
@@ -38,7 +38,7 @@ def holder_of(pool: FakePool) -> McpHolder:
 @asynccontextmanager
 async def serving(directory: Path, pool: FakePool) -> AsyncIterator[Desk]:
     """Provide a desk whose agents have the tools of a pool, and may call them."""
-    hooks = CompositeHook((ServerTools(holder_of(pool), has_servers=True),))
+    hooks = CompositeHook((ServerTools(holder_of(pool)),))
     async with open_desk(directory, Scripted(), hooks=hooks) as desk, working(desk):
         yield desk
 
@@ -75,7 +75,7 @@ async def test_a_call_asks_and_its_result_is_data(tmp_path: Path, autojump_clock
 
 async def test_a_preview_names_the_server() -> None:
     """The person who is asked sees the server, its tool and the arguments."""
-    tools = ServerTools(holder_of(FakePool(spec_of("files"))), has_servers=True)
+    tools = ServerTools(holder_of(FakePool(spec_of("files"))))
     (row,) = tools.tools
     preview = await tools.preview(call_of(row, text="hi"))
     assert preview is not None
@@ -100,7 +100,7 @@ async def test_a_preview_names_the_server() -> None:
 )
 def test_gates(bounds: Bounds, names: list[str]) -> None:
     """A tool is offered within the scope, and that of a server with a credential within that scope, too."""
-    tools = ServerTools(holder_of(FakePool(spec_of("files"), SECRET)), has_servers=True)
+    tools = ServerTools(holder_of(FakePool(spec_of("files"), SECRET)))
     hooks = CompositeHook((tools,))
     offered = hooks.offer(replace(run_context(), bounds=bounds))
     assert sorted(row.name for row in offered) == names
@@ -109,7 +109,7 @@ def test_gates(bounds: Bounds, names: list[str]) -> None:
 def test_servers_of_an_agent() -> None:
     """A server that belongs to an agent's definition is for its sessions only."""
     own = replace(spec_of("own"), agents=("reviewer",))
-    hooks = CompositeHook((ServerTools(holder_of(FakePool(own)), has_servers=True),))
+    hooks = CompositeHook((ServerTools(holder_of(FakePool(own))),))
     context = run_context()
     assert hooks.offer(context) == []
     reviewing = replace(context, session=replace(context.session, agent="reviewer"))
@@ -120,7 +120,7 @@ def test_changed_tools_are_offered_at_the_next_turn() -> None:
     """Tools that a server adds or removes appear and disappear; the rows stay the same object meanwhile."""
     pool = FakePool(spec_of("files"))
     holder = holder_of(pool)
-    tools = ServerTools(holder, has_servers=True)
+    tools = ServerTools(holder)
     hooks = CompositeHook((tools,))
     assert tools.tools is tools.tools
     pool.offer(listed("other"))
@@ -143,7 +143,7 @@ async def test_failures(failure: ServerFailure, annotations: dict[str, bool], te
     pool = FakePool(spec_of("files"))
     pool.offer(listed("echo", annotations=annotations))
     pool.result = failure
-    hooks = CompositeHook((ServerTools(holder_of(pool), has_servers=True),))
+    hooks = CompositeHook((ServerTools(holder_of(pool)),))
     (row,) = hooks.offer(run_context())
     outcome = await hooks.dispatch(call_of(row))
     assert outcome.is_error
@@ -155,7 +155,7 @@ async def test_an_error_result_and_a_removed_server() -> None:
     """A result that is an error is one for the model; a call of a removed server runs nothing."""
     pool = FakePool(spec_of("files"))
     pool.result = RemoteResult([{"type": "text", "text": "no"}], is_error=True)
-    hooks = CompositeHook((ServerTools(holder_of(pool), has_servers=True),))
+    hooks = CompositeHook((ServerTools(holder_of(pool)),))
     (row,) = hooks.offer(run_context())
     outcome = await hooks.dispatch(call_of(row))
     assert isinstance(outcome, Outcome)
@@ -168,7 +168,7 @@ async def test_a_run_waits_for_its_servers() -> None:
     """The first prompt waits for servers that the session may use, and fails without a required one."""
     needed = spec_of("needed", required=True)
     pool = FakePool(needed, spec_of("other"), SECRET, spec_of("off"), states={"off": "disabled"})
-    tools = ServerTools(holder_of(pool), has_servers=True)
+    tools = ServerTools(holder_of(pool))
     context = replace(run_context(), bounds=Bounds(CapabilityScope(credentials=[])))
     assert not await tools.begin(context)
     assert sorted(pool.settled) == ["needed", "other"]
@@ -180,5 +180,64 @@ async def test_a_run_waits_for_its_servers() -> None:
     excluded = replace(context, bounds=Bounds(CapabilityScope(mcp=["other"])))
     assert not await tools.begin(excluded)
     assert pool.settled == ["other"]
-    without = ServerTools(holder_of(pool), has_servers=False)
-    assert not await without.begin(context)
+    assert not await ServerTools(McpHolder()).begin(context)
+
+
+def hooks_with_resources() -> tuple[CompositeHook, FakePool]:
+    """Return hooks of servers, two of which have resources, one of these with a credential."""
+    pool = FakePool(spec_of("files"), SECRET, spec_of("plain"))
+    pool.with_resources = {"files", "secret"}
+    return CompositeHook((ServerTools(holder_of(pool)),)), pool
+
+
+def tool_of(hooks: CompositeHook, name: str) -> Tool:
+    """Return a tool."""
+    row = hooks.find_tool(name)
+    assert row is not None
+    return row
+
+
+async def test_resources() -> None:
+    """Resources of the servers that the session may use are listed and read, as data."""
+    hooks, _ = hooks_with_resources()
+    context = replace(run_context(), bounds=Bounds(credentials=CredentialScope(mcp_credentials=[])))
+    listing = call_of(tool_of(hooks, "list_mcp_resources"), context)
+    outcome = await hooks.dispatch(replace(listing, arguments=ListResources()))
+    answer = msgspec.json.decode(outcome.text)
+    assert answer["server"] == "files"
+    assert [row.get("uri") or row["uriTemplate"] for row in answer["content"]] == ["a:1", "a:{n}"]
+    reading = call_of(tool_of(hooks, "read_mcp_resource"), context)
+    outcome = await hooks.dispatch(replace(reading, arguments=ReadResource(server="files", uri="a:1")))
+    answer = msgspec.json.decode(outcome.text)
+    assert answer["content"] == [{"type": "resource", "uri": "a:1", "text": "text of a:1"}]
+    assert "data to read" in answer["note"]
+    for server in ("secret", "plain", "none"):
+        refused = await hooks.dispatch(replace(reading, arguments=ReadResource(server=server, uri="a:1")))
+        assert refused.is_error
+        assert "there are: files" in refused.text
+    preview = await hooks.preview(replace(reading, arguments=ReadResource(server="files", uri="a:1")))
+    assert preview is not None
+    assert preview.text.startswith("read 'a:1' of the MCP server 'files' (")
+
+
+async def test_resources_of_a_server_that_fails() -> None:
+    """A server that does not answer is named in the list, and a read of it is an error."""
+    hooks, pool = hooks_with_resources()
+    pool.result = ServerFailure("unavailable", "it is away")
+    listing = call_of(tool_of(hooks, "list_mcp_resources"))
+    outcome = await hooks.dispatch(replace(listing, arguments=ListResources(server="files")))
+    assert msgspec.json.decode(outcome.text)["content"] == [{"server": "files", "problem": "it is away"}]
+    reading = call_of(tool_of(hooks, "read_mcp_resource"))
+    outcome = await hooks.dispatch(replace(reading, arguments=ReadResource(server="files", uri="a:1")))
+    assert (outcome.is_error, outcome.text) == (True, "the MCP server 'files': it is away")
+
+
+def test_resource_tools_need_a_server_with_resources() -> None:
+    """The tools for resources exist while a server has some, and are offered if the session may use it."""
+    hooks, pool = hooks_with_resources()
+    names = {row.name for row in hooks.offer(run_context())}
+    assert {"list_mcp_resources", "read_mcp_resource"} <= names
+    excluded = replace(run_context(), bounds=Bounds(CapabilityScope(mcp=["plain"])))
+    assert [row.name for row in hooks.offer(excluded)] == ["mcp__plain__echo"]
+    pool.with_resources = set()
+    assert hooks.find_tool("read_mcp_resource") is None

@@ -150,3 +150,12 @@ def test_known_secrets() -> None:
     routes = [spec(f"env:{name}") for name in ("A", "B", "C", "D", "B", "MISSING")]
     secrets = find_secrets([*routes, spec(None), spec("nonsense")], NONE, environ)
     assert secrets == ["sk-12345678-and-more", "sk-12345678", "12345678"]
+
+
+def test_secrets_of_several_keys() -> None:
+    """Every key of a route is redacted."""
+    route = RouteSpec("r", "openai", "m", auth_ref="env:A", auth_refs=("env:A", "env:B", "env:C"))
+    assert find_secrets([route], NONE, {"A": "sk-first-key", "B": "sk-second"}) == [
+        "sk-first-key",
+        "sk-second",
+    ]

@@ -91,7 +91,6 @@ async def test_changes_are_announced() -> None:
         await connection.call_tool("change", {"text": "more"}, print)
         await connection.changed.wait()
         assert "more" in {tool["name"] for tool in await connection.list_tools()}
-        await connection.check()
 
 
 async def test_a_program_that_is_not_there() -> None:

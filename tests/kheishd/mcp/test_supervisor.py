@@ -11,6 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from kheishd.kernel.mcp import RemoteResult, ServerFailure, ServerSpec
 from kheishd.mcp.supervisor import RELIST_SECONDS, STABLE_SECONDS, Supervisor
 from protocol.limits.mcp import MAX_RECONNECT_SECONDS
+from protocol.objects.mcp import McpServerSettings
 from tests.support.mcp_servers import listed, spec_of
 
 
@@ -18,6 +19,11 @@ async def pass_time(seconds: float) -> None:
     """Let the mock clock run."""
     with trio.move_on_after(seconds):
         await trio.sleep_forever()
+
+
+async def call(supervisor: Supervisor) -> RemoteResult:
+    """Call a tool."""
+    return await supervisor.request(lambda connection: connection.call_tool("echo", {}, print))
 
 
 class Line:
@@ -33,6 +39,7 @@ class Line:
         self.closed = 0
         self.changed = trio.Event()
         self.protocol_version, self.server, self.pid = "v", "s", 1
+        self.has_resources = False
         self.hold = trio.Event()
         self.end = trio.Event()
 
@@ -87,7 +94,7 @@ async def test_attempts_come_later_each_time(autojump_clock: MockClock) -> None:
         with pytest.raises(
             ServerFailure, match=r"not connected \(no\); the next attempt is in 1 s"
         ) as caught:
-            await supervisor.call("echo", {}, print)
+            await call(supervisor)
         assert caught.value.reason == "unavailable"
         await pass_time(10 * MAX_RECONNECT_SECONDS)
         assert supervisor.find_problem() is None
@@ -150,8 +157,33 @@ async def test_a_call_has_a_time_limit(autojump_clock: MockClock) -> None:
     async with supervised(Line(), tool_timeout_s=7) as supervisor:
         await supervisor.settled.wait()
         with pytest.raises(ServerFailure, match="no answer within 7 s") as caught:
-            await supervisor.call("echo", {}, print)
+            await call(supervisor)
         assert caught.value.reason == "timed_out"
+
+
+async def test_a_session_that_is_gone(autojump_clock: MockClock) -> None:
+    """After a failed call, a server on HTTP that lists no tools any more is connected anew."""
+    line = Line()
+    spec = ServerSpec("s", McpServerSettings(url="http://localhost/mcp", tool_timeout_s=1))
+    supervisor = Supervisor(spec, line.connect, str, lambda: None, lambda: 0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervisor.serve)
+        await supervisor.settled.wait()
+        list_tools = line.list_tools
+
+        async def refuse() -> list[dict[str, Any]]:
+            line.list_tools = list_tools  # type: ignore[method-assign]
+            raise ServerFailure("refused", "no valid session")
+
+        line.list_tools = refuse  # type: ignore[method-assign]
+        with pytest.raises(ServerFailure):
+            await call(supervisor)
+        await pass_time(RELIST_SECONDS + 0.5)
+        assert supervisor.view().state == "failed"
+        line.changed = trio.Event()
+        await pass_time(2)
+        assert (supervisor.view().state, supervisor.view().restarts) == ("ready", 1)
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_removed_server_ends_after_its_last_call(autojump_clock: MockClock) -> None:
@@ -160,13 +192,13 @@ async def test_a_removed_server_ends_after_its_last_call(autojump_clock: MockClo
     async with supervised(line) as supervisor:
         await supervisor.settled.wait()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(supervisor.call, "echo", {}, print)
+            nursery.start_soon(call, supervisor)
             await wait_all_tasks_blocked()
             supervisor.close()
             await wait_all_tasks_blocked()
             assert (supervisor.view().state, line.closed) == ("closing", 0)
             with pytest.raises(ServerFailure, match="it was removed"):
-                await supervisor.call("echo", {}, print)
+                await call(supervisor)
             line.hold.set()
         await wait_all_tasks_blocked()
         assert line.closed == 1

@@ -282,3 +282,11 @@ def test_problem(driver: str, auth_ref: str | None, problem: str | None) -> None
     """A route reports why it is not ready; a route without a credential has no problem."""
     route = RouteSpec("r", driver, "m", auth_ref=auth_ref)  # type: ignore[arg-type]
     assert models().problem(route) == problem
+
+
+def test_problem_of_several_keys() -> None:
+    """One usable key makes a route ready; without any, the first problem is stated."""
+    route = RouteSpec("r", "openai", "m", auth_ref="env:MISSING", auth_refs=("env:MISSING", "env:KEY"))
+    assert models().problem(route) is None
+    without = RouteSpec("r", "openai", "m", auth_ref="env:MISSING", auth_refs=("env:MISSING", "env:NO"))
+    assert models().problem(without) == NOT_SET

@@ -2,7 +2,7 @@
 
 from kheishd.records.cron import index_rows, stream_of
 from kheishd.records.projection import IndexRow, stream_kind
-from kheishd.store.tables import CRONS_BY_TREE, CRONS_DUE, CRONS_FAILING, CRONS_LIVE
+from kheishd.store.tables import CRONS_BY_AUTHOR, CRONS_DUE, CRONS_FAILING, CRONS_LIVE
 from protocol.objects.cron import Cron, Occurrence
 from protocol.objects.wake import WakeTarget
 
@@ -26,6 +26,6 @@ def test_an_entry_is_found_by_what_is_to_be_done_with_it() -> None:
     always = {
         IndexRow(CRONS_LIVE, ("run_1", "c")),
         IndexRow(CRONS_FAILING, ("c",)),
-        IndexRow(CRONS_BY_TREE, ("ses_0", "c")),
+        IndexRow(CRONS_BY_AUTHOR, ("ses_0", "c")),
     }
     assert index_rows(cron) == always | {IndexRow(CRONS_DUE, (7, "c"))}

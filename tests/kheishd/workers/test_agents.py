@@ -17,6 +17,7 @@ from tests.support.desk import Gate
 from tests.support.families import root, until, until_closed
 from tests.support.families import spawn as spawn_over_socket
 from tests.support.git_repositories import exists, git, make_repository
+from tests.support.hooked import shell_hook
 from tests.support.household import Household, household
 
 
@@ -235,6 +236,18 @@ async def test_a_worktree_that_cannot_be_made_fails_the_first_run(house: Househo
         if not messages:
             await bell.wait()
     assert len(messages) == 1
+
+
+async def test_a_hook_blocks_a_worktree(tmp_path: Path, source: Path) -> None:
+    """The agent is closed as failed, with the hook's reason, and nothing was made."""
+    hook = shell_hook("space", "worktree_create", "echo no room >&2; exit 2")
+    async with household(tmp_path / "home", lifecycle=(hook,)) as house:
+        parent = await root(house, workspace=str(source))
+        child = await spawn_over_socket(house, parent, isolation="worktree")
+        closed = await until_closed(house, child["agent_id"])
+    assert closed["status"] == "failed"
+    assert "the hook 'space' blocked it: no room" in closed["close_note"]
+    assert not (source / ".kheish").exists()
 
 
 async def test_an_agent_that_is_closed_before_its_worktree_is_made_leaves_nothing(

@@ -11,6 +11,7 @@ import trio
 from msgspec.structs import replace
 from trio.testing import wait_all_tasks_blocked
 
+from kheishd.core.cron.file import parse_file
 from kheishd.objects.wake import cron as handlers
 from kheishd.records.doctor import examine
 from kheishd.store.tables import CRONS, CRONS_FAILING, CRONS_LIVE, RUNS, SESSIONS
@@ -335,3 +336,39 @@ async def test_a_client_fires_an_entry_now(tmp_path: Path, autojump_clock: Any) 
         assert house.entry().next_due_ms == created.next_due_ms
         gate.opened.set()
         await house.desk.until(lambda: house.entry().recent[0].outcome == "completed")
+
+
+ROW = """[[cron]]
+id = "tidy"
+schedule = "0 9 * * *"
+timezone = "Europe/Paris"
+agent = "default"
+prompt = "x"
+"""
+
+
+async def test_the_file_of_entries_is_followed_over_reloads(tmp_path: Path, autojump_clock: Any) -> None:
+    """Rows are created, changed and deleted; their state stays; a bad file or row changes nothing."""
+    async with cron_house(tmp_path) as house:
+
+        async def reload(text: str | None) -> list[Cron]:
+            current = house.desk.holder.current()
+            file = parse_file(text, "crons.toml") if text is not None else None
+            house.desk.holder.replace(replace(current, generation=current.generation + 1, crons=file))
+            await wait_all_tasks_blocked(0.01)
+            with house.desk.state.read() as store:
+                return [cron for _, cron in store.scan(CRONS)]
+
+        (cron,) = await reload(ROW)
+        assert (cron.source, cron.authority, cron.status) == ("file", "operator", "active")
+        assert await reload(ROW) == [cron]
+        await house.desk.do(handlers.pause, CronChange(cron_id="tidy"))
+        (changed,) = await reload(ROW.replace("0 9", "0 10"))
+        assert (changed.schedule, changed.status, changed.next_due_ms) == ("0 10 * * *", "paused", None)
+        assert await reload("[[cron") == [changed]
+        assert await reload(ROW.replace("0 9", "0 99")) == [changed]
+        await house.create(cron_id="own")
+        clash = await reload(ROW.replace("0 9", "0 10") + ROW.replace('"tidy"', '"own"'))
+        assert [cron.source for cron in clash] == ["client", "file"]
+        assert [cron.cron_id for cron in await reload(None)] == ["own"]
+        await house.check()

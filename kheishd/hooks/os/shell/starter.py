@@ -65,11 +65,12 @@ class Starter:
         from kheishd.hooks.os.shell.shield import Shield
         from kheishd.hooks.os.shell.workdir import open_workdir
         from kheishd.kernel.hook import ToolError
+        from kheishd.kernel.master_key import list_key_paths
 
         sandbox = None
         if shell.sandboxed:
             sandbox = Sandbox(
-                [str(self._home)],
+                (str(self._home), *list_key_paths(self._environ)),
                 config.workspace.readable,
                 health=self._health,
                 network=shell.network,

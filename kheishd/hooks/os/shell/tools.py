@@ -63,6 +63,7 @@ from kheishd.kernel.hook import (
     ToolError,
     tool,
 )
+from kheishd.kernel.master_key import list_key_paths
 from kheishd.objects.agents.worktree import find_repository
 from kheishd.objects.work.shell import require_room
 from protocol import ids
@@ -223,7 +224,8 @@ class Bash(SubHook):
         self._health = health
         self._asks_unsandboxed = asks_unsandboxed
         self._own_ports = own_ports
-        self._sandbox = Sandbox([str(home)], readable, health=health, network=network)
+        hidden = (str(home), *list_key_paths(environ))
+        self._sandbox = Sandbox(hidden, readable, health=health, network=network)
 
     async def before_call(self, call: Invocation) -> Opinion | None:
         """Require a person's approval of a command that would leave the sandbox of the commands before it."""

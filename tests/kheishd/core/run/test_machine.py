@@ -141,7 +141,7 @@ def test_a_waiting_run_has_no_worker() -> None:
     for run in all_runs():
         states = {call.state for call in run.calls}
         if run.status in WAITING:
-            assert states & {"asked", "questioned"}
+            assert states & {"asked", "questioned", "awaiting"}
             assert not states & {"new", "called", "doubted"}
         if run.status != "running":
             assert not run.claimed

@@ -157,7 +157,7 @@ async def test_daemon_metrics_ok(tmp_path: Path) -> None:
     async with rpc_server(tmp_path, HANDLERS, control=Control()) as server:
         client = await server.connect()
         with pytest.raises(PathRefused):
-            await client.call("daemon.backup", {"path": "relative"})
+            await client.call("daemon.backup", path="relative")
         result = await client.call("daemon.metrics")
     samples = {metric["name"]: metric["samples"] for metric in result["metrics"]}
     assert samples["kheish_refusals_total"] == [{"value": 1.0, "labels": {"reason": "path_refused"}}]

@@ -24,7 +24,7 @@ from protocol.errors.definition import (
 from protocol.errors.refusal import Refusal
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.session import InputTooLarge
-from protocol.errors.token import ScopeMissing
+from protocol.errors.token import ScopeMissing, ScopeWouldWiden
 from tests.support.rpc_server import rpc_server
 from tests.support.runtimes import make_runtime
 
@@ -247,3 +247,18 @@ async def test_definition_put_agent_forbidden(tmp_path: Path) -> None:
 async def test_definition_delete_agent_forbidden(tmp_path: Path) -> None:
     """Definitions are deleted by administrators, and within the agents of their tokens."""
     await require_forbidden(tmp_path, "definition.delete")
+
+
+async def test_definition_put_scope_would_widen(tmp_path: Path) -> None:
+    """An agent that brings a program is stored by a token that covers all agents."""
+    tcp = TcpListen("127.0.0.1", 0)
+    settings = {"mcp_servers": {"own": {"command": "own"}}}
+    async with rpc_server(tmp_path, HANDLERS, runtimes=runtime(), tcp=tcp) as server:
+        _, secret = await server.token(scopes=["admin"], agents=["helper"])
+        client = await server.connect_websocket(secret)
+        with pytest.raises(ScopeWouldWiden):
+            await client.call("definition.put", name="helper", settings=settings)
+        _, secret = await server.token(scopes=["admin"])
+        client = await server.connect_websocket(secret)
+        stored = await client.call("definition.put", name="helper", settings=settings)
+        assert stored["mcp_servers"]["own"]["command"] == "own"

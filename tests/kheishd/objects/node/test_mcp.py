@@ -6,14 +6,49 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from trio.testing import MockClock
 
 from kheishd.config.sections.mcp import McpSection
+from kheishd.core.definition import built_in
+from kheishd.kernel.call import Caller
 from kheishd.kernel.mcp import RemoteResult, ServerFailure
-from kheishd.objects.node.mcp import call_tool, list_servers, list_tools, restart_server
-from protocol.errors.mcp import McpCallFailed, McpServerNotFound, McpServerUnavailable, McpToolNotFound
-from protocol.objects.mcp import McpCallParams, McpListParams, McpServerRef, McpToolsParams
-from tests.support.desk import Desk, open_desk
+from kheishd.objects.node import mcp as handlers
+from kheishd.objects.node.mcp import (
+    call_tool,
+    delete_server,
+    list_prompts,
+    list_resources,
+    list_servers,
+    list_tools,
+    put_server,
+    restart_server,
+)
+from kheishd.store.tables import MCP_SERVERS
+from protocol.errors.mcp import (
+    McpCallFailed,
+    McpServerInvalid,
+    McpServerLimit,
+    McpServerNotFound,
+    McpServerReadOnly,
+    McpServerUnavailable,
+    McpToolNotFound,
+)
+from protocol.errors.refusal import Refusal
+from protocol.errors.session import InputTooLarge
+from protocol.errors.token import ScopeWouldWiden
+from protocol.objects.mcp import (
+    McpCallParams,
+    McpListParams,
+    McpPromptsParams,
+    McpResourcesParams,
+    McpServerDelete,
+    McpServerPut,
+    McpServerRef,
+    McpServerSettings,
+    McpToolsParams,
+)
+from tests.support.desk import OPERATOR, Desk, open_desk
 from tests.support.mcp_servers import FakePool, listed, spec_of
 
 
@@ -43,6 +78,7 @@ async def test_mcp_list_ok(desk: Desk) -> None:
 async def test_mcp_list_ok_while_the_daemon_starts(tmp_path: Path) -> None:
     """Until the daemon has begun to connect to them, configured servers are starting."""
     async with open_desk(tmp_path, threaded=True, mcp={"a": McpSection(command="a")}) as desk:
+        desk.services.mcp.expect()
         (view,) = list_servers.answer(desk.call(), McpListParams()).servers
         assert (view.name, view.state) == ("a", "starting")
 
@@ -110,6 +146,67 @@ async def test_mcp_call_mcp_call_failed(desk: Desk, pool: FakePool) -> None:
         await call(desk)
 
 
+async def test_mcp_resources_ok(desk: Desk) -> None:
+    """Resources are listed, then templates."""
+    result = await list_resources.act(desk.call(), McpResourcesParams(server="a"))
+    assert [(row.uri, row.name, row.mime_type, row.is_template) for row in result.resources] == [
+        ("a:1", "one", "text/plain", False),
+        ("a:{n}", "any", None, True),
+    ]
+
+
+async def test_mcp_prompts_ok(desk: Desk) -> None:
+    """Prompts are listed with the names of their arguments."""
+    (prompt,) = (await list_prompts.act(desk.call(), McpPromptsParams(server="a"))).prompts
+    assert (prompt.name, prompt.description, prompt.arguments) == ("greet", "Greets.", ["who"])
+
+
+async def refusal_of(desk: Desk, method: str, server: str) -> Refusal:
+    """Return the refusal of a list of resources or prompts."""
+    acts: dict[str, Any] = {
+        "resources": (list_resources, McpResourcesParams),
+        "prompts": (list_prompts, McpPromptsParams),
+    }
+    handler, params = acts[method]
+    with pytest.raises(Refusal) as caught:
+        await handler.act(desk.call(), params(server=server))
+    return caught.value
+
+
+async def test_mcp_resources_mcp_server_not_found(desk: Desk) -> None:
+    """An unknown server is refused."""
+    assert isinstance(await refusal_of(desk, "resources", "z"), McpServerNotFound)
+
+
+async def test_mcp_resources_mcp_server_unavailable(desk: Desk, pool: FakePool) -> None:
+    """A server that is not connected is not asked."""
+    pool.result = ServerFailure("unavailable", "it is away")
+    assert isinstance(await refusal_of(desk, "resources", "a"), McpServerUnavailable)
+
+
+async def test_mcp_resources_mcp_call_failed(desk: Desk, pool: FakePool) -> None:
+    """The error of a server is quoted."""
+    pool.result = ServerFailure("refused", "no")
+    assert isinstance(await refusal_of(desk, "resources", "a"), McpCallFailed)
+
+
+async def test_mcp_prompts_mcp_server_not_found(desk: Desk) -> None:
+    """An unknown server is refused."""
+    assert isinstance(await refusal_of(desk, "prompts", "z"), McpServerNotFound)
+
+
+async def test_mcp_prompts_mcp_server_unavailable(desk: Desk, pool: FakePool) -> None:
+    """A server that is not connected is not asked."""
+    pool.result = ServerFailure("unavailable", "it is away")
+    assert isinstance(await refusal_of(desk, "prompts", "a"), McpServerUnavailable)
+
+
+async def test_mcp_prompts_mcp_call_failed(desk: Desk, pool: FakePool) -> None:
+    """The error of a server is quoted."""
+    pool.result = ServerFailure("lost", "it ended")
+    assert isinstance(await refusal_of(desk, "prompts", "a"), McpCallFailed)
+
+
 async def test_mcp_restart_ok(desk: Desk, pool: FakePool) -> None:
     """A server is connected anew; the result is its state then."""
     assert (await restart_server.act(desk.call(), McpServerRef(server="a"))).state == "ready"
@@ -126,3 +223,98 @@ async def test_mcp_restart_mcp_server_unavailable(desk: Desk) -> None:
     """A disabled server is refused."""
     with pytest.raises(McpServerUnavailable, match="is disabled"):
         await restart_server.act(desk.call(), McpServerRef(server="c"))
+
+
+# Servers in the store.
+
+RESTRICTED = replace(OPERATOR, agents=frozenset(("default",)))
+
+
+async def put(desk: Desk, server: str = "live", *, caller: Caller = OPERATOR, **settings: Any) -> Any:
+    """Store a server."""
+    params = McpServerPut(server=server, settings=McpServerSettings(**settings))
+    return await desk.do(put_server, params, caller=caller)
+
+
+async def test_mcp_put_ok(desk: Desk) -> None:
+    """A server is stored, and replaced; the same settings again are no event."""
+    view = await put(desk, command=["x", "y"], env_refs={"A": "env:A"})
+    assert (view.name, view.source, view.state, view.command) == ("live", "stored", "starting", ["x", "y"])
+    assert (await put(desk, url="http://localhost/mcp", enabled=False)).state == "disabled"
+    await put(desk, url="http://localhost/mcp", enabled=False)
+    assert desk.kinds("daemon") == ["mcp_server_stored", "mcp_server_stored"]
+    assert desk.count(MCP_SERVERS) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({}, "$.params.settings"),
+        ({"command": "a", "auth_ref": "env:A"}, "$.params.settings.auth_ref"),
+        ({"command": "a", "env": {"API_KEY": "x"}}, "$.params.settings.env"),
+    ],
+)
+async def test_mcp_put_mcp_server_invalid(desk: Desk, settings: Any, field: str) -> None:
+    """Invalid settings are refused, and the refusal names the field."""
+    with pytest.raises(McpServerInvalid) as caught:
+        await put(desk, **settings)
+    assert caught.value.field == field
+
+
+async def test_mcp_put_mcp_server_read_only(tmp_path: Path) -> None:
+    """A server of the configuration or of an agent cannot be replaced or deleted."""
+    own = replace(built_in(), mcp_servers={"own": McpServerSettings(command="b")})
+    runtime = {"mcp": {"a": McpSection(command="a")}, "definitions": {"default": own}}
+    async with open_desk(tmp_path, threaded=True, **runtime) as desk:
+        for server in ("a", "own"):
+            with pytest.raises(McpServerReadOnly, match=f"has an MCP server '{server}'"):
+                await put(desk, server, command="x")
+            with pytest.raises(McpServerReadOnly):
+                await desk.do(delete_server, McpServerDelete(server=server))
+
+
+async def test_mcp_put_mcp_server_limit(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store has room for a number of servers; one of them can still be replaced."""
+    monkeypatch.setattr(handlers, "MAX_STORED_SERVERS", 1)
+    await put(desk, "one", command="x")
+    await put(desk, "one", command="y")
+    with pytest.raises(McpServerLimit):
+        await put(desk, "two", command="x")
+
+
+async def test_mcp_put_input_too_large(desk: Desk) -> None:
+    """Settings that are too long are refused."""
+    with pytest.raises(InputTooLarge):
+        await put(desk, command="x", args=["y" * 8_000] * 3)
+
+
+async def test_mcp_put_scope_would_widen(desk: Desk) -> None:
+    """A token that covers some agents stores no program for all."""
+    with pytest.raises(ScopeWouldWiden):
+        await put(desk, command="x", caller=RESTRICTED)
+
+
+async def test_mcp_delete_ok(desk: Desk) -> None:
+    """A stored server is deleted."""
+    await put(desk, command="x")
+    assert (await desk.do(delete_server, McpServerDelete(server="live"))).server == "live"
+    assert desk.count(MCP_SERVERS) == 0
+
+
+async def test_mcp_delete_mcp_server_not_found(desk: Desk) -> None:
+    """A server that is not stored is refused."""
+    with pytest.raises(McpServerNotFound):
+        await desk.do(delete_server, McpServerDelete(server="none"))
+
+
+async def test_mcp_delete_mcp_server_read_only(tmp_path: Path) -> None:
+    """A server of the configuration is deleted there."""
+    async with open_desk(tmp_path, threaded=True, mcp={"a": McpSection(command="a")}) as desk:
+        with pytest.raises(McpServerReadOnly, match="the configuration has"):
+            await desk.do(delete_server, McpServerDelete(server="a"))
+
+
+async def test_mcp_delete_scope_would_widen(desk: Desk) -> None:
+    """A token that covers some agents deletes no server of all."""
+    with pytest.raises(ScopeWouldWiden):
+        await desk.do(delete_server, McpServerDelete(server="a"), caller=RESTRICTED)

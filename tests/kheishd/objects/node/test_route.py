@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from kheishd.kernel.runtime import RouteSpec, Runtime
 from kheishd.objects.node import definition
@@ -26,6 +27,7 @@ from protocol.errors.route import (
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.session import InputTooLarge
 from protocol.errors.token import ScopeMissing, ScopeWouldWiden
+from protocol.objects.run import RunError
 from tests.support.rpc_server import rpc_server
 from tests.support.runtimes import make_runtime
 
@@ -113,6 +115,55 @@ async def test_route_test_route_not_found(tmp_path: Path) -> None:
         with pytest.raises(RouteNotFound, match="'nowhere'") as refused:
             await client.call("route.test", route_id="nowhere")
     assert refused.value.field == "$.params.route_id"
+
+
+def chained() -> Runtime:
+    """Serve a route with two keys, one of them missing, and a fallback that is not ready."""
+    served = runtime()
+    keys = ("env:A_KEY", "env:NO_KEY")
+    url = "http://127.0.0.1:9/v1"
+    first = RouteSpec(
+        "first", "openai", "m", url, keys[0], auth_refs=keys, fallback=("broken", "gone", "ready")
+    )
+    return replace(served, routes={**served.routes, "first": first})
+
+
+async def test_a_chain_is_shown(tmp_path: Path) -> None:
+    """A route is ready with one key; the problems of the others and of its fallback are warnings."""
+    async with rpc_server(tmp_path, HANDLERS, runtimes=chained()) as server:
+        client = await server.connect()
+        error = RunError("rate_limited", "busy", 429)
+        server.services.cooldowns.note_failure("first", "env:A_KEY", error, 60.0)
+        shown = await client.call("route.get", route_id="first")
+    assert (shown["auth_refs"], shown["fallback"]) == (
+        ["env:A_KEY", "env:NO_KEY"],
+        ["broken", "gone", "ready"],
+    )
+    assert shown.get("ready", True)
+    for words, warning in zip(
+        ("env:NO_KEY", "'broken' is not ready", "'gone' does not"), shown["warnings"], strict=True
+    ):
+        assert words in warning
+    (cooldown,) = shown["cooldowns"]
+    assert (cooldown["auth_ref"], cooldown["reason"], cooldown["failures"]) == (
+        "env:A_KEY",
+        "rate_limited",
+        1,
+    )
+
+
+async def test_a_chain_is_tested(tmp_path: Path) -> None:
+    """Each key and each route of the fallback is tested; a failure of one is a failure of the test."""
+    async with rpc_server(tmp_path, HANDLERS, runtimes=chained()) as server:
+        tested = await (await server.connect()).call("route.test", route_id="first")
+    tests = [tested, *tested["others"]]
+    assert [(test["route_id"], test.get("auth_ref")) for test in tests] == [
+        ("first", "env:A_KEY"),
+        ("first", "env:NO_KEY"),
+        ("broken", None),
+        ("ready", None),
+    ]
+    assert [test["ok"] for test in tests] == [False] * 4
 
 
 # Change.
@@ -292,7 +343,9 @@ async def test_route_delete_route_in_use(tmp_path: Path) -> None:
         await client.call("route.put", route_id="mine", settings=SETTINGS)
         await client.call("route.default", route_id="mine")
         await client.call("definition.put", name="critic", text="---\nroute: mine\n---\n")
-        with pytest.raises(RouteInUse, match="used by the default route, the agent 'critic'"):
+        await client.call("route.put", route_id="other", settings=settings("m", fallback=["mine"]))
+        users = "the default route, the agent 'critic', the fallback of the route 'other'"
+        with pytest.raises(RouteInUse, match=f"used by {users}"):
             await client.call("route.delete", route_id="mine")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kheishd.config.sections.mcp import McpSection
 from kheishd.kernel.master_key import write_master_keys
 from kheishd.kernel.runtime import RouteSpec
 from kheishd.store.tables import RECEIPTS, SECRETS
@@ -24,6 +25,10 @@ from protocol.limits.secret import MAX_SECRET_BYTES, MAX_SECRETS
 from tests.support.household import ROUTES, Household, household, pages, refusal_of
 
 KEYED = RouteSpec("keyed", "openai", "m", "http://127.0.0.1:1/v1", auth_ref="slot:openai")
+SERVERS = {
+    "http": McpSection(url="https://mcp.example.com", auth_ref="slot:github"),
+    "local": McpSection(command="server", env_refs={"TOKEN": "slot:github"}),
+}
 VALUE = 'sk-quo"ted-0123456789'
 
 
@@ -35,7 +40,8 @@ def read_all(directory: Path) -> bytes:
 @pytest.fixture
 async def node(tmp_path: Path) -> AsyncIterator[Household]:
     """Provide a household with a route that refers to a slot."""
-    async with household(tmp_path, work=False, tcp=True, routes=ROUTES | {"keyed": KEYED}) as house:
+    routes = ROUTES | {"keyed": KEYED}
+    async with household(tmp_path, work=False, tcp=True, routes=routes, mcp=SERVERS) as house:
         yield house
 
 
@@ -195,8 +201,11 @@ async def test_secret_delete_secret_in_use(node: Household) -> None:
     refusal = await node.refusal_of("secret.delete", slot_id="openai")
     assert isinstance(refusal, SecretInUse)
     assert "route keyed" in refusal.message
+    await node.call("secret.put", slot_id="github", value="gh-0123456789")
+    refusal = await node.refusal_of("secret.delete", slot_id="github")
+    assert "MCP server http, MCP server local" in refusal.message
     with node.state.read() as store:
-        assert store.count(SECRETS) == 1
+        assert store.count(SECRETS) == 2
 
 
 async def test_secret_rotate_ok(node: Household, tmp_path: Path) -> None:
@@ -271,3 +280,15 @@ async def test_secret_delete_scope_would_widen(node: Household) -> None:
     """Nor does a token of some senders delete a slot."""
     limited = await node.connect_limited(scopes=["admin"], senders=["ann"])
     assert isinstance(await refusal_of(limited, "secret.delete", slot_id="a"), ScopeWouldWiden)
+
+
+async def test_secret_list_ok_with_servers(tmp_path: Path) -> None:
+    """MCP servers are users of slots, too."""
+    servers = {
+        "bearer": McpSection(url="http://localhost/", auth_ref="slot:openai"),
+        "variable": McpSection(command="x", env_refs={"A": "slot:openai"}),
+    }
+    async with household(tmp_path, work=False, mcp=servers) as house:
+        slot = await house.call("secret.put", slot_id="openai", value=VALUE)
+        assert slot["used_by"] == ["MCP server bearer", "MCP server variable"]
+        assert isinstance(await house.refusal_of("secret.delete", slot_id="openai"), SecretInUse)

@@ -19,6 +19,7 @@ from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.output import Outputs
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure, ModelRequest, RouteSpec, TextDelta
 from kheishd.objects.node.workspace import trust
+from kheishd.objects.talk import compaction
 from kheishd.objects.talk.lineage import Segment
 from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Transaction
@@ -30,6 +31,7 @@ from protocol.contract import OutputContract, Requirement
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.run import AgentsFilesLoaded, InputReceived
 from protocol.events.session import TranscriptImported
+from protocol.objects.conversation import ConversationCompact
 from protocol.objects.run import SendResult
 from protocol.objects.workspace import WorkspaceTrust
 from protocol.transcript import Item, Message, Text, ToolCall, ToolResult, Usage, text_of
@@ -45,6 +47,7 @@ from tests.support.desk import (
     summarizes,
     working,
 )
+from tests.support.hooked import shell_hook
 from tests.support.toolbox import TOOLS, Toolbox, tool, workbench
 from tests.support.transcripts import assert_valid
 
@@ -602,3 +605,19 @@ async def test_a_resumed_run_keeps_its_files(shop: Path) -> None:
             await desk.until(lambda: desk.ended(sent.run_id))
         assert models.requests[-1].instructions == models.requests[0].instructions
         assert len(events_of(desk, sent.session_id, AgentsFilesLoaded)) == 1
+
+
+async def test_a_hook_blocks_a_compaction(tmp_path: Path) -> None:
+    """A conversation stays as long as it is; a compaction that was requested fails with the reason."""
+    hook = shell_hook("keeper", "pre_compact", "echo keep it >&2; exit 2")
+    models = Scripted([counts(10), counts(10), counts(LONG), counts(300, "short again")])
+    composite = CompositeHook(())
+    fields: dict[str, Any] = {"context": LIMITS, "hooks": composite, "lifecycle": (hook,)}
+    async with open_desk(tmp_path, models, threaded=True, **fields) as desk, working(desk):
+        session_id = (await talk(desk)).session_id
+        await desk.ask("and now?")
+        assert models.summary_requests == []
+        (failed,) = events_of(desk, session_id, CompactionFailed)
+        assert "the hook 'keeper' blocked it: keep it" in failed.error.message
+        compacted = await desk.do(compaction.HANDLERS[0], ConversationCompact(wait="settled"))
+        assert desk.run(compacted.run_id).error.reason == "hook_blocked"  # type: ignore[union-attr]

@@ -25,6 +25,7 @@ from protocol.contract import OutputContract, Requirement
 from protocol.events.call import ToolReturned
 from protocol.events.output import RequirementSatisfied
 from protocol.events.run import MessageAppended, ModelFailed
+from protocol.limits.hook import MAX_STOP_BLOCKS
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.limits.names import MAX_METADATA_BYTES
 from protocol.limits.output import MAX_CONTRACT_BYTES
@@ -43,6 +44,7 @@ from tests.support.desk import (
     wall_clock,
     working,
 )
+from tests.support.hooked import hooked_desk, prompt_texts, shell_hook
 from tests.support.runtimes import make_runtime
 
 NO_JITTER = RunsSection(backoff_s=1.0, max_attempts=4)
@@ -494,3 +496,26 @@ async def test_secrets_in_provider_data_are_redacted(tmp_path: Path, autojump_cl
             lines = [line for _, line in store.entries(sent.session_id, 0)]
         assert not any(b"sk-0123456789" in line for line in lines)
         assert any(b'"details"' in line for line in lines)
+
+
+async def test_a_hook_sends_the_model_back_to_work(tmp_path: Path) -> None:
+    """The end of a run is blocked once: the reason is a message, and the next answer is the last one."""
+    line = f"test -e {tmp_path}/once && exit 0; touch {tmp_path}/once; echo run the tests >&2; exit 2"
+    models = Scripted([lambda request: says("done"), lambda request: says("tested")])
+    async with hooked_desk(tmp_path, models, (shell_hook("tester", "stop", line),)) as desk:
+        answer = await desk.ask("work")
+    assert answer.output == "tested"
+    assert prompt_texts(models.requests[1]) == [
+        "work",
+        "done",
+        "You are not done: the hook 'tester' blocked it: run the tests",
+    ]
+
+
+async def test_a_hook_that_never_agrees_is_overruled(tmp_path: Path) -> None:
+    """A run ends after some blocks, whatever its hooks say."""
+    models = Scripted([lambda request: says("done")])
+    async with hooked_desk(tmp_path, models, (shell_hook("never", "stop", "exit 2"),)) as desk:
+        answer = await desk.ask("work")
+    assert answer.status == "completed"
+    assert len(models.requests) == MAX_STOP_BLOCKS + 1

@@ -383,6 +383,24 @@ async def test_there_is_no_keeper_to_kill_in_a_sandbox(boxed: Shell) -> None:
     assert (await boxed.run("kill -9 -1; kill -9 $PPID; kill -9 1; echo here"))["stdout"] in ("here\n", "")
 
 
+@pytest.mark.usefixtures("bubblewrap")
+async def test_the_sandbox_hides_keys(home: Path, workspace: Path, tmp_path: Path) -> None:
+    """The master key and the credentials are hidden also where their directory is readable."""
+    keys = tmp_path / "keys"
+    (keys / "credentials").mkdir(parents=True)
+    for path in ("master.key", "credentials/master", "other"):
+        (keys / path).write_text("canary\n")
+    environ = {
+        "PATH": "/usr/bin:/bin",
+        "KHEISH_MASTER_KEY_FILE": f"{keys}/master.key",
+        "CREDENTIALS_DIRECTORY": f"{keys}/credentials",
+    }
+    shell = Shell(Bash(home, readable=[str(keys)], environ=environ), context_at(workspace, "required"))
+    result = await shell.run(f"cat {keys}/other {keys}/master.key {keys}/credentials/master; env")
+    assert result["stdout"].count("canary") == 1
+    assert "KHEISH_MASTER" not in result["stdout"]
+
+
 async def test_the_sandbox_shows_little(boxed: Shell, home: Path, workspace: Path) -> None:
     """The daemon's home is invisible, and only changes of the workspace outlive the call."""
     with socket.socket(socket.AF_UNIX) as listener:

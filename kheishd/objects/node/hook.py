@@ -1,0 +1,147 @@
+"""Lifecycle hooks of the operator: list and test them, and list and resolve their failures."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from kheishd.core.hook import matches
+from kheishd.kernel.call import Call, control, mutation, origin_of, query
+from kheishd.kernel.lifecycle import HookSpec, HookSubject
+from kheishd.objects.pages import cursor_after, page_of
+from kheishd.records.writer import StreamWriter
+from kheishd.store.tables import HOOK_DEAD_LETTERS, HOOK_DEAD_LETTERS_BY_AGE
+from protocol import ids
+from protocol.errors.hook import DeadLetterAlreadyResolved, DeadLetterNotFound, HookNotFound
+from protocol.errors.token import ScopeWouldWiden
+from protocol.events.hook import HookFailureResolved
+from protocol.journal.envelope import DAEMON_STREAM
+from protocol.objects import hook as rows
+from protocol.objects.hook import (
+    POLICY_EVENTS,
+    HookDeadLetter,
+    HookDeadLetterList,
+    HookDeadLetterParams,
+    HookListParams,
+    HookRef,
+    HookResolve,
+    HookTestParams,
+    HookTrial,
+    LifecycleHook,
+    LifecycleHookList,
+)
+
+if TYPE_CHECKING:
+    from kheishd.store.environment import Transaction
+
+SAMPLE_SUBJECTS = {
+    "config_change": "reload",
+    "notification": "approval",
+    "pre_compact": "auto",
+    "post_compact": "auto",
+}
+"""Subjects of events that concern neither a tool nor an agent."""
+
+
+def view_of(hook: HookSpec) -> LifecycleHook:
+    """Return a hook as shown; a credential by its reference only."""
+    return LifecycleHook(
+        name=hook.name,
+        event=hook.event,
+        executor="command" if hook.url is None else "http",
+        target=shlex.join(hook.argv) if hook.url is None else hook.url,
+        path=hook.path,
+        policy=hook.policy,
+        matcher=hook.matcher,
+        timeout_ms=round(hook.timeout_s * 1000),
+        max_retries=hook.max_retries,
+        is_policy=hook.event in POLICY_EVENTS,
+    )
+
+
+@query(rows.LIST)
+def list_hooks(call: Call, params: HookListParams) -> LifecycleHookList:
+    """List the operator's hooks by name."""
+    hooks = {hook.name: hook for hook in call.runtime.lifecycle}
+    names = (name for name in sorted(hooks) if params.after is None or name > params.after)
+    views = (((name,), view_of(hooks[name])) for name in names)
+    page, following = page_of(
+        views, params.limit, lambda hook: params.event is None or hook.event == params.event
+    )
+    return LifecycleHookList(page, following)
+
+
+@query(rows.GET)
+def get_hook(call: Call, params: HookRef) -> LifecycleHook:
+    """Show a hook. Errors: HookNotFound."""
+    return view_of(_find_hook(call, params.name))
+
+
+def _find_hook(call: Call, name: str) -> HookSpec:
+    hook = next((hook for hook in call.runtime.lifecycle if hook.name == name), None)
+    if hook is None:
+        raise HookNotFound(f"there is no hook '{name}'; hook.list names the hooks", field="$.params.name")
+    return hook
+
+
+def _require_unrestricted(call: Call) -> None:
+    """Reject a caller whose token covers only some agents or senders. Errors: ScopeWouldWiden."""
+    if not call.caller.is_unrestricted:
+        raise ScopeWouldWiden("hooks concern every agent and sender, and the token covers only some")
+
+
+@control(rows.TEST)
+async def try_hook(call: Call, params: HookTestParams) -> HookTrial:
+    """Run a hook with a sample event. Errors: HookNotFound, ScopeWouldWiden."""
+    _require_unrestricted(call)
+    hook = _find_hook(call, params.name)
+    subject = params.subject
+    if subject is None:
+        pattern = hook.matcher or SAMPLE_SUBJECTS.get(hook.event, "sample")
+        subject = pattern.replace("*", "").replace("?", "x") or "sample"
+    occurrence = HookSubject(hook.event, subject, f"test.{call.state.new_id(ids.RUN)}", params.payload)
+    trial = await call.services.lifecycle.runner.test(hook, occurrence)
+    return replace(trial, matches=matches(hook.matcher, subject))
+
+
+# Failures.
+
+
+@query(rows.DEAD_LETTERS)
+def list_dead_letters(call: Call, params: HookDeadLetterParams) -> HookDeadLetterList:
+    """List failures of hooks, oldest first. Errors: ScopeWouldWiden."""
+    _require_unrestricted(call)
+    position = cursor_after(params.after)
+    with call.state.read() as store:
+        start = None if position is None else (position,)
+        letters = (
+            (key, store.get(HOOK_DEAD_LETTERS, dead_letter_id))
+            for key, dead_letter_id in store.scan(HOOK_DEAD_LETTERS_BY_AGE, after=start)
+        )
+        page, following = page_of(letters, params.limit, lambda letter: params.state in ("any", letter.state))
+    return HookDeadLetterList(page, following)
+
+
+@mutation(rows.RESOLVE)
+def resolve_dead_letter(tx: Transaction, call: Call, params: HookResolve) -> HookDeadLetter:
+    """Note that a failure is dealt with.
+
+    Errors: ScopeWouldWiden, DeadLetterNotFound, DeadLetterAlreadyResolved.
+    """
+    _require_unrestricted(call)
+    letter = tx.get(HOOK_DEAD_LETTERS, params.dead_letter_id)
+    field = "$.params.dead_letter_id"
+    if letter is None:
+        raise DeadLetterNotFound(f"there is no failure '{params.dead_letter_id}' of a hook", field=field)
+    if letter.state == "resolved":
+        raise DeadLetterAlreadyResolved(f"{letter.resolved_by} has resolved it already", field=field)
+    writer = StreamWriter(tx, DAEMON_STREAM, origin=origin_of(call))
+    writer.append(HookFailureResolved(dead_letter_id=params.dead_letter_id, note=params.note))
+    resolved = writer.need(HOOK_DEAD_LETTERS, params.dead_letter_id)
+    writer.write()
+    return resolved
+
+
+HANDLERS = (list_hooks, get_hook, try_hook, list_dead_letters, resolve_dead_letter)

@@ -1,0 +1,135 @@
+"""Lifecycle hooks of conversations: which ones an event has, their verdict, and the texts that they add."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from kheishd.core.hook import NO_OBJECTION, HookVerdict
+from kheishd.core.run.commands import NoteHooks
+from kheishd.kernel.lifecycle import HookSubject, find_hooks
+from kheishd.objects.talk.workspace import list_trusted_directories
+from kheishd.records.writer import SessionWriter
+from kheishd.store.tables import RUNS, SESSIONS
+from protocol.events.hook import HookContextAdded
+from protocol.journal.line import decode_event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from kheishd.core.hook import HookContext
+    from kheishd.core.run.record import RunRecord
+    from kheishd.kernel.lifecycle import HookSpec
+    from kheishd.kernel.services import Services
+    from kheishd.store.environment import Transaction
+    from protocol.objects.hook import HookEvent
+
+WORKSPACE_FILE: Final = ".kheish/hooks.toml"
+
+
+def hooks_of(
+    services: Services, event: HookEvent, subject: str, workspace: str | None
+) -> tuple[Sequence[HookSpec], str | None]:
+    """Return the hooks of an event, the operator's first; and the problem of an invalid guard.
+
+    The hooks of a workspace are those of the directories from its trusted root down to it. While no directory
+    has a file of hooks, this reads nothing.
+    """
+    runtime = services.runtimes.current()
+    hooks = find_hooks(runtime.lifecycle, event, subject)
+    if workspace is None or not _has_file(workspace):
+        return hooks, None
+    with services.state.read() as store:
+        directories = list_trusted_directories(store, runtime, workspace)
+    for directory in reversed(directories):
+        specs, problem = services.lifecycle.runner.workspace_hooks(directory)
+        if problem is not None:
+            return (), problem
+        hooks += find_hooks(specs, event, subject)
+    return hooks, None
+
+
+def has_hooks(services: Services, workspace: str) -> bool:
+    """Whether the operator, or perhaps the workspace, has hooks."""
+    return bool(services.runtimes.current().lifecycle) or _has_file(workspace)
+
+
+def _has_file(workspace: str) -> bool:
+    """Whether a directory, or one above it, has a file of hooks."""
+    directory = workspace
+    while not os.path.lexists(f"{directory}/{WORKSPACE_FILE}"):
+        if directory in ("/", ""):
+            return False
+        directory = os.path.dirname(directory)
+    return True
+
+
+async def decide(
+    services: Services,
+    event: HookEvent,
+    subject: str,
+    key: str,
+    payload: Callable[[], Mapping[str, Any]],
+    *,
+    workspace: str | None = None,
+    run: RunRecord | None = None,
+) -> HookVerdict:
+    """Return the verdict of the hooks of a policy event. It costs next to nothing if there is none.
+
+    Args:   ``key`` names the event: it is the same when the daemon repeats it after a crash.
+    """
+    hooks, problem = hooks_of(services, event, subject, workspace)
+    if problem is not None:
+        return HookVerdict(block=f"a hook that guards it cannot be used: {problem}")
+    if not hooks:
+        return NO_OBJECTION
+    occurrence = HookSubject(
+        event,
+        subject,
+        key,
+        payload(),
+        session_id=run.session_id if run is not None else None,
+        run_id=run.run_id if run is not None else None,
+    )
+    return await services.lifecycle.runner.decide(hooks, occurrence)
+
+
+async def add_contexts(services: Services, run: RunRecord, key: str, contexts: Sequence[HookContext]) -> bool:
+    """Add hooks' texts to the transcript of a run, each once; return whether there were any."""
+    known = _added_before(services, run, key) if contexts and run.starts > 1 else set()
+    events = tuple(
+        HookContextAdded(
+            hook=context.hook,
+            invocation_key=key,
+            text=context.text,
+            origin=context.origin,
+            source=f"hook:{context.hook}",
+        )
+        for context in contexts
+        if context.hook not in known
+    )
+    if not events:
+        return False
+
+    def add(tx: Transaction) -> None:
+        current = tx.need(RUNS, run.run_id)
+        if current.status == "running":
+            session = tx.need(SESSIONS, run.session_id)
+            writer = SessionWriter(tx, run.session_id, session=session, run=current)
+            writer.carry_out(NoteHooks(events))
+            writer.write()
+
+    await services.state.update(add)
+    return True
+
+
+def _added_before(services: Services, run: RunRecord, key: str) -> set[str]:
+    """Return the hooks that had added their texts before the daemon restarted."""
+    hooks = set()
+    with services.state.read() as store:
+        for _, line in store.entries(run.session_id, run.accepted_cursor):
+            if b'"type":"hook_context_added"' in line:
+                event = decode_event(line)
+                if isinstance(event, HookContextAdded) and event.invocation_key == key:
+                    hooks.add(event.hook)
+    return hooks

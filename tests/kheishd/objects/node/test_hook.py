@@ -1,0 +1,141 @@
+"""Lifecycle hooks over the socket: every outcome of list, get, test, dead_letters and resolve."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kheishd.kernel.lifecycle import HookSpec, HookSubject
+from protocol.errors.hook import DeadLetterAlreadyResolved, DeadLetterNotFound, HookNotFound
+from protocol.errors.token import ScopeMissing, ScopeWouldWiden
+from tests.support.hooked import answer_hook, shell_hook
+from tests.support.household import Household, household, pages, refusal_of
+
+SERVER = HookSpec("server", "stop", "/h/hooks/s.toml", "/h/hooks", url="https://e.org/x", auth_ref="env:X")
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Household]:
+    """Provide a household with three hooks."""
+    guard = answer_hook(
+        "guard", "pre_tool_use", '{"decision": "block", "reason": "no"}', matcher="ba*", policy="closed"
+    )
+    broken = shell_hook("broken", "session_end", "echo broken >&2; exit 1")
+    async with household(tmp_path, tcp=True, lifecycle=(guard, SERVER, broken)) as house:
+        yield house
+
+
+async def fail(house: Household, times: int = 1) -> list[str]:
+    """Let a hook fail; return the ids of all failures."""
+    hook = next(hook for hook in house.holder.current().lifecycle if hook.name == "broken")
+    for number in range(times):
+        subject = HookSubject("session_end", str(number), f"k{number}")
+        await house.server.services.lifecycle.runner.notify([hook], subject)
+    letters = await pages(house.client, "hook.dead_letters", "dead_letters", limit=2, state="any")
+    return [letter["dead_letter_id"] for letter in letters]
+
+
+async def test_hook_list_ok(node: Household) -> None:
+    """Hooks are listed by name, all or those of an event."""
+    hooks = await pages(node.client, "hook.list", "hooks", limit=1)
+    assert [hook["name"] for hook in hooks] == ["broken", "guard", "server"]
+    hooks = await pages(node.client, "hook.list", "hooks", event="pre_tool_use")
+    assert [hook["name"] for hook in hooks] == ["guard"]
+
+
+async def test_hook_get_ok(node: Household) -> None:
+    """A command is shown as a line, a credential by its reference only, or not at all."""
+    guard = await node.call("hook.get", name="guard")
+    assert guard["target"].startswith("/bin/sh -c 'cat")
+    assert (guard["executor"], guard["policy"], guard["matcher"]) == ("command", "closed", "ba*")
+    assert (guard["is_policy"], guard["timeout_ms"]) == (True, 5000)
+    server = await node.call("hook.get", name="server")
+    assert (server["executor"], server["target"]) == ("http", "https://e.org/x")
+
+
+async def test_hook_get_hook_not_found(node: Household) -> None:
+    """There is no hook of that name."""
+    assert isinstance(await node.refusal_of("hook.get", name="gone"), HookNotFound)
+
+
+async def test_hook_test_ok(node: Household) -> None:
+    """The outcome is shown, and nothing follows: not even a failure is recorded."""
+    trial = await node.call("hook.test", name="guard", subject="edit", payload={"tool": "edit"})
+    assert (trial["matches"], trial["payload"]["payload"]) == (False, {"tool": "edit"})
+    assert trial["outcome"] == {"decision": "block", "reason": "no"}
+    assert json.loads(trial["stdout"]) == trial["outcome"]
+    trial = await node.call("hook.test", name="guard")
+    assert (trial["matches"], trial["payload"]["subject"]) == (True, "ba")
+    trial = await node.call("hook.test", name="broken")
+    assert (trial["problem"], trial["exit_code"]) == ("it ended with exit code 1: broken", 1)
+    assert await pages(node.client, "hook.dead_letters", "dead_letters", state="any") == []
+
+
+async def test_hook_test_hook_not_found(node: Household) -> None:
+    """There is no hook of that name."""
+    assert isinstance(await node.refusal_of("hook.test", name="gone"), HookNotFound)
+
+
+async def require_rights(house: Household, method: str, **params: Any) -> None:
+    """Require that a caller needs ``operate``, for every agent and sender."""
+    expected: list[tuple[dict[str, Any], Any]] = [
+        ({"scopes": ["read", "converse", "approve"]}, ScopeMissing),
+        ({"scopes": ["operate"], "agents": ["default"]}, ScopeWouldWiden),
+        ({"scopes": ["operate"], "senders": ["ann"]}, ScopeWouldWiden),
+    ]
+    for grant, refusal in expected:
+        client = await house.connect_limited(**grant)
+        assert isinstance(await refusal_of(client, method, **params), refusal)
+
+
+async def test_hook_test_scope_would_widen(node: Household) -> None:
+    """A hook runs for every agent."""
+    await require_rights(node, "hook.test", name="guard")
+
+
+async def test_hook_dead_letters_ok(node: Household) -> None:
+    """Failures are listed oldest first, by default the open ones."""
+    ids = await fail(node, times=3)
+    assert len(ids) == 3
+    letters = await pages(node.client, "hook.dead_letters", "dead_letters", limit=1)
+    assert [letter["subject"] for letter in letters] == ["0", "1", "2"]
+    await node.call("hook.resolve", dead_letter_id=ids[1])
+    letters = await pages(node.client, "hook.dead_letters", "dead_letters")
+    assert [letter["subject"] for letter in letters] == ["0", "2"]
+    letters = await pages(node.client, "hook.dead_letters", "dead_letters", state="resolved")
+    assert [letter["subject"] for letter in letters] == ["1"]
+
+
+async def test_hook_dead_letters_scope_would_widen(node: Household) -> None:
+    """An input of a hook may be that of any agent."""
+    await require_rights(node, "hook.dead_letters")
+
+
+async def test_hook_resolve_ok(node: Household) -> None:
+    """The record says by whom and why."""
+    (dead_letter_id,) = await fail(node)
+    resolved = await node.call("hook.resolve", dead_letter_id=dead_letter_id, note="mended")
+    assert (resolved["state"], resolved["note"]) == ("resolved", "mended")
+    assert resolved["resolved_by"].startswith("uid:")
+    (event,) = await node.events(types=["hook_failure_resolved"])
+    assert event["dead_letter_id"] == dead_letter_id
+
+
+async def test_hook_resolve_dead_letter_not_found(node: Household) -> None:
+    """There is no such failure."""
+    assert isinstance(await node.refusal_of("hook.resolve", dead_letter_id="hkf_1"), DeadLetterNotFound)
+
+
+async def test_hook_resolve_dead_letter_already_resolved(node: Household) -> None:
+    """The first one counts."""
+    (dead_letter_id,) = await fail(node)
+    await node.call("hook.resolve", dead_letter_id=dead_letter_id)
+    refusal = await node.refusal_of("hook.resolve", dead_letter_id=dead_letter_id)
+    assert isinstance(refusal, DeadLetterAlreadyResolved)
+
+
+async def test_hook_resolve_scope_would_widen(node: Household) -> None:
+    """A restricted caller resolves nothing."""
+    await require_rights(node, "hook.resolve", dead_letter_id="hkf_1")
