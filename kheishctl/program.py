@@ -45,6 +45,11 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ),
     ),
     "Manage": (
+        (
+            "setup",
+            f"{_COMMANDS}.setup:setup",
+            "Create the first key, route and agent.",
+        ),
         ("daemon", f"{_COMMANDS}.daemon:group", "Start, stop, reload, back up and check the daemon."),
         ("definition", f"{_COMMANDS}.definition:group", "Definitions of agents."),
         ("persona", f"{_COMMANDS}.persona:group", "Personas: instructions that are bound to sessions."),
@@ -88,6 +93,7 @@ ALSO = {
     "deny": "approval deny",
     "answer": "question answer",
     "key": "secret put",
+    "init": "setup",
     "help": "--help",
 }
 """Words that people try, and the commands that they mean."""

@@ -21,7 +21,6 @@ from kheishd.objects.node.health import (
     find_meter_warnings,
     find_stale_runs,
     find_store_warnings,
-    find_troubled_triggers,
     find_waits,
     format_warning,
     split_warning,
@@ -31,6 +30,7 @@ from kheishd.objects.node.names import MAX_NAME_WARNINGS, find_unknown_names
 from kheishd.objects.people.audience import find_unanswerable
 from kheishd.objects.talk.workspace import find_problem
 from kheishd.objects.wake.cron import find_cron_warnings
+from kheishd.objects.wake.trigger import find_trigger_warnings
 from kheishd.store.epoch import OpenWork, RestoreMark
 from kheishd.store.tables import (
     APPROVALS_WAITING,
@@ -316,7 +316,10 @@ class DaemonControl:
             *(split_warning("unknown_name", sentence, "correct the definition") for sentence in unknown),
             *find_waits(store, now_ms),
             *find_stale_runs(store, now_ms),
-            *find_troubled_triggers(store),
+            *(
+                split_warning("trigger_troubled", sentence, "correct its target, or pause it")
+                for sentence in find_trigger_warnings(store)
+            ),
             *(
                 split_warning("cron_failing", sentence, "correct it")
                 for sentence in find_cron_warnings(store)

@@ -38,7 +38,7 @@ from kheishd.hooks.os.shell.log import ShellFiles
 from kheishd.kernel.credentials import find_secrets, resolve_credential
 from kheishd.kernel.lifecycle import Lifecycle
 from kheishd.kernel.live import Live
-from kheishd.kernel.mcp import servers_of
+from kheishd.kernel.mcp import NoMcp, servers_of
 from kheishd.kernel.reserve import RESERVE
 from kheishd.kernel.secrets import Vault
 from kheishd.kernel.services import Services
@@ -89,6 +89,9 @@ LISTEN_CHANGED: Final = "[listen] changed; restart the daemon to apply it"
 # The time for answering and closing connections, after the active runs have ended or been suspended.
 CLOSE_SECONDS: Final = 2.0
 
+# The time for MCP servers to end, all of them at once (see ``kheishd/mcp/transport.py``).
+SERVERS_SECONDS: Final = 4.0
+
 # The time between attempts to mark the work of a restored store while the disk is full.
 RESTORE_RETRY_SECONDS: Final = 5.0
 
@@ -102,9 +105,11 @@ WORK: Final = (
     "kheishd.hooks.agents.mail",
     "kheishd.hooks.ask_user",
     "kheishd.hooks.composite",
+    "kheishd.hooks.events",
     "kheishd.hooks.cron",
     "kheishd.hooks.events",
     "kheishd.hooks.goals",
+    "kheishd.hooks.memory",
     "kheishd.hooks.lifecycle.part",
     "kheishd.hooks.mcp",
     "kheishd.hooks.memory",
@@ -290,6 +295,7 @@ class Daemon:
                     await stopper.wait()
                     remaining_s = stopper.scope.deadline - trio.current_time()
                     remaining_s += CLOSE_SECONDS + sum(worker.max_stop_s for worker in workers)
+                    remaining_s += 0.0 if isinstance(services.mcp.current, NoMcp) else SERVERS_SECONDS
                     self._notifier.stopping("Waiting for active runs", remaining_s)
                     log.info("stopping", extra={"reason": stopper.reason})
                 with stopper.scope:

@@ -4,6 +4,7 @@
 ``config.toml``       the configuration, written by people
 ``agents/<name>.md``  agent definitions, written by people
 ``cron/crons.toml``   cron entries, written by people
+``events/``           ``subscriptions.toml``: triggers, written by people
 ``skills/``           skills, written by people
 ``hooks/*.toml``      lifecycle hooks, written by people
 ``state/``            the store
@@ -63,6 +64,11 @@ class Home(Struct, frozen=True):
     def crons(self) -> Path:
         """The file of cron entries; need not exist."""
         return self.path / "cron" / "crons.toml"
+
+    @property
+    def subscriptions(self) -> Path:
+        """The file of subscriptions to events; need not exist."""
+        return self.path / "events" / "subscriptions.toml"
 
     @property
     def hooks(self) -> Path:

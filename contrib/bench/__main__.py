@@ -33,6 +33,7 @@ FIGURES = (
     "last_page",
     "agents",
     "mailbox",
+    "events",
     "skills",
     "recall",
 )

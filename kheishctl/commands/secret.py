@@ -53,7 +53,7 @@ def put(app: App, slot_id: str, from_stdin: bool, replace_unreadable: bool, **pa
     """
     if not from_stdin and not sys.stdin.isatty():
         raise click.UsageError("the standard input is no terminal; read the value from it with --stdin")
-    value = _read_value() if from_stdin else click.prompt("Value", hide_input=True, err=True)
+    value = read_value() if from_stdin else click.prompt("Value", hide_input=True, err=True)
     if not value:
         raise click.UsageError("the value is empty")
     if replace_unreadable:
@@ -64,7 +64,7 @@ def put(app: App, slot_id: str, from_stdin: bool, replace_unreadable: bool, **pa
         app.note("The value is so short that it is not redacted where it occurs in texts.")
 
 
-def _read_value() -> str:
+def read_value() -> str:
     """Return the standard input without its last line break. Errors: a usage error."""
     content = sys.stdin.buffer.read(MAX_SECRET_BYTES + 3)
     content = content.removesuffix(b"\n").removesuffix(b"\r")

@@ -78,6 +78,12 @@ def build_runtime(
     if problems and not skip_bad_agents:
         raise ConfigInvalid("; ".join(problems))
     warnings = [f"skipped the agent in {problem}" for problem in problems]
+    subscriptions = None
+    if source.home.subscriptions.exists():
+        from kheishd.build.subscriptions import read_subscriptions
+
+        subscriptions = read_subscriptions(source.home.subscriptions)
+        warnings += subscriptions.warnings
     crons = None
     if source.home.crons.exists():
         from kheishd.build.crons import read_crons
@@ -103,6 +109,7 @@ def build_runtime(
         workspaces=workspaces,
         warnings=tuple(warnings),
         load_skills=cache(partial(skills, config)),
+        subscriptions=subscriptions,
         crons=crons,
         lifecycle=lifecycle,
     )

@@ -14,9 +14,7 @@ from protocol.limits.event import EVENT_RETRY_MS, MAX_EVENT_ATTEMPTS
 from protocol.objects.trigger import HeldEvents, Trigger, TriggerTerms
 from protocol.structs import fields_of
 
-TEMPORARY = frozenset(
-    ("queue_full", "session_busy", "route_not_ready", "budget_exhausted", "skills_unreadable", "conflict")
-)
+TEMPORARY = frozenset(("queue_full", "session_busy", "route_not_ready", "budget_exhausted"))
 """The reasons of refusals for which a target is tried again."""
 
 
@@ -36,8 +34,14 @@ def evolve(trigger: Trigger | None, envelope: Envelope, event: Any) -> Trigger |
         terms = fields_of(TriggerTerms, event)
         if trigger is not None:
             # Its file has changed.
-            updated = replace(trigger, **terms, updated_cursor=envelope.cursor, updated_at_ms=envelope.at_ms)
-            return replace(updated, problem="", failures=0)
+            return replace(
+                trigger,
+                **terms,
+                updated_cursor=envelope.cursor,
+                updated_at_ms=envelope.at_ms,
+                problem="",
+                failures=0,
+            )
         return Trigger(
             **terms,
             trigger_id=event.trigger_id,
@@ -50,6 +54,8 @@ def evolve(trigger: Trigger | None, envelope: Envelope, event: Any) -> Trigger |
             updated_cursor=envelope.cursor,
             active_since=envelope.cursor,
             owner_session=event.owner_session,
+            authority=event.authority,
+            origins=event.origins,
         )
     if isinstance(event, TriggerDeleted):
         return None

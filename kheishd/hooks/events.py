@@ -30,14 +30,13 @@ from protocol.limits.event import (
     DEFAULT_EVENT_WAIT_SECONDS,
     MAX_COALESCE_SECONDS,
     MAX_EVENT_PAYLOAD_BYTES,
-    MAX_EVENT_SOURCE_BYTES,
     MAX_EVENT_TOPIC_BYTES,
     MAX_EVENT_WAIT_SECONDS,
     MAX_SESSION_TRIGGERS,
     MAX_TRIGGERS,
 )
 from protocol.limits.wake import MAX_WAKE_PROMPT_BYTES
-from protocol.objects.event import EventPattern
+from protocol.objects.event import SOURCE_SHAPE, EventPattern
 from protocol.objects.wake import WakeTarget
 
 if TYPE_CHECKING:
@@ -182,6 +181,8 @@ class EventTools(SubHook):
             trigger_id=call.context.state.new_id(ids.TRIGGER),
             author="agent",
             owner_session=session_id,
+            authority="agent",
+            origins=join_origins(call.context.session.origins, call.context.run.origins, ["agent"]),
             source=arguments.source,
             target=WakeTarget(session_id=session_id, prompt=arguments.prompt),
             once=arguments.once,
@@ -284,7 +285,5 @@ def _require_pattern(pattern: str) -> None:
     try:
         msgspec.convert(pattern, EventPattern)
     except msgspec.ValidationError:
-        raise ToolError(
-            f"'source' is a source of at most {MAX_EVENT_SOURCE_BYTES} characters of A-Z a-z 0-9 . _ : / -, "
-            "or the beginning of sources and '*'"
-        ) from None
+        text = f"'source' is a source, or its beginning and '*', of {SOURCE_SHAPE}"
+        raise ToolError(text) from None

@@ -216,7 +216,7 @@ class ServerTools(SubHook):
 
 def may_use(context: RunContext, spec: ServerSpec) -> bool:
     """Whether a session may use a server and, if it needs one, its credential."""
-    if spec.agents and context.session.agent not in spec.agents:
+    if spec.agents and (context.run.guest or context.session.agent) not in spec.agents:
         return False
     bounds = context.bounds
     if bounds is None:

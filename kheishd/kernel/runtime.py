@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kheishd.config.sections.config import Config
     from kheishd.core.context.encodings import MessageEncodings
     from kheishd.core.cron.file import CronFile
+    from kheishd.core.subscriptions import SubscriptionFile
     from kheishd.core.workspace import Workspaces
     from kheishd.kernel.hook import Hook, Tool
     from kheishd.kernel.lifecycle import HookSpec
@@ -75,6 +76,7 @@ class Runtime(Value, frozen=True):
     workspaces: Workspaces
     warnings: tuple[str, ...] = ()
     load_skills: Callable[[], Skills] = NoSkills
+    subscriptions: SubscriptionFile | None = None
     crons: CronFile | None = None
     lifecycle: tuple[HookSpec, ...] = ()
     stored_servers: Mapping[str, McpServerSettings] = field(default_factory=dict)

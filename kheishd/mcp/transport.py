@@ -202,6 +202,9 @@ async def read_messages(stream: trio.abc.ReceiveStream, send: Send) -> None:
             if message is not None:
                 garbage = 0
                 await send(SessionMessage(message))
+            elif (request_id := _find_answered(buffer)) is not None:
+                # Its request would wait for its time limit.
+                await send(SessionMessage(_error(request_id, "the answer is no valid JSON-RPC message")))
             elif buffer.strip():
                 garbage += 1
                 if garbage == 1:
@@ -214,6 +217,14 @@ async def read_messages(stream: trio.abc.ReceiveStream, send: Send) -> None:
             buffer.clear()
         buffer += rest
         edges.skip(buffer)
+
+
+def _find_answered(line: bytearray) -> int | None:
+    """Return the id of the request that an invalid line answers, as far as that can be told."""
+    if b'"method"' in line[:EDGE_BYTES]:
+        return None
+    match = _ID_FIRST.match(line) or _ID_LAST.search(line[-EDGE_BYTES:])
+    return None if match is None else int(match[1])
 
 
 class _Edges:
@@ -245,9 +256,13 @@ class _Edges:
             raise ServerEnded(f"it sent a line of {self._total} bytes; the limit is {MAX_MCP_MESSAGE_BYTES}")
         message = f"the answer has {self._total} bytes, and the limit is {MAX_MCP_MESSAGE_BYTES}"
         self._head, self._tail, self._total = b"", b"", 0
-        return JSONRPCError(
-            jsonrpc="2.0", id=int(match[1]), error=ErrorData(code=INTERNAL_ERROR, message=message)
-        )
+        return _error(int(match[1]), message)
+
+
+def _error(request_id: int, message: str) -> JSONRPCError:
+    """Return an error that takes the place of an answer."""
+    error = ErrorData(code=INTERNAL_ERROR, message=message)
+    return JSONRPCError(jsonrpc="2.0", id=request_id, error=error)
 
 
 def parse_message(line: bytes | bytearray) -> JSONRPCMessage | None:
@@ -294,9 +309,19 @@ class _BoundedStream(httpx2.AsyncByteStream):
         await self._inner.aclose()
 
 
+class _RefusedStream(_BoundedStream):
+    """The body of a response in an encoding that was not requested: a small one may expand without limit."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        raise httpx2.StreamError("the answer is encoded, though identity was requested")
+        yield b""
+
+
 async def _bound(response: httpx2.Response) -> None:
     """Bound the body of a response. A stream of events is bounded event by event."""
-    if not response.headers.get("content-type", "").startswith("text/event-stream"):
+    if response.headers.get("content-encoding", "identity") != "identity":
+        response.stream = _RefusedStream(response.stream)
+    elif not response.headers.get("content-type", "").startswith("text/event-stream"):
         response.stream = _BoundedStream(response.stream)
 
 
@@ -307,7 +332,7 @@ async def http_transport(
     """Exchange messages with a URL by streamable HTTP. Errors: httpx2.HTTPError."""
     async with (
         httpx2.AsyncClient(
-            headers=dict(headers),
+            headers={"accept-encoding": "identity", **headers},
             auth=None if token is None else BearerToken(token),
             timeout=httpx2.Timeout(CONNECT_SECONDS, read=SILENCE_SECONDS),
             event_hooks={"response": [_bound]},

@@ -17,6 +17,7 @@ from kheishd.store.tables import (
     RECORDS_BY_SESSION,
     TRIGGERS,
     TRIGGERS_DUE,
+    TRIGGERS_OF_FILE,
     TRIGGERS_TROUBLED,
 )
 from protocol.events.event import EventAwaited, EventDelivered, EventPublished, EventWaitEnded
@@ -52,6 +53,8 @@ def trigger_rows(trigger: Trigger) -> frozenset[IndexRow]:
     if trigger.owner_session is not None:
         key = (trigger.owner_session, TRIGGER, trigger.created_cursor)
         rows.append(IndexRow(RECORDS_BY_SESSION, key, trigger_id))
+    if trigger.author == "file":
+        rows.append(IndexRow(TRIGGERS_OF_FILE, (trigger_id,)))
     if trigger.held is not None:
         rows.append(IndexRow(TRIGGERS_DUE, (trigger.held.due_at_ms, trigger_id)))
     if trigger.problem:
@@ -83,7 +86,7 @@ TRIGGER_RECORDS: Final = Projection(
     source=lambda store, key, trigger: (BUS_STREAM, trigger.created_cursor),
     stream=stream_kind(BUS_STREAM),
     rows=trigger_rows,
-    indexes=(BUS_LISTENERS, RECORDS_BY_SESSION, TRIGGERS_DUE, TRIGGERS_TROUBLED),
+    indexes=(BUS_LISTENERS, RECORDS_BY_SESSION, TRIGGERS_OF_FILE, TRIGGERS_DUE, TRIGGERS_TROUBLED),
     bounded=True,
 )
 

@@ -179,6 +179,7 @@ class Replay:
     """A replay of one stream, entry by entry; ``cursor`` is the position that it has reached.
 
     With ``chain_only`` it leaves the records alone, because it began in the middle of the stream.
+    ``compared_rows`` counts the rows of records and indexes that were compared.
     """
 
     def __init__(
@@ -189,6 +190,7 @@ class Replay:
         self.head = head
         self.chain_only = chain_only
         self.damaged = False
+        self.compared_rows = 0
         self.records = RecordReplay(stream)
 
     def entry(self, store: Snapshot, cursor: int, stored: bytes) -> Iterator[Complaint]:
@@ -227,6 +229,7 @@ class Replay:
         return Damage(message, self.stream, cursor)
 
     def _compare(self, store: Snapshot, row: ExpectedRow) -> Iterator[Difference]:
+        self.compared_rows += 1
         try:
             stored = store.get(row.table, *row.key)
         except (msgspec.DecodeError, UnicodeDecodeError, StoreDamaged):

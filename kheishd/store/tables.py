@@ -186,6 +186,8 @@ EVENT_WAITS = Table("event_waits", (str,), EventWait)
 """(wait id) → a call that waits for an event, or did."""
 TRIGGERS = Table("triggers", (str,), Trigger)
 """(trigger id) → the trigger."""
+TRIGGERS_OF_FILE = Table("triggers_of_file", (str,), bytes)
+"""(trigger id) → nothing: events/subscriptions.toml defines it."""
 TRIGGERS_DUE = Table("triggers_due", (int, str), bytes)
 """(time in ms, trigger id) → nothing: a trigger that delivers then the events that it holds."""
 TRIGGERS_TROUBLED = Table("triggers_troubled", (str,), bytes)

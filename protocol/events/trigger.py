@@ -4,17 +4,21 @@ from typing import Literal
 
 from protocol.journal.envelope import Event
 from protocol.objects.trigger import FiringOutcome, TriggerAuthor, TriggerStatus, TriggerTerms
+from protocol.transcript import Authority, InputOrigin
 
 
 class TriggerCreated(TriggerTerms, Event, frozen=True, tag="trigger_created"):
     """A trigger was created, or changed by its file.
 
-    ``owner_session`` is the session whose agent made it.
+    ``owner_session`` is the session whose agent made it. ``authority`` is that of its task; null: the task is
+    data, of these ``origins``, like everything that its author sends.
     """
 
     trigger_id: str
     author: TriggerAuthor
     owner_session: str | None = None
+    authority: Authority | None = None
+    origins: list[InputOrigin] = []
 
 
 class TriggerChanged(Event, frozen=True, tag="trigger_changed"):

@@ -28,6 +28,9 @@ MAX_TRIGGER_FILTER_FIELDS = 16
 MAX_TRIGGER_FILTER_BYTES = 1 * KIB
 MAX_TRIGGER_NOTE_BYTES = 512
 
+# The file of subscriptions: a thousand rows of 1 KiB.
+MAX_SUBSCRIPTIONS_FILE_BYTES = 1024 * KIB
+
 # An hour: an event that is held longer is no news.
 MAX_COALESCE_SECONDS = 3_600
 

@@ -19,12 +19,14 @@ from protocol.rpc.method import Method, Mutation, Page, Params
 
 # The lookahead, as "$" alone also matches before a newline at the end.
 _CHARACTERS = r"[A-Za-z0-9._:/-]"
+SOURCE_SHAPE = "1-256 characters of A-Z a-z 0-9 . _ : / -"
+"""The pattern of sources in words."""
 EventSource = Annotated[
     str,
     Meta(
         max_length=MAX_EVENT_SOURCE_BYTES,
         pattern=rf"^{_CHARACTERS}+$(?!\n)",
-        description="1-256 characters of A-Z a-z 0-9 . _ : / -",
+        description=SOURCE_SHAPE,
     ),
 ]
 EventPattern = Annotated[

@@ -29,6 +29,7 @@ from protocol.limits.event import (
 from protocol.objects.event import EventPattern
 from protocol.objects.wake import WakeTarget
 from protocol.rpc.method import Method, Mutation, Page, Params
+from protocol.transcript import Authority, InputOrigin
 
 TriggerStatus = Literal["active", "paused"]
 TriggerAuthor = Literal["request", "file", "agent"]
@@ -45,8 +46,8 @@ class TriggerTerms(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The terms of a trigger.
 
     It gets the events whose source matches ``source`` and whose payload is an object with these values in
-    the fields of ``filter``. Its target gets its task as the operator's instruction (an agent's as a
-    delegated one), and the event as data. ``once``: it is deleted with its first delivery. With
+    the fields of ``filter``. Its target gets its task with the authority of its author, and the event as
+    data. ``once``: it is deleted with its first delivery. With
     ``coalesce_s``, the events of so many seconds are delivered together. It gets no event after more than
     ``max_hops`` others of the same chain.
     """
@@ -77,7 +78,8 @@ class HeldEvents(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Trigger(TriggerTerms, frozen=True, kw_only=True, omit_defaults=True):
     """A trigger, as the fold of its events.
 
-    ``owner_session`` is the session whose agent made it. It gets events after ``active_since``.
+    ``owner_session`` is the session whose agent made it. ``authority`` and ``origins`` are those of its task.
+    It gets events after ``active_since``.
     ``delivered``, ``refused`` and ``stopped`` count its firings; ``failures`` those refused in a row.
     ``problem`` is the last refusal or stop since a delivery.
     """
@@ -92,6 +94,8 @@ class Trigger(TriggerTerms, frozen=True, kw_only=True, omit_defaults=True):
     updated_cursor: Cursor
     active_since: Cursor
     owner_session: str | None = None
+    authority: Authority | None = None
+    origins: list[InputOrigin] = []
     delivered: int = 0
     refused: int = 0
     failures: int = 0

@@ -31,6 +31,11 @@ SKILLS = "e2e/test_skills.py"
 TEXT = "kheishd/core/test_skill.py"
 TREE = "kheishd/objects/agents/test_tree.py"
 WORKTREES = "kheishd/hooks/os/test_worktrees.py"
+BUS = "kheishd/workers/test_bus.py"
+EVENTS = "e2e/test_events.py"
+EVENT_RECORDS = "kheishd/records/test_event.py"
+EVENT_TOOLS = "kheishd/hooks/test_events.py"
+EVENT = "kheishd/objects/wake/test_event.py"
 
 PROMISES: dict[str, list[str]] = {
     # The tree.
@@ -247,6 +252,37 @@ PROMISES: dict[str, list[str]] = {
         f"{BUDGET}::Budgets",
         f"{LAWS}::Forest",
     ],
+    # The event bus.
+    "A publication is durable and journaled, and published once for a key.": [
+        f"{EVENT}::test_event_publish_ok"
+    ],
+    "Each matching trigger gets an event exactly once, in order, over a crash at any commit.": [
+        f"{BUS}::test_each_event_is_delivered_once_over_a_crash_at_any_commit",
+        f"{EVENTS}::test_an_event_wakes_agents_over_a_kill",
+    ],
+    "The listeners of a source are those of the naive definition.": [
+        f"{EVENT_RECORDS}::test_listeners_are_those_of_the_naive_definition"
+    ],
+    "A trigger that fires once ends with a delivery, not before.": [
+        f"{BUS}::test_once",
+        f"{BUS}::test_a_busy_target_is_tried_again",
+    ],
+    "The end of every run is an event where somebody wants it, whatever its outcome; not that of a guest.": [
+        f"{EVENT}::test_ends_of_runs_are_published",
+        f"{EVENT}::test_unwatched_runs_publish_nothing",
+    ],
+    "A loop of events stops and says so.": [f"{BUS}::test_two_agents_that_wake_each_other_stop"],
+    "No one publishes as an agent, and no agent as another one.": [
+        f"{EVENT}::test_event_publish_event_source_reserved",
+        f"{EVENT_TOOLS}::test_an_agent_publishes_under_its_own_name",
+    ],
+    "Connections follow events live.": [f"{EVENT}::test_event_subscribe_ok"],
+    "A run waits for an event as a row, over restarts, and misses none between two waits.": [
+        f"{EVENT_TOOLS}::test_a_wait_is_a_row",
+        f"{EVENT_TOOLS}::test_a_wait_survives_a_restart",
+        f"{EVENT_TOOLS}::test_no_event_between_two_waits_is_lost",
+    ],
+    "Bad rows of events/subscriptions.toml change nothing.": [f"{BUS}::test_triggers_of_the_file"],
 }
 """Each promise, with the tests that would fail if it were broken."""
 

@@ -18,9 +18,10 @@ from kheishd.objects.node import health
 from kheishd.providers.caller import ProviderCaller
 from kheishd.records.writer import StreamWriter
 from kheishd.store.environment import Transaction
-from kheishd.store.tables import TRIGGERS_TROUBLED
 from kheishd.store.writer import Store
 from protocol.events.cron import CronResumed
+from protocol.events.trigger import TriggerChanged
+from protocol.journal.envelope import BUS_STREAM
 from protocol.limits.units import MIB
 from tests.support.histories import rich_history, session_with_runs, update
 from tests.support.runtimes import make_runtime
@@ -55,11 +56,13 @@ def make(
 
 @pytest.fixture
 def full_state(store: Store) -> State:
-    """Return a state with a rich history."""
+    """Return a state with a rich history, and no problem."""
     rich_history(store)
-    store.submit(lambda tx: tx.delete(TRIGGERS_TROUBLED, "trg_1"), 0)
 
     def resume(tx: Transaction) -> None:
+        writer = StreamWriter(tx, BUS_STREAM)
+        writer.append(TriggerChanged(trigger_id="trg_1", status="active"))
+        writer.write()
         writer = StreamWriter(tx, "cron/tidy")
         writer.append(CronResumed(cron_id="tidy", next_due_ms=None))
         writer.write()

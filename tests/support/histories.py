@@ -344,8 +344,8 @@ def _bus(tx: Transaction) -> None:
         writer.append(
             TriggerCreated(
                 trigger_id=f"trg_{number}",
-                author="agent",
-                owner_session="ses_a",
+                author="agent" if number else "file",
+                owner_session="ses_a" if number else None,
                 source=source,
                 target=target,
             )

@@ -110,6 +110,10 @@ def find_server_problems(server: McpServerSettings, path: KeyPath = ()) -> Itera
         for name in names:
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 yield Problem((*path, field), f"'{name}' is no name of a variable")
+    for argument in argv[1:]:
+        name, given, _ = argument.partition("=")
+        if given and name.startswith("-") and is_credential(name.lstrip("-")):
+            yield Problem((*path, "args"), f"'{name}' looks like a credential; put it into env_refs")
     for name, value in server.env.items():
         if is_credential(name, value):
             yield Problem((*path, "env", name), "looks like a credential; put it into env_refs, by reference")

@@ -20,7 +20,6 @@ from kheishd.store.tables import (
     QUESTIONS_WAITING,
     RUNS,
     RUNS_READY,
-    TRIGGERS_TROUBLED,
 )
 from protocol.limits.units import GIB, MIB
 from protocol.objects.daemon import HealthWarning
@@ -199,19 +198,6 @@ def find_stale_runs(store: Snapshot, now_ms: int) -> Iterator[HealthWarning]:
                 "follow its output, and cancel it if nothing comes",
                 related_id=run_id,
             )
-
-
-def find_troubled_triggers(store: Snapshot) -> Iterator[HealthWarning]:
-    """Yield a warning about the triggers whose last event was refused or stopped."""
-    count = store.count(TRIGGERS_TROUBLED)
-    for (name,), _ in islice(store.scan(TRIGGERS_TROUBLED), 1):
-        more = f", and those of {count - 1} more" if count > 1 else ""
-        yield warn(
-            "trigger_troubled",
-            f"the last event of the trigger {name}{more} was not delivered",
-            "read the trigger's note, and correct its target or pause it",
-            related_id=str(name),
-        )
 
 
 def find_failed_servers(mcp: McpHolder) -> Iterator[HealthWarning]:

@@ -55,7 +55,7 @@ from protocol.objects.mcp import (
 from protocol.text import truncate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from kheishd.store.environment import Transaction
 
@@ -71,21 +71,35 @@ def list_servers(call: Call, params: McpListParams) -> McpServerList:
     if not holder.adopted.is_set():
         views = [view_of(spec, "starting") for spec in servers_of(call.runtime).values()]
     found = (((view.name,), view) for view in views if params.after is None or view.name > params.after)
-    page, following = page_of(found, params.limit, lambda view: True)
+    page, following = page_of(found, params.limit, lambda view: _may_see(call, view.agents))
     return McpServerList(page, following)
+
+
+def _may_see(call: Call, agents: Sequence[str]) -> bool:
+    """Whether a caller may see a server: one of certain agents needs a token that covers one of them."""
+    return not agents or any(call.caller.may_read_agent(agent) for agent in agents)
+
+
+def _find(call: Call, name: str) -> ServerSpec:
+    """Return a server. Errors: McpServerNotFound, also for one that the caller may not see."""
+    spec = call.services.mcp.current.find(name)
+    if not _may_see(call, spec.agents):
+        raise server_not_found(name)
+    return spec
 
 
 @query(rows.TOOLS)
 def list_tools(call: Call, params: McpToolsParams) -> McpToolList:
     """List the tools of a server, or of all, by name. Errors: McpServerNotFound."""
-    pool = call.services.mcp.current
     if params.server is not None:
-        pool.find(params.server)
-    tools = sorted(pool.tools, key=lambda tool: tool.row.name)
+        _find(call, params.server)
+    tools = sorted(call.services.mcp.current.tools, key=lambda tool: tool.row.name)
     found = (
         ((tool.row.name,), _view_of(tool))
         for tool in tools
-        if params.server in (None, tool.spec.name) and (params.after is None or tool.row.name > params.after)
+        if params.server in (None, tool.spec.name)
+        and _may_see(call, tool.spec.agents)
+        and (params.after is None or tool.row.name > params.after)
     )
     page, following = page_of(found, params.limit, lambda view: True)
     return McpToolList(page, following)
@@ -119,7 +133,7 @@ def _refusing_failures(server: str) -> Iterator[None]:
 async def call_tool(call: Call, params: McpCallParams) -> McpCallResult:
     """Call a tool. Errors: McpCallFailed, McpServerNotFound, McpServerUnavailable, McpToolNotFound."""
     pool = call.services.mcp.current
-    pool.find(params.server)
+    _find(call, params.server)
     problem = pool.find_problem(params.server)
     if problem is not None:
         raise McpServerUnavailable(f"the MCP server '{params.server}' cannot be called: {problem}")
@@ -145,6 +159,7 @@ async def call_tool(call: Call, params: McpCallParams) -> McpCallResult:
 @control(rows.RESOURCES)
 async def list_resources(call: Call, params: McpResourcesParams) -> McpResourceList:
     """List resources and templates. Errors: McpCallFailed, McpServerNotFound, McpServerUnavailable."""
+    _find(call, params.server)
     with _refusing_failures(params.server):
         found = await call.services.mcp.current.list_resources(params.server)
     return McpResourceList(
@@ -164,6 +179,7 @@ async def list_resources(call: Call, params: McpResourcesParams) -> McpResourceL
 @control(rows.PROMPTS)
 async def list_prompts(call: Call, params: McpPromptsParams) -> McpPromptList:
     """List prompts. Errors: McpCallFailed, McpServerNotFound, McpServerUnavailable."""
+    _find(call, params.server)
     with _refusing_failures(params.server):
         found = await call.services.mcp.current.list_prompts(params.server)
     return McpPromptList(
@@ -182,6 +198,7 @@ async def list_prompts(call: Call, params: McpPromptsParams) -> McpPromptList:
 async def restart_server(call: Call, params: McpServerRef) -> McpServer:
     """Connect to a server anew. Errors: McpServerNotFound, McpServerUnavailable if it is disabled."""
     pool = call.services.mcp.current
+    _find(call, params.server)
     await pool.restart(params.server)
     return next(view for view in pool.views() if view.name == params.server)
 

@@ -6,6 +6,7 @@ take now is held, and delivered with those that follow until then.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,10 +18,10 @@ from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.objects.pages import PageTokens, page_of
 from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.address import find_session
-from kheishd.objects.talk.wake import Woken, prepare_wake, require_valid_target, wake
+from kheishd.objects.talk.wake import Woken, authority_of, prepare_wake, require_valid_target, wake
 from kheishd.records.event import TRIGGER
 from kheishd.records.writer import StreamWriter
-from kheishd.store.tables import RECORDS_BY_SESSION, SESSIONS, TRIGGERS, TRIGGERS_DUE
+from kheishd.store.tables import RECORDS_BY_SESSION, SESSIONS, TRIGGERS, TRIGGERS_DUE, TRIGGERS_TROUBLED
 from protocol import ids
 from protocol.errors.event import (
     EventBusForbidden,
@@ -51,12 +52,15 @@ from protocol.structs import fields_of
 from protocol.text import truncate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from kheishd.kernel.runtime import Runtime
     from kheishd.kernel.state import State
     from kheishd.objects.talk.wake import WakePlan
     from kheishd.store.environment import Snapshot, Transaction
+
+MAX_WARNED = 5
+"""The triggers with a problem that a status names."""
 
 TARGET_BYTES = 48 * KIB
 """The room that a target may take besides the event: its instructions the first time, and its records."""
@@ -74,7 +78,14 @@ def prepare_create(call: Call, params: TriggerCreate) -> TriggerCreated:
     require_storable(params.filter, MAX_TRIGGER_FILTER_BYTES, "filter", "$.params.filter")
     terms = fields_of(TriggerTerms, params)
     terms["target"] = require_valid_target(call, params.target)
-    return TriggerCreated(**terms, trigger_id=call.state.new_id(ids.TRIGGER), author="request")
+    authority, origins = authority_of(call.caller)
+    return TriggerCreated(
+        **terms,
+        trigger_id=call.state.new_id(ids.TRIGGER),
+        author="request",
+        authority=authority,
+        origins=origins,
+    )
 
 
 def _require_unrestricted(call: Call) -> None:
@@ -254,9 +265,9 @@ def _wake(
         plan,
         origin="event",
         source=event.source,
-        authority="agent" if trigger.author == "agent" else "operator",
+        authority=trigger.authority,
         data=msgspec.json.encode(data).decode(),
-        origins=join_origins(event.origins, ["agent"] if trigger.author == "agent" else []),
+        origins=join_origins(event.origins, trigger.origins),
         hops=event.hops + 1,
     )
     writer = StreamWriter(tx, BUS_STREAM)
@@ -275,12 +286,54 @@ def _wake(
             note=truncate(woken.message, MAX_TRIGGER_NOTE_BYTES),
         )
     writer.append(fired)
-    if fired.outcome == "delivered" and trigger.once:
+    if fired.outcome == "delivered" and trigger.once and trigger.author == "file":
+        # Without a record, the next start would create it again.
+        writer.append(TriggerChanged(trigger_id=trigger.trigger_id, status="paused"))
+    elif fired.outcome == "delivered" and trigger.once:
         writer.append(TriggerDeleted(trigger_id=trigger.trigger_id, why="once"))
     if fired.reason == "session_already_ended" and trigger.author == "agent":
         writer.append(TriggerDeleted(trigger_id=trigger.trigger_id, why="session_ended"))
     writer.write()
     return fired.outcome
+
+
+# The file.
+
+
+def apply_rows(tx: Transaction, rows: Sequence[tuple[str, TriggerTerms | None]]) -> list[str]:
+    """Store rows of the file by id; without terms, delete the trigger. Return the problems.
+
+    A pause and the numbers of a trigger stay; so one that fires once, and is paused then, stays paused.
+    """
+    problems = []
+    writer = StreamWriter(tx, BUS_STREAM)
+    for trigger_id, terms in rows:
+        trigger = writer.get(TRIGGERS, trigger_id)
+        if trigger is not None and trigger.author != "file":
+            if terms is not None:
+                problems.append(f"{trigger_id}: a trigger of another author has this id; choose another one")
+        elif terms is None:
+            if trigger is not None:
+                writer.append(TriggerDeleted(trigger_id=trigger_id, why="file"))
+        elif trigger is None and tx.count(TRIGGERS) >= MAX_TRIGGERS:
+            problems.append(f"{trigger_id}: there are {MAX_TRIGGERS} triggers, the maximum")
+        elif trigger is None or fields_of(TriggerTerms, trigger) != fields_of(TriggerTerms, terms):
+            created = TriggerCreated(
+                **fields_of(TriggerTerms, terms), trigger_id=trigger_id, author="file", authority="operator"
+            )
+            writer.append(created)
+    writer.write()
+    return problems
+
+
+def find_trigger_warnings(store: Snapshot) -> Iterator[str]:
+    """Yield a sentence about each trigger whose last event was refused or stopped, with the remedy."""
+    for (trigger_id,), _ in islice(store.scan(TRIGGERS_TROUBLED), MAX_WARNED):
+        problem = store.need(TRIGGERS, trigger_id).problem
+        yield f"the trigger '{trigger_id}' has a problem: {problem}; see trigger.get, and resume or delete it"
+    more = store.count(TRIGGERS_TROUBLED) - MAX_WARNED
+    if more > 0:
+        yield f"{more} more triggers have a problem; see trigger.list"
 
 
 # Held events.

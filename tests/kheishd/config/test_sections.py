@@ -89,6 +89,7 @@ def test_split_address() -> None:
         ("url = 'http://a/'\nheaders = { Authorization = 'Bearer abcdefghij' }", "looks like a credential"),
         ("url = 'http://a/'\nheaders = { 'a b' = 'x' }", "is no header"),
         ("command = 'a'\nenv = { API_KEY = 'x' }", "put it into env_refs"),
+        ("command = ['a', '--api-key=abcdefghij']", "'--api-key' looks like a credential"),
         ("command = 'a'\nenv = { 'A=B' = 'x' }", "'A=B' is no name of a variable"),
         ("command = 'a'\nenv_refs = { A = 'x' }", "not the credential itself"),
         ('command = "a\\u0000"', "NUL character"),

@@ -12,6 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 from kheishd.core.run.commands import AnswerApprovals, ApprovalAnswer
 from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.events import EventTools
+from kheishd.objects.talk.session import end
 from kheishd.objects.wake.event import publish
 from kheishd.store.tables import BUS_LISTENERS, DEADLINES, EVENT_WAITS, RUNS_READY, TRIGGERS
 from kheishd.workers.bus import BusWorker
@@ -19,6 +20,7 @@ from kheishd.workers.expiry import ExpiryWorker
 from protocol.events.event import EventPublished
 from protocol.limits.event import MAX_SESSION_TRIGGERS
 from protocol.objects.event import EventPublish
+from protocol.objects.session import SessionEnd
 from protocol.transcript import ToolCall, ToolResult
 from tests.support.desk import Desk, gives, open_desk, says, working
 
@@ -189,3 +191,13 @@ async def test_offer(tmp_path: Path, offered: bool, tools: list[str] | None, exp
         await desk.ask("go")
         names = [tool.name for tool in desk.models.requests[-1].tools]
     assert (len(names) if offered else names) == expected
+
+
+async def test_subscriptions_go_with_their_session(desk: Desk) -> None:
+    """The first event after the end of the session deletes the subscription."""
+    await call(desk, "subscribe_event", {"source": "ci", "prompt": "p"})
+    with desk.state.read() as store:
+        ((_, trigger),) = store.scan(TRIGGERS)
+    await desk.do(end, SessionEnd(session_id=trigger.owner_session or ""))
+    await emit(desk, "ci")
+    await desk.until(lambda: not desk.count(TRIGGERS))

@@ -1,5 +1,6 @@
 """Messages of servers: bounded and sanitized before the library reads them."""
 
+import gzip
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -76,6 +77,27 @@ def test_bytes_that_are_no_utf8() -> None:
     """A byte that is no UTF-8 is replaced inside a message."""
     message: Any = parse_message(line_of(id=1, result={"a": "x"}).replace(b"x", b"\xff"))
     assert message.result == {"a": "\ufffd"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"jsonrpc":"2.0","id":7,"result":{"text":"\\ud800"}}',
+        b'{"result":{"text":"\\ud800"},"jsonrpc":"2.0","id":7}',
+        b'{"jsonrpc":"2.0","id":7,"result":' + b"[" * 5_000 + b"]" * 5_000 + b"}",
+        b'{"jsonrpc":"2.0","id":7,"result":"no object"}',
+    ],
+)
+async def test_an_answer_that_cannot_be_decoded(line: bytes) -> None:
+    """A request whose answer is invalid fails at once."""
+    (error,) = await read_all(line + b"\n")
+    assert (error.id, error.error.message) == (7, "the answer is no valid JSON-RPC message")
+
+
+async def test_an_invalid_request() -> None:
+    """An invalid request of a server answers none of ours."""
+    (message,) = await read_all(b'{"jsonrpc":"2.0","id":1,"method":7}\n' + line_of(id=2, result={}))
+    assert message.id == 2
 
 
 async def test_endless_garbage() -> None:
@@ -205,11 +227,14 @@ def test_the_token_is_read_for_each_request() -> None:
 
 # The library leaves its iterator of the body to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-async def test_an_http_answer_that_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The body of an answer is read up to the limit; beyond, the request fails."""
+@pytest.mark.parametrize("is_encoded", [False, True])
+async def test_an_http_answer_that_is_too_long(monkeypatch: pytest.MonkeyPatch, *, is_encoded: bool) -> None:
+    """The body of an answer is read up to the limit, and not expanded; beyond, the request fails."""
     monkeypatch.setattr(transport, "MAX_MCP_MESSAGE_BYTES", 1_000)
     body = line_of(id=1, result={"text": "x" * 2_000})
-    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n"
+    body = gzip.compress(body) if is_encoded else body
+    head %= b"content-encoding: gzip\r\n" if is_encoded else b"", len(body)
 
     async def serve(stream: trio.SocketStream) -> None:
         await stream.receive_some()
@@ -224,5 +249,6 @@ async def test_an_http_answer_that_is_too_long(monkeypatch: pytest.MonkeyPatch) 
             await write.send(SessionMessage(request))
             answer: Any = await read.receive()
             assert isinstance(answer.message, JSONRPCError)
-            assert "more than 1000 bytes" in answer.message.error.message
+            problem = "identity was requested" if is_encoded else "more than 1000 bytes"
+            assert problem in answer.message.error.message
         nursery.cancel_scope.cancel()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kheishd.core.event import listener_key, matches
 from kheishd.records.event import (
@@ -44,6 +45,8 @@ def test_rows_of_triggers() -> None:
     """A paused trigger listens to nothing; one that holds events is due, one with a problem is listed."""
     listed = {"records_by_session": [("ses", "trigger", 1)]}
     assert index_rows(TRIGGER_RECORDS, CREATED) == {"bus_listeners": [("prefix", "s", "t")]} | listed
+    of_file = replace(CREATED, author="file", owner_session=None)
+    assert index_rows(TRIGGER_RECORDS, of_file)["triggers_of_file"] == [("t",)]
     pause = TriggerChanged(trigger_id="t", status="paused")
     assert index_rows(TRIGGER_RECORDS, CREATED, pause) == listed
     held = TriggerFired(

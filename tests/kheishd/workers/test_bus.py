@@ -1,23 +1,36 @@
 """The worker of the event bus: each event wakes each target once, over refusals, crashes and loops."""
 
+import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import trio
+from msgspec.structs import replace
 from trio.testing import wait_all_tasks_blocked
 
+from kheishd.core.event import matches
+from kheishd.core.subscriptions import parse_file
 from kheishd.objects.talk.session import create as create_session
 from kheishd.objects.talk.session import end as end_session
 from kheishd.objects.wake import trigger as triggers
-from kheishd.objects.wake.event import publish
-from kheishd.store.tables import BUS_FANOUT, RUNS, TRIGGERS, TRIGGERS_TROUBLED
+from kheishd.objects.wake.event import deliver_step, prepare_step, publish
+from kheishd.restored import _withdraw_events
+from kheishd.store.environment import Transaction
+from kheishd.store.tables import BUS_FANOUT, PUBLICATIONS, RUNS, TRIGGERS, TRIGGERS_TROUBLED
 from kheishd.workers.bus import BusWorker
+from protocol.errors.event import TriggerNotFound
+from protocol.events.event import EventDelivered
+from protocol.events.run import InputReceived
+from protocol.events.trigger import TriggerFired
+from protocol.journal.envelope import BUS_STREAM
+from protocol.limits.session import MAX_QUEUED_RUNS
 from protocol.objects.event import EventPublish, Publication
 from protocol.objects.session import SessionCreate, SessionEnd
-from protocol.objects.trigger import Trigger, TriggerCreate
+from protocol.objects.trigger import Trigger, TriggerChange, TriggerCreate
 from protocol.objects.wake import WakeTarget
 from protocol.transcript import text_of
 from tests.support.desk import Desk, open_desk, working
@@ -159,3 +172,232 @@ async def test_two_agents_that_wake_each_other_stop(tmp_path: Path, autojump_clo
             await desk.ask(sender="person")
             await settle(desk)
         assert len(runs(desk, "ping")) == 16
+
+
+async def test_events_of_a_pause_are_not_delivered(tmp_path: Path, autojump_clock: Any) -> None:
+    """An event that waited for delivery during a pause does not reach the resumed trigger."""
+    async with open_desk(tmp_path) as desk:
+        trigger = await create(desk)
+        await create(desk, sender="other")
+        await emit(desk)
+        change = TriggerChange(trigger_id=trigger.trigger_id)
+        await desk.do(triggers.pause, change)
+        await emit(desk)
+        await desk.do(triggers.resume, change)
+        await emit(desk)
+        async with delivering(desk):
+            await settle(desk)
+        assert (len(runs(desk)), len(runs(desk, "other"))) == (1, 3)
+
+
+async def test_events_in_a_window_are_delivered_together(tmp_path: Path, autojump_clock: Any) -> None:
+    """A trigger with a window delivers the newest event and the number of all, once, at its end."""
+    async with open_desk(tmp_path) as desk:
+        trigger = await create(desk, coalesce_s=60)
+        async with delivering(desk):
+            for number in range(5):
+                await emit(desk, payload=number)
+            await settle(desk)
+            assert need(desk, trigger.trigger_id).held is not None
+            begin = desk.state.now_ms()
+            await desk.until(lambda: bool(runs(desk)))
+            await settle(desk)
+        (run,) = runs(desk)
+        assert run.accepted_at_ms - begin == 60_000
+        text = text_of(desk.models.requests[0].messages[-1].items)
+        assert '"payload":4,"events":5' in text
+        assert need(desk, trigger.trigger_id).held is None
+
+
+async def test_a_busy_target_is_tried_again(tmp_path: Path, autojump_clock: Any) -> None:
+    """While the queue of a session is full, events are held; no event is lost, none is delivered twice."""
+    async with open_desk(tmp_path) as desk:
+        trigger = await create(desk, once=True)
+        for _ in range(MAX_QUEUED_RUNS + 1):
+            await desk.send(sender="ops")
+        async with trio.open_nursery() as nursery:
+            await nursery.start(BusWorker(desk.services).serve)
+            await emit(desk, payload="first")
+            await desk.until(lambda: need(desk, trigger.trigger_id).held is not None)
+            held = need(desk, trigger.trigger_id)
+            assert (held.problem != "", held.delivered) == (True, 0)
+            async with working(desk):
+                await desk.until(lambda: get(desk, trigger.trigger_id) is None)
+                await settle(desk)
+            nursery.cancel_scope.cancel()
+        assert [run.hops for run in runs(desk)].count(1) == 1
+
+
+async def take_steps(desk: Desk, number: int) -> None:
+    """Commit so many steps of the worker."""
+    runtime = desk.holder.current()
+    for _ in range(number):
+        step = prepare_step(desk.state, runtime)
+        assert step is not None
+        await desk.state.update(partial(deliver_step, runtime=runtime, step=step))
+
+
+@pytest.mark.parametrize("crash_at", range(12))
+async def test_each_event_is_delivered_once_over_a_crash_at_any_commit(
+    tmp_path: Path, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch, crash_at: int
+) -> None:
+    """Whatever the commit after which the daemon dies, every trigger gets every event once, in order."""
+    monkeypatch.setattr("kheishd.objects.wake.event.MAX_FANOUT_TARGETS", 2)
+    senders = [f"s{number}" for number in range(7)]
+    async with open_desk(tmp_path) as desk:
+        for sender in senders:
+            await create(desk, "ci.*", sender=sender)
+        for number in range(3):
+            await emit(desk, f"ci.{number}", number)
+        await take_steps(desk, crash_at)
+    async with open_desk(tmp_path) as desk:
+        await take_steps(desk, 12 - crash_at)
+        assert not desk.count(BUS_FANOUT)
+        for sender in senders:
+            inputs = [
+                event.source
+                for session_id in {run.session_id for run in runs(desk, sender)}
+                for _, event in desk.journal(session_id)
+                if isinstance(event, InputReceived)
+            ]
+            assert inputs == ["ci.0", "ci.1", "ci.2"]
+
+
+async def test_a_step_leaves_what_does_not_fit(tmp_path: Path, autojump_clock: Any) -> None:
+    """Large events wake a few targets in each transaction, and all of them in the end."""
+    async with open_desk(tmp_path) as desk:
+        for number in range(12):
+            await create(desk, sender=f"s{number}")
+        async with delivering(desk):
+            published = await emit(desk, payload='"' * 15_000)
+            await settle(desk)
+        assert all(len(runs(desk, f"s{number}")) == 1 for number in range(12))
+        steps = [event for _, event in desk.journal(BUS_STREAM) if isinstance(event, EventDelivered)]
+        assert len(steps) > 2
+        with desk.state.read() as store:
+            assert store.need(PUBLICATIONS, published.event_id).delivered == 12
+
+
+async def test_restored_events_are_given_up(tmp_path: Path, autojump_clock: Any) -> None:
+    """Events of a backup that were not delivered are not delivered later: they may have been since."""
+    async with open_desk(tmp_path) as desk:
+        trigger = await create(desk, coalesce_s=60)
+        async with delivering(desk):
+            await emit(desk)
+            await settle(desk)
+        published = await emit(desk)
+        await _withdraw_events(desk.state)
+        assert not desk.count(BUS_FANOUT)
+        with desk.state.read() as store:
+            assert "restored" in store.need(PUBLICATIONS, published.event_id).note
+        assert "restored" in need(desk, trigger.trigger_id).problem
+
+
+ROW = '[[subscription]]\nid = "{}"\nsource = "{}"\nagent = "default"\nsender = "ops"\nprompt = "p"\n'
+
+
+async def test_triggers_of_the_file(tmp_path: Path, autojump_clock: Any) -> None:
+    """Rows become triggers at the start and at each reload; their state survives, bad rows change nothing."""
+    file = parse_file(ROW.format("a", "ci.*") + "once = true\n" + ROW.format("b", "x"), "f")
+    async with open_desk(tmp_path, subscriptions=file) as desk, delivering(desk):
+        await wait_all_tasks_blocked()
+        assert {need(desk, name).author for name in "ab"} == {"file"}
+        await emit(desk)
+        await emit(desk)
+        await settle(desk)
+        assert (need(desk, "a").status, need(desk, "a").delivered) == ("paused", 1)
+
+        async def reload(text: str) -> None:
+            current = desk.holder.current()
+            changes = {"generation": current.generation + 1, "subscriptions": parse_file(text, "f")}
+            desk.holder.replace(replace(current, **changes))
+            await wait_all_tasks_blocked()
+
+        await reload("[[")
+        assert (get(desk, "a"), get(desk, "b")) != (None, None)
+        await reload(ROW.format("a", "cd.*") + ROW.format("b", "a b"))
+        assert (need(desk, "a").source, need(desk, "a").status, need(desk, "b").source) == (
+            "cd.*",
+            "paused",
+            "x",
+        )
+        await reload(ROW.format("a", "cd.*"))
+        assert get(desk, "b") is None
+    async with open_desk(tmp_path) as desk, delivering(desk):
+        await wait_all_tasks_blocked()
+        assert get(desk, "a") is None
+
+
+async def test_a_file_does_not_take_over_a_trigger(tmp_path: Path, autojump_clock: Any) -> None:
+    """A row whose id another trigger has is skipped, and its removal deletes nothing."""
+    async with open_desk(tmp_path) as desk:
+        trigger = await create(desk)
+        text = ROW.format(trigger.trigger_id, "mine") + ROW.format("new", "mine")
+        desk.holder.replace(replace(desk.holder.current(), generation=2, subscriptions=parse_file(text, "f")))
+        async with delivering(desk):
+            await wait_all_tasks_blocked()
+        assert need(desk, trigger.trigger_id) == trigger
+        assert need(desk, "new").source == "mine"
+
+
+async def test_a_status_names_triggers_with_problems(tmp_path: Path) -> None:
+    """The warnings are a few sentences, with the remedy, however many triggers have a problem."""
+    async with open_desk(tmp_path) as desk:
+
+        def add(tx: Transaction) -> None:
+            for number in range(7):
+                tx.put(TRIGGERS_TROUBLED, f"t{number}", value=b"")
+                tx.put(TRIGGERS, f"t{number}", value=replace(trigger, problem="no route"))
+
+        trigger = await create(desk)
+        await desk.state.update(add)
+        with desk.state.read() as store:
+            warnings = list(triggers.find_trigger_warnings(store))
+    assert warnings[0] == (
+        "the trigger 't0' has a problem: no route; see trigger.get, and resume or delete it"
+    )
+    assert warnings[-1] == "2 more triggers have a problem; see trigger.list"
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_firings_are_those_of_the_naive_definition(
+    tmp_path: Path, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """In any order of changes, events and steps, each trigger fires for each event that it wants, once."""
+    monkeypatch.setattr("kheishd.objects.wake.event.MAX_FANOUT_TARGETS", 2)
+    chance = random.Random(seed)
+    patterns: dict[str, tuple[str, int]] = {}
+    events: dict[str, Publication] = {}
+    disturbed: set[str] = set()
+    async with open_desk(tmp_path) as desk:
+        for _ in range(60):
+            match chance.choice(("create", "publish", "publish", "step", "step", "step", "change")):
+                case "create":
+                    pattern = chance.choice(("a", "a*", "ab", "ab*", "b", "*"))
+                    trigger = await create(desk, pattern, sender=f"s{len(patterns)}")
+                    patterns[trigger.trigger_id] = (pattern, trigger.created_cursor)
+                case "publish":
+                    published = await emit(desk, chance.choice(("a", "ab", "abc", "b")))
+                    events[published.event_id] = published
+                case "step" if desk.count(BUS_FANOUT):
+                    await take_steps(desk, 1)
+                case "change" if patterns:
+                    trigger_id = chance.choice(list(patterns))
+                    disturbed.add(trigger_id)
+                    handler = chance.choice((triggers.pause, triggers.resume, triggers.delete))
+                    with suppress(TriggerNotFound):
+                        await desk.do(handler, TriggerChange(trigger_id=trigger_id))
+        while desk.count(BUS_FANOUT):
+            await take_steps(desk, 1)
+        firings = [event for _, event in desk.journal(BUS_STREAM) if isinstance(event, TriggerFired)]
+    assert len({(firing.trigger_id, firing.event_id) for firing in firings}) == len(firings)
+    for trigger_id, (pattern, created_cursor) in patterns.items():
+        wanted = [
+            published.event_id
+            for published in events.values()
+            if published.created_cursor > created_cursor and matches(pattern, published.source)
+        ]
+        fired = [firing.event_id for firing in firings if firing.trigger_id == trigger_id]
+        assert fired == (
+            wanted if trigger_id not in disturbed else [name for name in wanted if name in fired]
+        )

@@ -263,7 +263,7 @@ class Keeper:
     def _wait(self) -> None:
         """Wait until a child has ended, the daemon has sent a message, or it is time to kill."""
         until = self._watch.next_look if self._kill_at is None else self._kill_at
-        timeout_ms = max(0.0, until - time.monotonic()) * 1_000
+        timeout_ms = None if until == float("inf") else max(0.0, until - time.monotonic()) * 1_000
         for descriptor, _ in self._poll.poll(timeout_ms):
             if descriptor == self._wakeup:
                 os.read(self._wakeup, 1_000)

@@ -145,7 +145,9 @@ class Watch:
         self._searched_at = [0, 0]
         self._unexplained = 0
         self._written_before = count_written_bytes()
-        self.next_look = self._began + FIRST_PAUSE_SECONDS
+        # A command that may do everything, such as a server that runs for weeks, is not looked at.
+        is_free = not boxed and not any(vars(limits).values())
+        self.next_look = float("inf") if is_free else self._began + FIRST_PAUSE_SECONDS
 
     def look(self) -> str | None:
         """Return the name of a limit that is exceeded; None if none is."""

@@ -14,7 +14,6 @@ from kheishd.objects.node.health import (
     find_meter_warnings,
     find_stale_runs,
     find_store_warnings,
-    find_troubled_triggers,
     find_waits,
     format_warning,
     split_warning,
@@ -83,14 +82,6 @@ def test_stale_runs(store: Store) -> None:
     assert len(warnings) == MAX_STALE_WARNINGS
     assert warnings[0].code == "run_not_started"
     assert warnings[0].related_id == "run_ses_0_0"
-
-
-def test_troubled_triggers(store: Store) -> None:
-    """A trigger whose last event was refused is named."""
-    rich_history(store)
-    with store.read() as snapshot:
-        (warning,) = find_troubled_triggers(snapshot)
-    assert warning.related_id == "trg_1"
 
 
 def test_failed_servers() -> None:

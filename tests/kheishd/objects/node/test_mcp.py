@@ -146,6 +146,22 @@ async def test_mcp_call_mcp_call_failed(desk: Desk, pool: FakePool) -> None:
         await call(desk)
 
 
+async def test_servers_of_other_agents_are_hidden(desk: Desk) -> None:
+    """A token that covers some agents sees the servers of these agents and those that are for all."""
+    pool = FakePool(spec_of("all"), replace(spec_of("own"), agents=("critic",)))
+    desk.services.mcp.current = pool
+    restricted = desk.call(replace(OPERATOR, agents=frozenset(("default",))))
+    assert [view.name for view in list_servers.answer(restricted, McpListParams()).servers] == ["all"]
+    tools = list_tools.answer(restricted, McpToolsParams()).tools
+    assert [tool.name for tool in tools] == ["mcp__all__echo"]
+    with pytest.raises(McpServerNotFound):
+        await call_tool.act(restricted, McpCallParams(server="own", tool="echo"))
+    with pytest.raises(McpServerNotFound):
+        await restart_server.act(restricted, McpServerRef(server="own"))
+    covered = desk.call(replace(OPERATOR, agents=frozenset(("critic",))))
+    assert len(list_servers.answer(covered, McpListParams()).servers) == 2
+
+
 async def test_mcp_resources_ok(desk: Desk) -> None:
     """Resources are listed, then templates."""
     result = await list_resources.act(desk.call(), McpResourcesParams(server="a"))

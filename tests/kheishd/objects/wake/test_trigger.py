@@ -230,3 +230,12 @@ async def test_trigger_delete_trigger_read_only(idle: Household) -> None:
     await add_file_trigger(idle)
     assert isinstance(await idle.refusal_of("trigger.delete", trigger_id="mine"), TriggerReadOnly)
     assert (await idle.call("trigger.pause", trigger_id="mine"))["status"] == "paused"
+
+
+async def test_a_token_of_data_stores_no_instruction(idle: Household) -> None:
+    """The task of a trigger has no authority if its author's inputs are data."""
+    assert (await create(idle))["authority"] == "operator"
+    _, secret = await idle.server.token(scopes=["operate"], origin="connector")
+    client = await idle.server.connect_websocket(secret)
+    made = await client.call("trigger.create", source="a", target=TARGET)
+    assert ("authority" in made, made["origins"]) == (False, ["connector"])

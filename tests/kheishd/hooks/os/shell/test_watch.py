@@ -226,7 +226,7 @@ def test_the_reserve(workspace: Path) -> None:
 
 def test_looks_become_rarer(workspace: Path) -> None:
     """The first look comes soon; a command that takes long is looked at twice a second."""
-    watch = Watch(Limits(), str(workspace))
+    watch = Watch(Limits("processes=100000"), str(workspace))
     assert watch.next_look - watch._began < 0.1
     watch._began -= 1000
     watch.look()
@@ -287,3 +287,10 @@ def test_a_group_that_cannot_be_made(tmp_path: Path, child: subprocess.Popen[byt
         watch.group.kill()
         assert watch.look() == "processes"
         assert not path.exists()
+
+
+def test_without_limits(workspace: Path) -> None:
+    """A command without any limit is never looked at, unless it is in a sandbox."""
+    assert Watch(Limits(), str(workspace)).next_look == float("inf")
+    assert Watch(Limits(), str(workspace), boxed=True).next_look < float("inf")
+    assert Watch(Limits("memory=1"), str(workspace)).next_look < float("inf")

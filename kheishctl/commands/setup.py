@@ -1,0 +1,234 @@
+"""``kheishctl setup``: the first key, the first route and the first agent.
+
+Each step is a command that works by itself; setup prints it before it carries it out.
+"""
+
+import sys
+from typing import NamedTuple
+
+import click
+
+from kheishctl import exit_codes
+from kheishctl.cli import App, command
+from kheishctl.client import RequestRefused
+from kheishctl.commands.route import format_test
+from kheishctl.commands.secret import read_value
+from kheishctl.contract import Json
+from kheishctl.options import drop_unset
+
+INSTRUCTIONS = "You are a helpful assistant. Be brief and exact."
+
+STEPS = ("key", "route", "agent")
+
+
+class Provider(NamedTuple):
+    """The settings that a provider's route begins with, and the usual variable of its key; None: no key."""
+
+    settings: Json
+    variable: str | None
+    needs_url: bool = False
+
+
+PROVIDERS: dict[str, Provider] = {
+    "anthropic": Provider({"driver": "anthropic"}, "ANTHROPIC_API_KEY"),
+    "openai": Provider({"preset": "openai"}, "OPENAI_API_KEY"),
+    "google": Provider({"driver": "google"}, "GEMINI_API_KEY"),
+    **{
+        name: Provider({"preset": name}, f"{name.upper()}_API_KEY", name == "azure")
+        for name in (
+            "azure",
+            "deepseek",
+            "fireworks",
+            "gemini",
+            "groq",
+            "litellm",
+            "mistral",
+            "moonshot",
+            "openrouter",
+            "together",
+            "xai",
+            "zai",
+        )
+    },
+    **{name: Provider({"preset": name}, None) for name in ("llamacpp", "lmstudio", "ollama", "vllm")},
+    "other": Provider({"driver": "openai"}, "API_KEY", needs_url=True),
+    "stand-in": Provider({"driver": "offline"}, None),
+}
+"""The choices of ``--preset``; ``other`` is any server with OpenAI's protocol."""
+
+
+class Guide:
+    """One setup: its questions, and the steps that it has carried out."""
+
+    def __init__(self, app: App, *, asks: bool) -> None:
+        self.app = app
+        self.asks = asks
+        self.steps: list[Json] = []
+
+    def ask(self, question: str, option: str, default: str | None = None, *, hidden: bool = False) -> str:
+        """Return the answer to a question. Errors: a usage error that names the option, if it cannot ask."""
+        if not self.asks:
+            raise click.UsageError(f"without a terminal, {option} is needed")
+        answer = click.prompt(
+            question, default=default, show_default=bool(default), hide_input=hidden, err=True
+        )
+        return str(answer).strip()
+
+    def perform(self, method: str, params: Json, *words: str) -> Json:
+        """Carry out one step, after the command that does the same."""
+        line = self.app.command_line(*words)
+        self.app.note(f"$ {line}")
+        result: Json = self.app.call(method, params)
+        self.steps.append({"command": line, "result": result})
+        return result
+
+    def choose_provider(self) -> str:
+        """Return the provider that a person picks from a list."""
+        if self.asks:
+            self.app.note("Which provider?")
+            for number, name in enumerate(PROVIDERS, 1):
+                self.app.note(f"  {number:>2}  {name}")
+        answer = self.ask("Number or name", "--preset")
+        names = list(PROVIDERS)
+        name = names[int(answer) - 1] if answer.isdecimal() and 1 <= int(answer) <= len(names) else answer
+        if name not in PROVIDERS:
+            raise click.UsageError(f"there is no provider '{name}'; the providers are: {', '.join(names)}")
+        return name
+
+    def find_key(self, provider: Provider, slot: str, *, from_stdin: bool) -> str | None:
+        """Store a new key in a slot, or find one that is there; return its reference, None without a key."""
+        if provider.variable is None and not from_stdin:
+            return None
+        if from_stdin:
+            value = read_value()
+        elif self.asks:
+            value = self.ask("API key (hidden; Enter: one that is there already)", "", "", hidden=True)
+        else:
+            value = ""
+        if value:
+            words = ("secret", "put", slot, "--kind", "api_key", *(["--stdin"] if from_stdin else []))
+            self.perform("secret.put", {"slot_id": slot, "value": value, "kind": "api_key"}, *words)
+            return f"slot:{slot}"
+        if self._has_slot(slot):
+            self.app.note(f"The key in the slot '{slot}' is used.")
+            return f"slot:{slot}"
+        variable = self.ask(
+            "Variable of the daemon's environment", "--key-stdin or --auth-ref", provider.variable
+        )
+        return f"env:{variable}"
+
+    def _has_slot(self, slot: str) -> bool:
+        after = None
+        while True:
+            page = self.app.call("secret.list", drop_unset(after=after))
+            if any(row["slot_id"] == slot for row in page["secrets"]):
+                return True
+            after = page["next"]
+            if after is None:
+                return False
+
+    def make_route(self, route_id: str, settings: Json) -> bool:
+        """Store a route, test it, and make it the default one; return whether the test succeeded."""
+        words = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
+        self.perform(
+            "route.put", {"route_id": route_id, "settings": settings}, "route", "put", route_id, *words
+        )
+        test = self.perform("route.test", {"route_id": route_id}, "route", "test", route_id)
+        if not self.app.as_json:
+            self.app.print(format_test(test, self.app.display()))
+        if not test["ok"]:
+            self.app.note("The test failed: the route is stored, and not the default. Run setup again.")
+            return False
+        default = self.app.call("daemon.status").get("default_route", "offline")
+        if default == "offline" or (
+            default != route_id
+            and self.asks
+            and click.confirm(f"Make '{route_id}' the default route instead of '{default}'?", err=True)
+        ):
+            self.perform("route.default", {"route_id": route_id}, "route", "default", route_id)
+        return True
+
+    def make_agent(self, name: str, instructions: str | None) -> None:
+        """Store an agent's definition; one that exists is kept, unless there are instructions for it."""
+        try:
+            self.app.call("definition.get", {"name": name})
+        except RequestRefused as refused:
+            if refused.reason != "agent_not_found":
+                raise
+        else:
+            if instructions is None:
+                self.app.note(f"The agent '{name}' exists and stays as it is.")
+                return
+        if instructions is None:
+            instructions = self.ask("Its instructions", "", INSTRUCTIONS) if self.asks else INSTRUCTIONS
+        self.perform(
+            "definition.put",
+            {"name": name, "instructions": instructions},
+            *("definition", "put", name, "--instructions", instructions),
+        )
+
+
+@command(
+    None,
+    "setup",
+    examples=(
+        "kheishctl setup",
+        "kheishctl setup --preset ollama --model qwen3 --agent helper --yes",
+        "kheishctl setup --preset anthropic --model claude-sonnet-4-5 --key-stdin --yes < key.txt",
+    ),
+)
+@click.option("--preset", type=click.Choice(tuple(PROVIDERS)), metavar="NAME", help="The provider.")
+@click.option("--model", metavar="NAME", help="The model, as the provider knows it.")
+@click.option("--base-url", metavar="URL", help="The URL of the API, for --preset other and azure.")
+@click.option("--route", "route_id", metavar="ID", help="The id of the route (default: the provider).")
+@click.option("--key-stdin", is_flag=True, help="Read the key from the standard input, into a slot.")
+@click.option("--slot", metavar="SLOT", help="The slot of the key (default: the provider).")
+@click.option("--auth-ref", metavar="REF", help="Use a key that is there: env:NAME, slot:NAME …")
+@click.option("--agent", metavar="NAME", help="The name of the agent.")
+@click.option("--instructions", metavar="TEXT", help="Its instructions.")
+@click.option(
+    "--skip", type=click.Choice(STEPS), multiple=True, metavar="STEP", help="Skip key, route or agent."
+)
+@click.option("--yes", is_flag=True, help="Ask nothing: use the options and the defaults.")
+def setup(
+    app: App,
+    preset: str | None,
+    route_id: str | None,
+    key_stdin: bool,
+    slot: str | None,
+    auth_ref: str | None,
+    agent: str | None,
+    instructions: str | None,
+    skip: tuple[str, ...],
+    yes: bool,
+    **named: str | None,
+) -> None:
+    """Create the first key, route and agent.
+
+    It asks for everything that no option states, and prints each step as the command that does the same. It
+    can be repeated: a key, a route and an agent that exist stay, or are replaced by the new ones. The exit
+    code is 1 if the test of the route failed.
+    """
+    guide = Guide(app, asks=not yes and not key_stdin and sys.stdin.isatty())
+    app.call("rpc.ping")
+    is_ready = True
+    if "route" not in skip:
+        preset = preset or guide.choose_provider()
+        provider = PROVIDERS[preset]
+        if auth_ref is None and "key" not in skip:
+            auth_ref = guide.find_key(provider, slot or preset, from_stdin=key_stdin)
+        settings: Json = {"model": named["model"] or guide.ask("Model", "--model"), **provider.settings}
+        if named["base_url"] or provider.needs_url:
+            settings["base_url"] = named["base_url"] or guide.ask("URL of the API", "--base-url")
+        if auth_ref is not None:
+            settings["auth_ref"] = auth_ref
+        is_ready = guide.make_route(route_id or preset, settings)
+    if "agent" not in skip:
+        if agent is None and guide.asks:
+            agent = guide.ask("Name of your first agent ('-': none)", "--agent", "assistant")
+        if agent not in (None, "-"):
+            guide.make_agent(str(agent), instructions)
+            app.note(f"Talk to it: {app.command_line('chat', str(agent))}")
+    if app.as_json:
+        app.print_json({"ok": is_ready, "steps": guide.steps})
+    click.get_current_context().exit(exit_codes.OK if is_ready else exit_codes.FAILED)

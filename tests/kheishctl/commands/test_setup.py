@@ -1,0 +1,99 @@
+"""``kheishctl setup``."""
+
+import sys
+from typing import get_args
+
+from kheishctl.commands.setup import PROVIDERS
+from protocol.objects.route import PresetName
+from tests.support.ctl import Ctl
+from tests.support.terminal import Terminal
+
+KEY = "sk-a-key-of-the-test"
+
+
+def remove(ctl: Ctl, route: str, *, agent: str | None = None, slot: str | None = None) -> None:
+    """Remove what a setup has made: other tests share the daemon."""
+    assert ctl("route", "default", "--reset").code == 0
+    assert ctl("route", "delete", route).code == 0
+    if agent is not None:
+        assert ctl("definition", "delete", agent).code == 0
+    if slot is not None:
+        assert ctl("secret", "delete", slot).code == 0
+
+
+def test_every_preset_can_be_chosen() -> None:
+    """Every server that the daemon knows is a choice."""
+    presets = {name for name, provider in PROVIDERS.items() if provider.settings.get("preset") == name}
+    assert presets == set(get_args(PresetName))
+
+
+def test_without_a_terminal(ctl: Ctl) -> None:
+    """Options create a route and an agent; the steps are printed as commands, and can be repeated."""
+    arguments = ["setup", "--preset", "stand-in", "--model", "m", "--agent", "first", "--yes"]
+    done = ctl(*arguments)
+    assert done.code == 0
+    commands = [line.split(" ", 3)[-1] for line in done.err.splitlines() if line.startswith("$ ")]
+    home = f"{ctl.home} "
+    assert [command.removeprefix(home) for command in commands] == [
+        "route put stand-in --model m --driver offline",
+        "route test stand-in",
+        "route default stand-in",
+        "definition put first --instructions 'You are a helpful assistant. Be brief and exact.'",
+    ]
+    assert ctl.json("daemon", "status")["default_route"] == "stand-in"
+    again = ctl.json(*arguments)
+    assert (again["ok"], [step["result"].get("revision") for step in again["steps"]]) == (True, [1, None])
+    assert ctl("send", "first", "hello").code == 0
+    remove(ctl, "stand-in", agent="first")
+
+
+def test_a_key_from_the_standard_input(ctl: Ctl) -> None:
+    """The key goes into a slot that the route names; it is shown nowhere, and setup uses it the next time."""
+    arguments = ["setup", "--preset", "other", "--base-url", "http://127.0.0.1:1/v1", "--model", "m"]
+    done = ctl(
+        *arguments, "--route", "keyed", "--slot", "setup-key", "--key-stdin", "--json", stdin=f"{KEY}\n"
+    )
+    assert (done.code, done.json["ok"]) == (1, False)
+    assert KEY not in done.out + done.err
+    route = ctl.json("route", "show", "keyed")
+    assert route["auth_ref"] == "slot:setup-key"
+    # The test of the route failed, so the default stays.
+    assert "default_route" not in ctl.json("daemon", "status")
+    again = ctl(*arguments, "--route", "keyed", "--slot", "setup-key", "--yes", "--json")
+    assert [step["result"].get("revision") for step in again.json["steps"]] == [1, None]
+    remove(ctl, "keyed", slot="setup-key")
+
+
+def test_missing_options(ctl: Ctl) -> None:
+    """Without a terminal, the message names the option that is needed."""
+    for arguments, option in (
+        ([], "--preset"),
+        (["--preset", "ollama"], "--model"),
+        (["--preset", "openai", "--model", "m", "--slot", "nothing"], "--key-stdin or --auth-ref"),
+        (["--preset", "other", "--model", "m", "--skip", "key"], "--base-url"),
+    ):
+        done = ctl("setup", *arguments)
+        assert (done.code, option in done.err) == (2, True)
+
+
+def test_skipped_steps(ctl: Ctl) -> None:
+    """Every step can be skipped; an agent that exists stays."""
+    skipped = ctl.json("setup", "--skip", "route", "--agent", "default")
+    assert skipped == {"ok": True, "steps": []}
+
+
+def test_on_a_terminal(ctl: Ctl) -> None:
+    """A person picks a provider, and answers a question for each step."""
+    command = [sys.executable, "-m", "kheishctl", "--home", str(ctl.home), "setup", "--route", "picked"]
+    with Terminal(command, {}, columns=120) as terminal:
+        terminal.sees("Number or name")
+        terminal.say("stand-in")
+        terminal.sees("Model:")
+        terminal.say("m")
+        terminal.sees("Name of your first agent")
+        terminal.say("helper")
+        terminal.sees("Its instructions")
+        terminal.say("Help.")
+        terminal.sees("chat helper")
+    assert ctl.json("definition", "show", "helper")["instructions"] == "Help."
+    remove(ctl, "picked", agent="helper")
