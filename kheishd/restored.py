@@ -2,7 +2,8 @@
 
 After the backup, that work went on, in the store that was replaced or on the machine of the backup. Nothing
 here knows its end, so nothing runs again by itself: open runs end as interrupted, calls that were running are
-in doubt, queued inputs are not executed. Rights that were withdrawn after the backup are withdrawn again.
+in doubt, queued inputs are not executed, and firings that were due are skipped. Rights that were withdrawn
+after the backup are withdrawn again.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from msgspec.structs import replace
 
 from kheishd.core.run.commands import EndRestored
 from kheishd.objects.agents import mail
+from kheishd.objects.wake.cron import skip_restored
 from kheishd.records.writer import SessionWriter, StreamWriter
 from kheishd.store.backup import count_open_work
 from kheishd.store.epoch import OpenWork, RestoreMark, Withdrawal, put_restore_mark, read_restore_mark
 from kheishd.store.tables import (
     BUS_FANOUT,
+    CRONS,
     MAILBOXES_DUE,
     RUNS,
     RUNS_TO_CONCLUDE,
@@ -68,6 +71,10 @@ async def finish_restore(state: State) -> RestoreMark | None:
             log.error("an open run cannot be read; check the store", extra={"run_id": run_id})
     await _withdraw_mail(state)
     await _withdraw_events(state)
+    with state.read() as store:
+        crons = [record.cron_id for _, record in store.scan(CRONS)]
+    for cron_id in crons:
+        await state.update(partial(skip_restored, cron_id=cron_id))
     withdrawn = mark.withdrawn
     for token_id in withdrawn.tokens if withdrawn is not None else ():
         await state.update(partial(_revoke_token, token_id=token_id))

@@ -33,6 +33,7 @@ FIGURES = (
     "last_page",
     "agents",
     "mailbox",
+    "cron",
     "events",
     "skills",
     "recall",

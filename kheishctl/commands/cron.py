@@ -37,7 +37,7 @@ COLUMNS = (
     Column("STATUS", "status"),
     Column("NEXT", "next_due_ms", "time"),
     Column("SCHEDULE", "schedule"),
-    Column("ZONE", "timezone"),
+    Column("ZONE", lambda row: row.get("timezone", "UTC")),
     Column("TARGET", _name_target),
     Column("NAME", "name"),
 )

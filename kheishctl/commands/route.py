@@ -10,7 +10,7 @@ from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.contract import Json
 from kheishctl.options import JsonValue, complete, drop_unset, id_argument, mutating, options, paged
 from kheishctl.render.events import format_place
-from kheishctl.render.layout import Column, Display, format_record, format_table, paint
+from kheishctl.render.layout import Column, Display, format_pairs, format_record, format_table, paint
 from protocol.text import one_line
 
 group = make_group("route", "Routes to models: a driver, a model and a credential each.")
@@ -45,7 +45,26 @@ def list_(app: App, everything: bool, **params: Any) -> None:
 @id_argument("route_id", "ROUTE", "routes")
 def show(app: App, route_id: str) -> None:
     """Show a route; its credential is shown by reference only."""
-    app.emit(app.call("route.get", {"route_id": route_id}), format_record)
+    app.emit(app.call("route.get", {"route_id": route_id}), format_route)
+
+
+def format_route(route: Json, display: Display) -> str:
+    """Format a route; its cooldowns and its earlier revisions take one line each."""
+    fields = {"route_id": route["route_id"], **route}
+    revisions, cooldowns = fields.pop("revisions", []), fields.pop("cooldowns", [])
+    pairs: list[tuple[str, str | None]] = [
+        ("cooldown", f"{cooldown['reason']} until {display.format_time(cooldown['until_ms'])}{key}")
+        for cooldown in cooldowns
+        for key in [f", {cooldown['auth_ref']}" if cooldown.get("auth_ref") else ""]
+    ]
+    pairs += [
+        (f"revision {revision['revision']}", f"{revision['settings']['model']}{back}, {since}")
+        for revision in revisions[1:]
+        for since in [f"since {display.format_time(revision['updated_at_ms'])}"]
+        for back in [f", that of revision {revision['rollback_of']}" if revision.get("rollback_of") else ""]
+    ]
+    more = format_pairs(pairs, display)
+    return format_record(fields, display) + (f"\n{more}" if more else "")
 
 
 CHECK_COLUMNS = (

@@ -86,16 +86,20 @@ def make_stored_route(
 
 
 def chain_of(routes: Mapping[str, RouteSpec], spec: RouteSpec) -> list[RouteSpec]:
-    """Return the routes that a run may ask after its own, as far as they exist and cost the same money."""
-    chain = (routes[name] for name in spec.fallback if name in routes and name != spec.route_id)
+    """Return the routes that a run may ask after its own.
+
+    Routes may have changed since the chain was stored: one that is gone, has other prices or none, or has
+    become a stand-in, is left out. So a limit of money holds on every route of the chain.
+    """
     currency = spec.prices.currency if spec.prices is not None else None
     usable = []
-    for route in chain:
-        if route.prices is not None:
-            currency = currency or route.prices.currency
-            if route.prices.currency != currency:
-                # The configuration has changed under a stored route.
-                continue
+    for route in (routes[name] for name in spec.fallback if name in routes and name != spec.route_id):
+        if route.driver == "offline" and spec.driver != "offline":
+            continue
+        priced_in = route.prices.currency if route.prices is not None else None
+        if priced_in != currency and (spec.prices is not None or None not in (priced_in, currency)):
+            continue
+        currency = currency or priced_in
         usable.append(route)
     return usable
 

@@ -64,10 +64,9 @@ class BusWorker(Worker):
             bell = self._state.bell(BUS_FANOUT.name, TRIGGERS_DUE.name)
             changed = self._runtimes.changed
             await self._apply_file()
-            if await self._deliver():
-                continue
+            has_delivered = await self._deliver()
             sleep_s = await self._deliver_held()
-            if sleep_s > 0:
+            if not has_delivered and sleep_s > 0:
                 with trio.move_on_after(sleep_s):
                     async with trio.open_nursery() as nursery:
                         for event_ in (bell, changed):

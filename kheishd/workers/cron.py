@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, TypeVar
 
 import trio
 
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from kheishd.kernel.services import Services
     from kheishd.kernel.wall_clock import WallClock
     from kheishd.objects.talk.wake import WakePlan
+    from kheishd.store.table import Table
     from protocol.objects.cron import CronProperties
 
+V = TypeVar("V")
 log = logging.getLogger("kheishd.cron")
 
 MAX_AT_ONCE: Final = 64
@@ -187,21 +189,23 @@ class CronWorker(Worker):
                 self._settling.add((run_id, cron_id))
                 nursery.start_soon(self._settle, run_id, cron_id)
 
+    def _read(self, table: Table[V], key: str) -> V | None:
+        """Return a record. A task that waits must keep no snapshot, as there are only so many readers."""
+        with self._state.read() as store:
+            return store.get(table, key)
+
     async def _settle(self, run_id: str, cron_id: str) -> None:
         """Wait for the end of an occurrence's run, and record it."""
-        with self._state.read() as store:
-            run = store.get(RUNS, run_id)
+        run = self._read(RUNS, run_id)
         while run is not None and run.ended_at_ms is None:
             bell = self._state.bell(f"stream:{run.session_id}")
-            with self._state.read() as store:
-                run = store.get(RUNS, run_id)
-            if run is None or run.ended_at_ms is not None:
-                break
-            await bell.wait()
+            run = self._read(RUNS, run_id)
+            if run is not None and run.ended_at_ms is None:
+                await bell.wait()
+                run = self._read(RUNS, run_id)
         while not self._draining:
             try:
-                with self._state.read() as store:
-                    record = store.get(CRONS, cron_id)
+                record = self._read(CRONS, cron_id)
                 runtime = self._services.runtimes.current()
                 plan = prepare_wake(self._state, runtime, record.target) if record is not None else None
                 settle = partial(cron.settle, runtime=runtime, cron_id=cron_id, run_id=run_id, plan=plan)

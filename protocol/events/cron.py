@@ -71,12 +71,16 @@ class CronSettled(Event, frozen=True, tag="cron_settled"):
 
 
 class CronPlanned(Event, frozen=True, tag="cron_planned"):
-    """The due times of a cron entry were computed anew, because the clock was set back."""
+    """The due times of a cron entry were computed anew, because the clock was set back.
+
+    ``drops``: after a restore, what it had queued or deferred is dropped.
+    """
 
     cron_id: str
     next_due_ms: int | None
     deferred_until_ms: int | None = None
     note: str = ""
+    drops: bool = False
 
 
 class CronDeleted(Event, frozen=True, tag="cron_deleted"):

@@ -58,7 +58,8 @@ input. ``queued``: it fires after the run in flight. ``deferred``: it fires afte
 class Occurrence(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One due time of an entry and its outcome, decided at ``at_ms``.
 
-    ``reason`` is stable: ``late``, ``quiet_hours``, ``overlap``, ``manual``, ``retry`` or that of a refusal.
+    ``reason`` is stable: ``late``, ``quiet_hours``, ``overlap``, ``queued``, ``manual``, ``restored``, or
+    that of a refusal.
     ``missed`` counts the earlier due times since ``since_ms`` that were missed and are not made up for.
     """
 

@@ -10,11 +10,11 @@ from kheishd.kernel.state import State, open_state
 from kheishd.restored import finish_restore, format_time
 from kheishd.store.backup import restore
 from kheishd.store.epoch import OpenWork
-from kheishd.store.tables import MAIL, MAILBOXES_DUE, RUNS, RUNS_TO_CONCLUDE, SESSIONS
+from kheishd.store.tables import CRONS, CRONS_DUE, MAIL, MAILBOXES_DUE, RUNS, RUNS_TO_CONCLUDE, SESSIONS
 from kheishd.store.writer import Store
 from protocol.errors.store import StorageFull
 from protocol.objects.run import ENDED
-from tests.support.histories import rich_history
+from tests.support.histories import NOW_MS, rich_history
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -107,3 +107,14 @@ async def test_an_interrupted_pass_continues(
 def test_times_are_in_utc() -> None:
     """A time for people names its zone."""
     assert format_time(1_800_000_000_000) == "2027-01-15 08:00:00 UTC"
+
+
+async def test_no_cron_entry_fires_what_was_due_in_the_backup(state: State) -> None:
+    """It may have fired after the backup: it is missed, with the reason, and the next due time is to come."""
+    state.now_ms = lambda: NOW_MS + 1_000_000  # type: ignore[method-assign,unused-ignore]
+    await finish_restore(state)
+    with state.read() as store:
+        assert [key for key, _ in store.scan(CRONS_DUE) if key[0] <= state.now_ms()] == []
+        tidy = store.need(CRONS, "tidy")
+    assert (tidy.recent[-1].outcome, tidy.recent[-1].reason) == ("missed", "restored")
+    assert tidy.status == "active"

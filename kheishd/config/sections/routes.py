@@ -192,6 +192,8 @@ def find_fallback_problems(
             yield Problem(place, f"no route '{name}'; other routes: {known}")
         elif route.driver == "offline" and section.effective_driver != "offline":
             yield Problem(place, f"'{name}' is a stand-in, whose answers are no model's")
+        elif is_priced and route.currency is None:
+            yield Problem(place, f"'{name}' states no prices, and '{route_id}' does; 0 is a price, too")
         elif route.currency is not None and currencies and route.currency not in currencies:
             yield Problem(place, f"'{name}' has prices in {route.currency}; a chain has one currency")
         if route is not None and route.currency is not None:

@@ -106,7 +106,7 @@ def evolve(cron: Cron | None, envelope: Envelope, event: CronEvent) -> Cron | No
             )
         case CronPlanned():
             return replace(
-                cron,
+                _drop_pending(cron) if event.drops else cron,
                 next_due_ms=event.next_due_ms,
                 deferred_until_ms=event.deferred_until_ms,
                 planned_at_ms=at_ms,

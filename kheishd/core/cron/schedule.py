@@ -37,9 +37,6 @@ _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _CLOCK: Final = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])")
 _HINT: Final = "write five cron fields, six with seconds first, @daily, 'every 15m' or 'at 2027-03-01T09:00'"
 
-# The distance of neighbours is measured over this many due times.
-MEASURED: Final = 64
-
 # The last instant that is computed: the end of the year 9998. Arithmetic with zones fails in 9999.
 _LAST_MS: Final = 253_370_764_800_000
 
@@ -208,19 +205,18 @@ def count_between(timetable: Timetable, first_ms: int, last_ms: int) -> int:
     return count
 
 
-def find_min_distance_ms(timetable: Timetable, from_ms: int) -> int | None:
-    """Return the smallest distance of the next due times; None with fewer than two."""
-    if timetable.kind == "every":
-        return timetable.period_ms
-    distances: list[int] = []
-    previous = next_after(timetable, from_ms)
-    while previous is not None and len(distances) < MEASURED:
-        following = next_after(timetable, previous)
-        if following is None:
-            break
-        distances.append(following - previous)
-        previous = following
-    return min(distances) if distances else None
+def find_min_distance_ms(timetable: Timetable) -> int | None:
+    """Return a lower bound of the distance of two due times; None for a single time."""
+    if timetable.kind != "cron":
+        return timetable.period_ms if timetable.kind == "every" else None
+    fields = timetable.expression.split()
+    if len(fields) == 5:
+        return 60_000
+    from cronsim import CronSim
+
+    seconds = sorted(CronSim(timetable.expression, local_time(timetable, 0)).seconds)
+    following = [*seconds[1:], seconds[0] + 60]
+    return 1000 * min(second - first for first, second in zip(seconds, following, strict=True))
 
 
 # Quiet hours.

@@ -50,9 +50,15 @@ class Ranked(NamedTuple):
     score: float
 
 
-def rank(reader: PostingsReader, terms: Sequence[str], collection: Collection) -> list[Ranked]:
+def rank(
+    reader: PostingsReader,
+    terms: Sequence[str],
+    collection: Collection,
+    max_rows: int = MAX_POSTINGS_READ,
+) -> list[Ranked]:
     """Return the documents that contain any of the terms: the best first, the newest of equal ones.
 
+    Args:   ``max_rows`` is the number of postings of a term that are read.
     Shape:  at most ``MAX_CANDIDATES`` documents.
     """
     average = max(collection.terms / max(collection.documents, 1), 1.0)
@@ -61,11 +67,11 @@ def rank(reader: PostingsReader, terms: Sequence[str], collection: Collection) -
     scores: dict[int, float] = {}
     common: list[tuple[str, int, float]] = []
     for term in terms:
-        postings = reader.read(term, MAX_POSTINGS_READ)
+        postings = reader.read(term, max_rows)
         if not postings:
             continue
         documents, oldest = len(postings), postings[-1][0]
-        is_common = documents == MAX_POSTINGS_READ
+        is_common = documents == max_rows
         if is_common:
             documents = _estimate_documents(postings, collection)
         rarity = math.log(1 + max(collection.documents - documents + 0.5, 0.5) / (documents + 0.5))

@@ -1,8 +1,8 @@
 """Scrub known secrets from everything that is journaled, logged or sent to a client.
 
 A secret is found in the spellings of ``spellings.py``. Journal lines are scrubbed by structure: secrets
-are replaced inside values, never in field names, known tag values or ids that the daemon made, so a scrubbed
-line still decodes as its type. Texts and values that arrive in chunks are scrubbed by
+are replaced inside values, never in field names, constants of the protocol or ids that the daemon made, so a
+scrubbed line still decodes as its type. Texts and values that arrive in chunks are scrubbed by
 ``core/text/stream.py``.
 """
 
@@ -14,7 +14,6 @@ import msgspec
 
 from kheishd.core.text.spellings import MIN_SECRET_CHARACTERS, Spellings
 from protocol.ids import ID_SHAPED
-from protocol.journal.line import TAG_VALUES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -106,14 +105,17 @@ class Scrubber:
         return cut
 
     def _scrub_fields(self, table: dict[str, Any], *, top: bool, free_form: bool) -> dict[str, Any]:
-        return {
-            (key if top else self.scrub_text(key)): value
-            if not free_form
-            and isinstance(value, str)
-            and (value in TAG_VALUES.get(key, ()) or (key.endswith("_id") and ID_SHAPED.fullmatch(value)))
-            else self._scrub_value(value, free_form=free_form or key in _FREE_FORM)
-            for key, value in table.items()
-        }
+        scrubbed = {}
+        for key, value in table.items():
+            name = key if top or (not free_form and _is_own_word(key)) else self.scrub_text(key)
+            is_own = (
+                not free_form
+                and isinstance(value, str)
+                and (_is_own_word(value) or (key.endswith("_id") and ID_SHAPED.fullmatch(value)))
+            )
+            is_free = free_form or key in _FREE_FORM
+            scrubbed[name] = value if is_own else self._scrub_value(value, free_form=is_free)
+        return scrubbed
 
     def _scrub_value(self, value: Any, *, free_form: bool) -> Any:
         match value:
@@ -129,6 +131,14 @@ class Scrubber:
                 return value if scrubbed == text else scrubbed
             case _:
                 return value
+
+
+def _is_own_word(text: str) -> bool:
+    """Whether a text is a word of the daemon's own, which is no secret."""
+    # Imported where a secret was found, because that needs the types of all answers.
+    from kheishd.core.text.vocabulary import list_words
+
+    return text in list_words()
 
 
 def _split(secret: str) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """The daemon's own words: the names of fields and the constants in the journal and in answers.
 
 To redact a secret that occurs in one of them would change the data itself: an event with another status, an
-answer without one of its fields. Such a text is not accepted as a secret. Pure.
+answer without one of its fields. So they are never changed, and a slot does not accept such a text. Pure.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 
 from protocol.ids import ID_SHAPED
 from protocol.journal.envelope import Envelope
-from protocol.journal.line import JournalEvent
+from protocol.journal.line import TAG_VALUES, JournalEvent
 from protocol.rpc.catalogue import METHODS
 
 if TYPE_CHECKING:
@@ -26,17 +26,18 @@ def find_collision(texts: Iterable[str], names: Iterable[str]) -> str | None:
     An id that the daemon made collides as a whole only: part of one is left as it is wherever ids stand.
     """
     texts = list(texts)
-    words = (*names, *_list_words())
+    words = (*names, *sorted(list_words()))
     contained = (word for word in words if any(text in word for text in texts))
     return next(contained, next((text for text in texts if ID_SHAPED.fullmatch(text)), None))
 
 
 @cache
-def _list_words() -> tuple[str, ...]:
-    """Return all words, without those that are too short to contain a secret."""
+def list_words() -> frozenset[str]:
+    """Return all words. The first call takes some time: nothing needs it before a secret is found."""
     types: list[Any] = [Envelope, JournalEvent, *(method.result for method in METHODS.values())]
     _, components = msgspec.json.schema_components(types)
-    return tuple(sorted({*_find_words(components), *METHODS}))
+    tags = (tag for values in TAG_VALUES.values() for tag in values)
+    return frozenset((*_find_words(components), *METHODS, *tags))
 
 
 def _find_words(schema: Any) -> Iterator[str]:

@@ -19,12 +19,18 @@ from protocol.errors.memory import NotebookFull, NoteNameTaken, NoteProtected
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.session import InputTooLarge
 from protocol.events.memory import NotebookChanged, NoteDeleted, NoteWritten
-from protocol.limits.memory import MAX_NOTE_BYTES, MAX_NOTEBOOK_BYTES, MAX_NOTES, MAX_QUERY_TERMS
+from protocol.limits.memory import (
+    MAX_NOTE_BYTES,
+    MAX_NOTEBOOK_BYTES,
+    MAX_NOTES,
+    MAX_POSTINGS_READ,
+    MAX_QUERY_TERMS,
+)
 from protocol.objects.memory import NoteHit, NoteProperties
 from protocol.structs import fields_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
 
     from kheishd.kernel.runtime import Runtime
     from kheishd.records.writer import Origin
@@ -177,13 +183,15 @@ def _count(tx: Transaction, previous: Note | None, note: Note | None, origin: Or
 
 
 def search_notes(
-    store: Snapshot, agents: Iterable[str], query: str, limit: int, accept: Callable[[Note], bool]
+    store: Snapshot, agents: Sequence[str], query: str, limit: int, accept: Callable[[Note], bool]
 ) -> list[tuple[Note, NoteHit]]:
     """Return the notes of some agents that fit a query and are accepted, the best first.
 
     A note with exactly this name comes before all others.
     """
     terms = choose_query_terms(query, MAX_QUERY_TERMS)
+    # The work for one search is the same for any number of agents.
+    max_rows = MAX_POSTINGS_READ // max(len(agents), 1)
     hits: list[tuple[Note, NoteHit]] = []
     for agent in agents:
         notebook = store.get(NOTEBOOKS, agent)
@@ -192,7 +200,7 @@ def search_notes(
         named = find_note(store, agent, query)
         documents = notebook.notes + notebook.archives
         collection = Collection(documents, notebook.terms, notebook.created_cursor)
-        ranked = rank(Postings(store, NOTE_POSTINGS, agent), terms, collection)
+        ranked = rank(Postings(store, NOTE_POSTINGS, agent), terms, collection, max_rows)
         scores = {number: score for number, score in ranked}
         if named is not None:
             best = max(scores.values(), default=0.0)

@@ -92,7 +92,8 @@ def _find_warnings(runtime: Runtime, spec: RouteSpec) -> Iterator[str]:
         if route is None:
             yield f"the fallback '{name}' does not exist and is passed over"
         elif route not in usable:
-            yield f"the fallback '{name}' has prices in another currency and is passed over"
+            reason = "is a stand-in" if route.driver == "offline" else "has no prices in the same currency"
+            yield f"the fallback '{name}' {reason} and is passed over"
         elif (problem := runtime.models.problem(route)) is not None:
             yield f"the fallback '{name}' is not ready: {problem}"
 

@@ -29,6 +29,8 @@ from protocol.objects.secret import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from kheishd.kernel.runtime import Runtime
     from kheishd.store.environment import Transaction
     from kheishd.store.records import SecretRecord
@@ -42,8 +44,10 @@ def find_users(runtime: Runtime, slot_id: str) -> list[str]:
         for route in runtime.routes.values()
         if reference in (route.auth_ref, *route.auth_refs)
     ]
-    servers = servers_of(runtime).values()
-    return [*routes, *(f"MCP server {spec.name}" for spec in servers if reference in spec.references)]
+    specs = servers_of(runtime).values()
+    servers = [f"MCP server {spec.name}" for spec in specs if reference in spec.references]
+    hooks = [f"hook {hook.name}" for hook in runtime.lifecycle if hook.auth_ref == reference]
+    return [*routes, *servers, *hooks]
 
 
 def _view_of(call: Call, record: SecretRecord, *, redacted: bool, problem: str | None) -> SecretSlot:
@@ -64,6 +68,24 @@ def _require_unrestricted(call: Call) -> None:
     """Require a caller whose token covers every agent and sender. Errors: ScopeWouldWiden."""
     if not call.caller.is_unrestricted:
         raise ScopeWouldWiden("slots concern every agent and sender, and the token covers only some")
+
+
+def require_redactable(call: Call, texts: Iterable[str], slot_id: str) -> None:
+    """Require that texts can be redacted: that no name and no word of the daemon contains one.
+
+    Errors: SecretUnusable.
+    """
+    with call.state.read() as store:
+        slot_ids = [slot_id for (slot_id,), _ in store.scan(SECRETS)]
+    runtime = call.runtime
+    names = (slot_id, *slot_ids, *runtime.definitions, *runtime.routes, call.caller.principal)
+    word = find_collision(texts, names)
+    if word is not None:
+        raise SecretUnusable(
+            f"the value occurs in '{word}', which is a word of the daemon or a name: to redact it, the "
+            "daemon would have to change its own data",
+            field="$.params.value",
+        )
 
 
 def prepare_put(call: Call, params: SecretPut) -> SecretPut:
@@ -88,17 +110,7 @@ def prepare_put(call: Call, params: SecretPut) -> SecretPut:
             "an API key has at least 8 characters, all of them printable ASCII; any other text is 'opaque'",
             field="$.params.value",
         )
-    with call.state.read() as store:
-        slot_ids = [slot_id for (slot_id,), _ in store.scan(SECRETS)]
-    runtime = call.runtime
-    names = (params.slot_id, *slot_ids, *runtime.definitions, *runtime.routes, call.caller.principal)
-    word = find_collision(texts, names)
-    if word is not None:
-        raise SecretUnusable(
-            f"the value occurs in '{word}', which is a word of the daemon or a name: to redact it, the "
-            "daemon would have to change its own data",
-            field="$.params.value",
-        )
+    require_redactable(call, texts, params.slot_id)
     if any(text in params.slot_id for text in secrets.values()):
         raise SecretUnusable("the slot's id contains the value of a secret", field="$.params.slot_id")
     secrets.learn(texts)

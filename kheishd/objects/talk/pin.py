@@ -53,10 +53,13 @@ def pin_run(
     put_chunk(tx, digest, 0, instructions.encode())
     is_guest = speaker.name != session.agent
     pinned_route = pin_route(route, choose_model(route, params, session.route, session.model, speaker))
-    budget = _pin_budget(runtime, params.budget, speaker, route)
     return Pinned(
         **fields_of(PinnedRoute, pinned_route),
-        fallbacks=_pin_fallbacks(runtime, session, bounds, route, budget) if route.fallback else [],
+        fallbacks=[
+            pin_route(fallback)
+            for fallback in (chain_of(runtime.routes, route) if route.fallback else ())
+            if bounds.find_problem("route", fallback.route_id) is None
+        ],
         instructions_digest=digest,
         section_digests=[] if is_guest else _pin_sections(tx, session),
         tools=[] if is_guest else bounds.scope.tools,
@@ -68,27 +71,9 @@ def pin_run(
         output_contract=contract or session.output_contract,
         requirements=params.completion_requirements,
         max_continuations=runtime.config.runs.max_continuations,
-        budget=budget,
+        budget=_pin_budget(runtime, params.budget, speaker, route),
         is_accounted=session.budget is not None,
     )
-
-
-def _pin_fallbacks(
-    runtime: Runtime, session: Session, bounds: Bounds, route: RouteSpec, budget: PinnedBudget | None
-) -> list[PinnedRoute]:
-    """Return the routes of a chain after its first that the session may use.
-
-    A limit of money holds on every route, so those without prices are left out then.
-    """
-    is_limited = bool(
-        (budget is not None and budget.max_cost_micros)
-        or (session.budget is not None and session.budget.max_cost)
-    )
-    return [
-        pin_route(spec)
-        for spec in chain_of(runtime.routes, route)
-        if bounds.find_problem("route", spec.route_id) is None and not (is_limited and spec.prices is None)
-    ]
 
 
 def require_runnable(

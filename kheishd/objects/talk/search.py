@@ -12,6 +12,7 @@ from struct import Struct as Layout
 from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
+import msgspec
 import trio
 from msgspec import Struct
 from msgspec.structs import replace
@@ -25,7 +26,7 @@ from kheishd.records.projection import SESSION_STREAMS, stream_kind
 from kheishd.store.postings import pack_posting
 from kheishd.store.records import SearchTotals
 from kheishd.store.tables import CURSORS, MESSAGE_POSTINGS, SEARCH_TOTALS, SESSIONS, WHOLE_INDEX
-from protocol.errors.store import StorageFull
+from protocol.errors.store import StorageFull, StoreDamaged
 from protocol.journal.line import decode_envelope, decode_event
 from protocol.lazy import LazyDecoder
 from protocol.limits.memory import MAX_QUERY_TERMS
@@ -41,6 +42,7 @@ from protocol.objects.search import MessageHit, SearchResult, SessionSearch
 from protocol.structs import Value
 
 if TYPE_CHECKING:
+    from kheishd.core.memory.messages import SearchedMessage
     from kheishd.core.memory.ranking import Posting
     from kheishd.kernel.call import Caller
     from kheishd.store.environment import Snapshot, Transaction
@@ -75,9 +77,7 @@ def index_step(tx: Transaction) -> int:
     cursor, messages = whole.indexed_cursor, 0
     for cursor, stream in islice(tx.feed(whole.indexed_cursor), MAX_STEP_EVENTS):
         entry = tx.entry(stream, cursor) if stream_kind(stream) == SESSION_STREAMS else None
-        if entry is None or _typed.decode(entry[1]).type not in MESSAGE_TYPES:
-            continue
-        message = read_message(decode_event(entry[1]))
+        message = _find_message(entry[1]) if entry is not None else None
         session = tx.get(SESSIONS, stream) if message is not None else None
         if message is None or session is None:
             continue
@@ -93,6 +93,15 @@ def index_step(tx: Transaction) -> int:
     for agent, current in totals.items():
         tx.put(SEARCH_TOTALS, agent, value=current)
     return tx.last_cursor - cursor
+
+
+def _find_message(line: bytes) -> SearchedMessage | None:
+    """Return the message of a line; None if it has none, or is damaged, which the doctor reports."""
+    try:
+        is_message = _typed.decode(line).type in MESSAGE_TYPES
+        return read_message(decode_event(line)) if is_message else None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _index_message(tx: Transaction, session: Session, cursor: int, text: str) -> int:
@@ -196,11 +205,28 @@ async def search(call: Call, params: SessionSearch) -> SearchResult:
         params = replace(params, agent=session.agent)
     unindexed = await _extend_index(call, params.timeout_s)
     with call.state.read() as store:
-        return SearchResult(find_messages(store, call.caller, params), unindexed)
+        wanted = Wanted(
+            call.caller,
+            params,
+            since=0 if params.since_ms is None else _cursor_before(store, params.since_ms),
+            until=2**63 - 1 if params.until_ms is None else _cursor_before(store, params.until_ms) + 1,
+        )
+        agents = _searched_agents(store, call.caller, params.agent)
+    hits: list[MessageHit] = []
+    for agent in agents:
+        with call.state.read() as store:
+            hits += find_messages(store, wanted, agent)
+        # Many agents with common words must not hold up the loop.
+        await trio.lowlevel.checkpoint()
+    hits.sort(key=lambda hit: (-hit.score, -hit.cursor))
+    return SearchResult(hits[: params.limit], unindexed)
 
 
 async def _extend_index(call: Call, seconds: float) -> int:
-    """Index new messages; return the number of events that remain when the time is over, or the disk full."""
+    """Index new messages; return the number of events that remain when the time is over.
+
+    Nothing is written while the disk is full, or the store is damaged.
+    """
     with call.state.read() as store:
         whole = store.get(SEARCH_TOTALS, WHOLE_INDEX) or SearchTotals()
         remaining = store.last_cursor - whole.indexed_cursor
@@ -208,47 +234,36 @@ async def _extend_index(call: Call, seconds: float) -> int:
     while remaining > 0 and trio.current_time() < deadline:
         try:
             remaining = await call.state.update(index_step)
-        except StorageFull:
+        except (StorageFull, StoreDamaged):
             # What is indexed is searched all the same.
             break
     return remaining
 
 
-def find_messages(store: Snapshot, caller: Caller, params: SessionSearch) -> list[MessageHit]:
-    """Return the messages that fit a query and that the caller may read, the best first."""
-    wanted = Wanted(
-        caller,
-        params,
-        since=0 if params.since_ms is None else _cursor_before(store, params.since_ms),
-        until=2**63 - 1 if params.until_ms is None else _cursor_before(store, params.until_ms) + 1,
-    )
-    terms = choose_query_terms(params.query, MAX_QUERY_TERMS)
+def find_messages(store: Snapshot, wanted: Wanted, agent: str) -> list[MessageHit]:
+    """Return the wanted messages of an agent's sessions that fit the query, the best first."""
+    terms = choose_query_terms(wanted.params.query, MAX_QUERY_TERMS)
+    totals = store.get(SEARCH_TOTALS, agent)
+    if totals is None:
+        return []
+    collection = Collection(totals.messages, totals.terms, totals.first_cursor)
     hits: list[MessageHit] = []
-    for agent, totals in _searched_agents(store, caller, params.agent):
-        collection = Collection(totals.messages, totals.terms, totals.first_cursor)
-        count = 0
-        for cursor, score in rank(MessagePostings(store, agent, wanted), terms, collection):
-            hit = _hit_of(store, wanted, cursor, score, terms)
-            if hit is not None:
-                hits.append(hit)
-                count += 1
-            if count == params.limit:
-                break
-    hits.sort(key=lambda hit: (-hit.score, -hit.cursor))
-    return hits[: params.limit]
+    for cursor, score in rank(MessagePostings(store, agent, wanted), terms, collection):
+        hit = _hit_of(store, wanted, cursor, score, terms)
+        if hit is not None:
+            hits.append(hit)
+        if len(hits) == wanted.params.limit:
+            break
+    return hits
 
 
-def _searched_agents(store: Snapshot, caller: Caller, agent: str | None) -> list[tuple[str, SearchTotals]]:
-    """Return the agents to search, with the totals of their messages."""
+def _searched_agents(store: Snapshot, caller: Caller, agent: str | None) -> list[str]:
+    """Return the agents to search."""
     if agent is not None:
-        totals = store.get(SEARCH_TOTALS, agent)
-        return [] if totals is None else [(agent, totals)]
-    agents = (
-        (key[0], totals)
-        for key, totals in store.scan(SEARCH_TOTALS)
-        if key[0] != WHOLE_INDEX and caller.may_read_agent(key[0])
-    )
-    return list(islice(agents, MAX_SEARCHED_AGENTS))
+        return [agent]
+    agents = (key[0] for key, _ in store.scan(SEARCH_TOTALS))
+    readable = (name for name in agents if name != WHOLE_INDEX and caller.may_read_agent(name))
+    return list(islice(readable, MAX_SEARCHED_AGENTS))
 
 
 def _hit_of(
@@ -258,7 +273,7 @@ def _hit_of(
     stream = store.get(CURSORS, cursor)
     entry = store.entry(stream, cursor) if stream is not None else None
     session = store.get(SESSIONS, stream) if stream is not None else None
-    message = read_message(decode_event(entry[1])) if entry is not None else None
+    message = _find_message(entry[1]) if entry is not None else None
     if entry is None or session is None or message is None or not wanted.covers(session):
         return None
     envelope = decode_envelope(entry[1])

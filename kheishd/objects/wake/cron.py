@@ -61,6 +61,7 @@ from protocol.events.cron import (
 from protocol.journal.line import decode_event
 from protocol.limits.cron import (
     DEFAULT_UPCOMING,
+    MAX_COUNTED_MISSES,
     MAX_CRON_FILE_BYTES,
     MAX_CRONS,
     MAX_OCCURRENCE_NOTE_BYTES,
@@ -248,7 +249,9 @@ def _describe_occurrence(row: Occurrence) -> str:
         case _:
             text = f"it was {row.outcome}" + (f", because {row.note}" if row.note else "")
     if row.missed:
-        text += f"; {row.missed} earlier due times were missed"
+        more = "at least " if row.missed == MAX_COUNTED_MISSES else ""
+        times = "due time was" if row.missed == 1 else "due times were"
+        text += f"; {more}{row.missed} earlier {times} missed"
     return text
 
 
@@ -331,7 +334,7 @@ def require_valid(
         due = next_after(timetable, now_ms)
         if due is None:
             raise ScheduleError("schedule", "the time has passed; choose a later one")
-        distance_ms = find_min_distance_ms(timetable, now_ms)
+        distance_ms = find_min_distance_ms(timetable)
     except ScheduleError as error:
         raise CronInvalid(error.message, field=f"$.params.{error.field}") from None
     if distance_ms is not None and distance_ms < min_period_ms:
@@ -676,6 +679,27 @@ def settle(tx: Transaction, runtime: Runtime, cron_id: str, run_id: str, plan: W
         _carry_out(tx, runtime, cron, entry.CronDecision(row, fires=True, next_due_ms=cron.next_due_ms), plan)
     elif cron.status == "completed" and cron.source == "agent" and not entry.live_rows(cron):
         delete_cron(tx, cron)
+
+
+def skip_restored(tx: Transaction, cron_id: str) -> None:
+    """Skip what was due in the backup that was restored: it may have fired in the store that was replaced."""
+    cron = tx.need(CRONS, cron_id)
+    if cron.status != "active":
+        return
+    try:
+        due = entry.next_due(cron, entry.timetable_of(cron), tx.now_ms)
+    except ScheduleError:
+        return
+    note = "the store was restored from a backup, after which it may have fired"
+    if cron.queued_due_ms is not None or cron.deferred_due_ms is not None:
+        _append(tx, CronPlanned(cron_id=cron_id, next_due_ms=cron.next_due_ms, drops=True, note=note))
+    if cron.next_due_ms is not None and cron.next_due_ms <= tx.now_ms:
+        row = Occurrence(
+            due_ms=cron.next_due_ms, at_ms=tx.now_ms, outcome="missed", reason="restored", note=note
+        )
+        status: CronStatus | None = "completed" if due is None else None
+        occurred = CronOccurred(cron_id=cron_id, occurrence=row, next_due_ms=due, status=status, note=note)
+        _append(tx, occurred if status is not None else replace(occurred, note=""))
 
 
 def replan(tx: Transaction, cron_ids: list[str], note: str) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 
-from kheishctl.commands.route import format_checks
+from kheishctl.commands.route import format_checks, format_route
 from kheishctl.render.layout import Display
 from tests.support.ctl import Ctl
 from tests.support.terminal import Terminal
@@ -123,3 +123,18 @@ def test_a_chain_with_several_keys(ctl: Ctl) -> None:
     assert ctl("route", "delete", "second").code == 1
     for route_id in ("first", "second"):
         assert ctl("route", "delete", route_id).code == 0
+
+
+def test_cooldowns_and_revisions_are_lines() -> None:
+    """Each cooldown and each earlier revision takes one line."""
+    settings = {"model": "m"}
+    revisions = [
+        {"revision": 3, "settings": settings, "updated_at_ms": 3_000},
+        {"revision": 2, "settings": settings, "updated_at_ms": 2_000, "rollback_of": 1},
+    ]
+    cooldowns = [{"reason": "rate_limited", "failures": 1, "until_ms": 9_000, "auth_ref": "env:A"}]
+    route = {"route_id": "r", "model": "m", "revision": 3, "revisions": revisions, "cooldowns": cooldowns}
+    rows = dict(line.split("\t", 1) for line in format_route(route, Display(None, False, 0)).splitlines())
+    assert rows["cooldown"] == "rate_limited until 1970-01-01T00:00:09.000Z, env:A"
+    assert rows["revision 2"] == "m, that of revision 1, since 1970-01-01T00:00:02.000Z"
+    assert rows["revision"] == "3"

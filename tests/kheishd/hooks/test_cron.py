@@ -82,7 +82,7 @@ async def test_an_agent_keeps_a_schedule(tmp_path: Path, autojump_clock: Any) ->
         made = msgspec.json.decode(await call(desk, "schedule_create", schedule="every 30m", prompt="look"))
         listed = msgspec.json.decode(await call(desk, "schedule_list"))["schedules"]
         assert [entry["schedule_id"] for entry in listed] == [made["schedule_id"]]
-        await desk.until(lambda: bool(entries(desk)[0].recent))
+        await desk.until(lambda: [row.outcome for row in entries(desk)[0].recent] == ["completed"])
         other = CronCreated(
             cron_id="other",
             schedule="@daily",

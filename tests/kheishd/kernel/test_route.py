@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from kheishd.config.sections.routes import RouteSection
 from kheishd.kernel.route import chain_of, keys_of, make_built_in_route, make_stored_route, pin_route
@@ -42,6 +43,11 @@ def test_settings_are_those_of_the_configuration() -> None:
         ({"options": {"tools": [1]}}, ".options.tools", "expected a list of tables"),
         ({"currency": "euro"}, ".currency", "currency"),
         ({"fallback": ["b", "gone"]}, ".fallback[1]", "no route 'gone'"),
+        (
+            {"fallback": ["b"], "price_input": 1, "price_output": 1},
+            ".fallback[0]",
+            "'b' states no prices, and 'r' does",
+        ),
         ({"fallback": ["r"]}, ".fallback[0]", "names the route itself"),
         ({"auth_refs": ["env:A", "sk-1234567890"]}, ".auth_refs[1]", "not the key itself"),
         ({"base_url": "http://h/v1", "driver": None}, "", "the key 'driver' is missing"),
@@ -56,11 +62,13 @@ def test_invalid_settings(settings: dict[str, Any], field: str, message: str) ->
 
 
 def test_a_chain() -> None:
-    """A chain has the routes that exist and whose prices are in one currency."""
-    first = RouteSpec("a", "openai", "m", prices=EUROS, fallback=("b", "c", "gone", "d", "a"))
+    """A chain has the routes that exist, are models, and whose prices are in one currency."""
+    first = RouteSpec("a", "openai", "m", prices=EUROS, fallback=("b", "c", "gone", "offline", "d", "a"))
     specs = [RouteSpec("c", "openai", "m", prices=DOLLARS), RouteSpec("d", "openai", "m", prices=EUROS)]
     routes = {**OTHERS, "a": first, **{spec.route_id: spec for spec in specs}}
-    assert [spec.route_id for spec in chain_of(routes, first)] == ["b", "d"]
+    assert [spec.route_id for spec in chain_of(routes, first)] == ["d"]
+    without_prices = replace(first, prices=None)
+    assert [spec.route_id for spec in chain_of(routes, without_prices)] == ["b", "c"]
 
 
 def test_keys() -> None:

@@ -372,3 +372,19 @@ async def test_the_file_of_entries_is_followed_over_reloads(tmp_path: Path, auto
         assert [cron.source for cron in clash] == ["client", "file"]
         assert [cron.cron_id for cron in await reload(None)] == ["own"]
         await house.check()
+
+
+async def test_two_hundred_entries_fire_at_one_time(tmp_path: Path, autojump_clock: Any) -> None:
+    """Each fires once, and all runs in flight are watched, more than the store has readers."""
+    async with cron_house(tmp_path) as house:
+        for number in range(200):
+            target = WakeTarget(agent="default", sender=f"user{number}", prompt="x")
+            await house.create("at 2026-12-01T09:00", cron_id=f"c{number}", target=target)
+
+        def outcomes() -> set[tuple[int, str]]:
+            entries = [house.entry(f"c{number}") for number in range(200)]
+            return {(entry.executions, entry.recent[-1].outcome if entry.recent else "") for entry in entries}
+
+        await house.desk.until(lambda: house.desk.count(CRONS_LIVE) > 0)
+        await house.desk.until(lambda: house.desk.count(CRONS_LIVE) == 0)
+        assert outcomes() == {(1, "completed")}

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 
 import pytest
 
-from kheishd.core.memory import ranking
 from kheishd.core.memory.ranking import Collection, Posting, rank
 
 
@@ -15,6 +14,7 @@ class Index:
     def __init__(self, documents: Iterable[str]) -> None:
         self.postings: dict[str, dict[int, Posting]] = defaultdict(dict)
         self.rows_read = 0
+        self.max_rows = 1_000
         terms = 0
         number = 0
         for number, document in enumerate(documents, 1):
@@ -36,7 +36,7 @@ class Index:
 
     def search(self, query: str) -> list[int]:
         """Return the numbers of the documents, the best first."""
-        return [document.number for document in rank(self, query.split(), self.collection)]
+        return [document.number for document in rank(self, query.split(), self.collection, self.max_rows)]
 
 
 def test_rare_terms_and_short_documents_come_first() -> None:
@@ -60,10 +60,10 @@ def test_the_scores_are_those_of_bm25() -> None:
     assert best.score == pytest.approx(0.6931, abs=1e-4)
 
 
-def test_the_work_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_work_is_limited() -> None:
     """Of a common term only the newest documents are read, and it counts for all that a rare term finds."""
-    monkeypatch.setattr(ranking, "MAX_POSTINGS_READ", 10)
     index = Index([*(f"common x{number}" for number in range(500)), "rare y"])
+    index.max_rows = 10
     index.postings["rare"] |= {3: (3, 1, 2), 4: (4, 1, 2)}
     index.postings["common"].pop(4)
     assert index.search("rare common")[:3] == [3, 501, 4]

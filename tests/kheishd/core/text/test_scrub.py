@@ -3,11 +3,12 @@
 import json
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.core.text.scrub import Scrubber, replace_spans
-from protocol.events.run import MessageAppended
+from protocol.events.run import MessageAppended, RunEnded
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import decode_event, encode_line
 from protocol.transcript import Message, Text, ToolCall
@@ -97,3 +98,17 @@ def test_replace_spans_part_by_part() -> None:
         starts = range(0, len(text), size)
         parts = [replace_spans(text, spans, start, min(start + size, len(text))) for start in starts]
         assert "".join(parts) == "a[scrubbed]b[scrubbed]"
+
+
+@pytest.mark.parametrize(
+    "secret", ["completed", "complete", "assistant", "input_tokens", "run_ended", "anthropic"]
+)
+def test_the_daemons_own_words_stay(secret: str) -> None:
+    """A secret that is a word of the protocol, or a part of one, leaves events as they are, but not texts."""
+    ended = RunEnded("completed")
+    message = MessageAppended("itm_1", Message("assistant", [Text(f"it is {secret}.")]))
+    for event in (ended, message):
+        line = encode_line(Envelope(cursor=1, at_ms=2, session_id="ses_1"), event)
+        stored = decode_event(Scrubber([secret]).scrub_journal_line(line))
+        assert type(stored) is type(event)
+    assert stored == MessageAppended("itm_1", Message("assistant", [Text("it is [scrubbed].")]))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kheishd.config.sections.mcp import McpSection
+from kheishd.kernel.lifecycle import HookSpec
 from kheishd.kernel.master_key import write_master_keys
 from kheishd.kernel.runtime import RouteSpec
 from kheishd.store.tables import RECEIPTS, SECRETS
@@ -29,6 +30,11 @@ SERVERS = {
     "http": McpSection(url="https://mcp.example.com", auth_ref="slot:github"),
     "local": McpSection(command="server", env_refs={"TOKEN": "slot:github"}),
 }
+HOOKS = (
+    HookSpec(
+        "audit", "session_start", "/h/hooks/a.toml", "/h", url="https://h.example", auth_ref="slot:github"
+    ),
+)
 VALUE = 'sk-quo"ted-0123456789'
 
 
@@ -41,7 +47,9 @@ def read_all(directory: Path) -> bytes:
 async def node(tmp_path: Path) -> AsyncIterator[Household]:
     """Provide a household with a route that refers to a slot."""
     routes = ROUTES | {"keyed": KEYED}
-    async with household(tmp_path, work=False, tcp=True, routes=routes, mcp=SERVERS) as house:
+    async with household(
+        tmp_path, work=False, tcp=True, routes=routes, mcp=SERVERS, lifecycle=HOOKS
+    ) as house:
         yield house
 
 
@@ -203,7 +211,7 @@ async def test_secret_delete_secret_in_use(node: Household) -> None:
     assert "route keyed" in refusal.message
     await node.call("secret.put", slot_id="github", value="gh-0123456789")
     refusal = await node.refusal_of("secret.delete", slot_id="github")
-    assert "MCP server http, MCP server local" in refusal.message
+    assert "MCP server http, MCP server local, hook audit" in refusal.message
     with node.state.read() as store:
         assert store.count(SECRETS) == 2
 

@@ -18,6 +18,7 @@ from protocol.events.run import InputReceived, MessageAppended
 from protocol.events.session import SessionCreated
 from protocol.limits.session import MAX_INPUT_BYTES
 from protocol.transcript import Message, Text
+from tests.support.histories import spoil_line
 from tests.support.household import Household, refusal_of, require_session_not_found
 from tests.support.stores import open_inline, update
 
@@ -127,10 +128,12 @@ def test_the_index_is_a_cache(store_dir: Path) -> None:
         writer.write()
 
     update(store, write)
+    # A damaged line is left out.
+    spoil_line(store, "ses_1", 2, lambda stored: stored.replace(b'"item_id"', b'"jtem_id"'))
     steps = [update(store, index_step) for _ in range(3)]
     assert steps[0] > steps[1] == steps[2] == 0
     with store.read() as snapshot:
-        assert snapshot.need(SEARCH_TOTALS, "default").messages == 21
+        assert snapshot.need(SEARCH_TOTALS, "default").messages == 20
         assert snapshot.need(SEARCH_TOTALS, "*").indexed_cursor == snapshot.last_cursor
     store.close()
 

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
+from kheishd.config.sections.context import ContextSection
 from kheishd.config.sections.runs import RunsSection
 from kheishd.kernel.runtime import RouteSpec, TextDelta
-from kheishd.objects.talk import session
+from kheishd.objects.talk import compaction, session
 from protocol.budget import Budget, Cost, Prices
 from protocol.events.run import MessageAppended, ModelFailed
+from protocol.objects.conversation import ConversationCompact
 from protocol.objects.session import CredentialScope, SessionUpdate
 from protocol.transcript import Text, ToolCall, Usage
 from tests.support.desk import Desk, fails, gives, open_desk, says, wall_clock, working
@@ -100,9 +102,16 @@ def route(route_id: str, **changes: Any) -> RouteSpec:
 
 
 @asynccontextmanager
-async def working_desk(directory: Path, models: RouteModels, *specs: RouteSpec) -> AsyncIterator[Desk]:
+async def working_desk(
+    directory: Path, models: RouteModels, *specs: RouteSpec, **runtime: Any
+) -> AsyncIterator[Desk]:
     """Open a desk with a worker on these routes, the first of which is the default one."""
-    values: dict[str, Any] = {"routes": routes(*specs), "default_route": specs[0].route_id, "runs": QUICK}
+    values: dict[str, Any] = {
+        "routes": routes(*specs),
+        "default_route": specs[0].route_id,
+        "runs": QUICK,
+        **runtime,
+    }
     async with open_desk(directory, models, **values) as desk, working(desk):
         yield desk
 
@@ -228,7 +237,7 @@ async def test_the_delay_of_a_provider(tmp_path: Path, autojump_clock: MockClock
 
 
 async def test_the_cost_is_that_of_the_route_that_answered(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Each route has its own prices; a limit of money leaves out a route without prices."""
+    """Each route has its own prices; one without any is left out of a chain with prices."""
     cheap, dear = (Prices(currency="USD", input=price, output=0) for price in (1_000_000, 5_000_000))
     models = RouteModels(a=[busy], free=[answers], b=[lambda request: gives(Text("b"))])
     specs = (route("a", prices=cheap), route("free"), route("b", prices=dear))
@@ -280,3 +289,20 @@ async def test_a_route_that_is_gone(tmp_path: Path, autojump_clock: MockClock) -
         others = {name: spec for name, spec in current.routes.items() if name != "b"}
         desk.holder.amend(change_runtime(current, routes=others))
         assert (await desk.ask()).output == "c"
+
+
+async def test_a_compaction_falls_over(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A summary that the run's route cannot make is made by the next one."""
+
+    def summary(request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        return says("They talked.") if request.purpose == "summary" else says("b", "word " * 500)
+
+    models = RouteModels(a=[summary, summary, summary, busy], b=[summary])
+    context = ContextSection(keep_messages=2)
+    async with working_desk(tmp_path, models, route("a"), route("b"), context=context) as desk:
+        for _ in range(3):
+            await desk.ask("word " * 500)
+        compact = ConversationCompact(sender="user", wait="settled")
+        result = await desk.do(compaction.HANDLERS[0], compact)
+        assert (result.status, result.summary) == ("completed", "They talked.")
+        assert models.asked[-2:] == ["a", "b"]
