@@ -69,7 +69,7 @@ def format_top(sample: Sample, previous: Sample | None, sort: str, display: Disp
     room = max(rows - len(head) - len(ends) - 1, 1)
     runs = sorted(sample.runs, key=SORT_KEYS[sort])
     lines = [fit(one_line(line), width) for line in head]
-    title = f"{'RUN':30} {'STATUS':20} {'AGENT':14} {'AGE':>8} {'IDLE':>8} {'TOKENS':>8}"
+    title = f"{'RUN':30} {'STATUS':15} {'AGENT':9} {'AGE':>7} {'IDLE':>7} {'TOKENS':>7}"
     lines.append(paint(fit(title, width), "bold", display.color))
     shown = runs if len(runs) <= room else runs[: room - 1]
     lines += [fit(one_line(_format_run(run, sample.at_ms)), width) for run in shown]
@@ -106,8 +106,8 @@ def total_of(sample: Sample, kind: str) -> float:
 def _format_run(run: Json, now_ms: int) -> str:
     age = format_duration(max(now_ms - run["accepted_at_ms"], 0) / 1000)
     idle = format_duration(max(now_ms - run["updated_at_ms"], 0) / 1000)
-    name = f"{run['run_id']:30} {run['status']:20} {run['agent'][:14]:14}"
-    return f"{name} {age:>8} {idle:>8} {count_tokens(run):>8}"
+    name = f"{run['run_id']:30} {run['status'][:15]:15} {run['agent'][:9]:9}"
+    return f"{name} {age:>7} {idle:>7} {count_tokens(run):>7}"
 
 
 def _format_waits(sample: Sample) -> list[str]:

@@ -46,7 +46,7 @@ def sample_of(*runs: dict[str, Any], **fields: Any) -> Sample:
 
 
 def test_a_full_daemon_fits_a_small_terminal() -> None:
-    """Hundreds of runs, waits, timers and servers with long names fit a terminal of 80 by 24, and the rest is counted."""
+    """Hundreds of runs, waits, timers and servers fit a terminal of 80 by 24; the rest is counted."""
     many = range(200)
     sample = sample_of(
         *(run(number, agent="長" * 50) for number in many),
