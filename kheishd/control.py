@@ -107,6 +107,7 @@ class Vitals(Struct):
     starting: bool = True
     restored: RestoreMark | None = None
     listeners: list[str] = []
+    collector: str | None = None
     server: ServerCounts | None = None
     active_runs: Callable[[], int] = lambda: 0
     sandbox: Callable[[WorkspaceSection], SandboxStatus | None] = lambda workspace: None

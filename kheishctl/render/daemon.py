@@ -69,7 +69,7 @@ def format_metrics(result: Json, display: Display) -> str:
                 if sample["value"] != int(sample["value"])
                 else f"{sample['value']:.0f}"
             )
-            if metric["kind"] == "histogram":
+            if metric["measure"] == "histogram":
                 mean = sample["sum"] / sample["value"] if sample["value"] else 0.0
                 text += f", mean {mean:.4g}"
             lines.append((one_line(name), text))

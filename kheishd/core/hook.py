@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -71,8 +72,8 @@ def add_outcome(verdict: HookVerdict, hook: str, outcome: HookOutcome, *, is_ope
 
 @lru_cache(maxsize=1024)
 def _compile(matcher: str) -> re.Pattern[str]:
-    pattern = re.escape(re.sub(r"\*+", "*", matcher)).replace(r"\*", ".*").replace(r"\?", ".")
-    return re.compile(pattern, re.DOTALL)
+    # The standard library's translation does not backtrack over several stars.
+    return re.compile(fnmatch.translate(matcher.replace("[", "[[]")))
 
 
 def matches(matcher: str | None, subject: str) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from msgspec import field
 
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
 
     from kheishd.core.hook import HookVerdict
     from protocol.objects.hook import HookEvent, HookFailurePolicy, HookTrial
+
+
+WORKSPACE_FILE: Final = ".kheish/hooks.toml"
+
+MAX_KEPT_WORKSPACES: Final = 10_000
+"""The directories that are remembered, with or without hooks: about 200 bytes each."""
 
 
 class HookSpec(Value, frozen=True):
@@ -72,8 +79,11 @@ class HookRunner(Protocol):
         """Run a hook and return its outcome, from which nothing follows."""
         ...
 
-    def workspace_hooks(self, workspace: str) -> tuple[Sequence[HookSpec], str | None]:
-        """Return the hooks of a trusted workspace; and the problem if a guard among them is invalid."""
+    def workspace_hooks(self, workspace: str, generation: int) -> tuple[Sequence[HookSpec], str | None]:
+        """Return the hooks of a trusted workspace; and the problem if a guard among them is invalid.
+
+        The file is read once in each generation of the configuration.
+        """
         ...
 
 
@@ -82,6 +92,31 @@ class Lifecycle:
 
     def __init__(self, load: Callable[[], HookRunner] | None = None) -> None:
         self._load = load
+        self._generation = 0
+        self._with_file: dict[str, bool] = {}
+
+    def has_file(self, directory: str, generation: int, *, above: bool = False) -> bool:
+        """Whether a directory had a file of hooks when this was first asked; with ``above``, or one above it.
+
+        An agent can write files in its workspace, and what it writes must not run outside of its sandbox. So
+        a new file, like a change of one, takes effect with the next generation of the configuration.
+        """
+        if generation != self._generation:
+            self._generation, self._with_file = generation, {}
+        has_any = False
+        while True:
+            has_own = self._with_file.get(directory)
+            if has_own is None:
+                has_own = os.path.lexists(f"{directory}/{WORKSPACE_FILE}")
+                # Forgetting one that had none would let a later file count.
+                if len(self._with_file) >= MAX_KEPT_WORKSPACES:
+                    return has_any
+                self._with_file[directory] = has_own
+            has_any = has_any or has_own
+            parent = os.path.dirname(directory)
+            if not above or parent == directory:
+                return has_any
+            directory = parent
 
     @cached_property
     def runner(self) -> HookRunner:

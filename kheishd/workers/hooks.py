@@ -11,6 +11,7 @@ import logging
 import re
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+import msgspec
 import trio
 
 from kheishd.kernel.lifecycle import HookSubject, find_hooks
@@ -168,8 +169,12 @@ class HookWorker(Worker):
                 tag = None if entry is None else _TYPE.search(entry[1])
                 if entry is None or tag is None or tag[1] not in _TAGS:
                     continue
-                envelope = decode_envelope(entry[1])
-                for event, subject, payload in describe(store, envelope, decode_event(entry[1])):
+                try:
+                    envelope, decoded = decode_envelope(entry[1]), decode_event(entry[1])
+                except msgspec.DecodeError:
+                    # The doctor reports it.
+                    continue
+                for event, subject, payload in describe(store, envelope, decoded):
                     key = f"{self._state.epoch}.{position}.{event}"
                     subjects.append(
                         HookSubject(event, subject, key, payload, envelope.session_id, envelope.run_id)

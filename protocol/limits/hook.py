@@ -20,15 +20,17 @@ MAX_HOOK_TIMEOUT_MS = 30_000
 DEFAULT_HOOK_TIMEOUT_MS = 5_000
 MAX_HOOK_RETRIES = 3
 
-# The input of a hook, and its output. A longer text in an input is cut; a longer output is a failure.
-MAX_HOOK_INPUT_BYTES = 128 * KIB
+# The input of a hook, and its output; a longer one is a failure. The arguments of a call are whole, because a
+# guard must see all of them. An output that has happened already is cut.
+MAX_HOOK_INPUT_BYTES = 1024 * KIB
+MAX_HOOK_TEXT_BYTES = 16 * KIB
 MAX_HOOK_OUTPUT_BYTES = 128 * KIB
 
 # A reason is part of the result of a call, and of an error; a context is a message of its own.
 MAX_HOOK_REASON_BYTES = 2 * KIB
 MAX_HOOK_CONTEXT_BYTES = 32 * KIB
 
-# The processes and the requests that run at once, over all sessions.
+# The processes and the requests that run at once, over all sessions: of hooks that guard, and of the others.
 MAX_HOOKS_AT_ONCE = 64
 
 # The store keeps the newest failures: 1,000 of at most 8 KiB each are 8 MiB. A replay of the daemon's stream

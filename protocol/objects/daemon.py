@@ -138,7 +138,7 @@ class Metric(Struct, frozen=True, kw_only=True):
     """A metric. A ``counter`` only rises until the daemon ends; a ``gauge`` is a present value."""
 
     name: str
-    kind: Literal["counter", "gauge", "histogram"]
+    measure: Literal["counter", "gauge", "histogram"]
     help: str
     samples: list[MetricSample]
 

@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 
 from kheishd.config.toml import KeyPath, find_key_lines, find_line
 from kheishd.config.validation import Problem, find_problems
-from kheishd.kernel.lifecycle import HookSpec
+from kheishd.kernel.lifecycle import WORKSPACE_FILE, HookSpec
 from protocol.errors.daemon import ConfigInvalid
 from protocol.limits.hook import (
     DEFAULT_HOOK_TIMEOUT_MS,
@@ -36,12 +36,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-WORKSPACE_FILE: Final = ".kheish/hooks.toml"
-
 _GUARD: Final = re.compile(rb"clos", re.IGNORECASE)
 """Something that may be meant as ``failure = "closed"``."""
 
 _HEADER: Final = r"^[A-Za-z0-9-]{1,64}$(?!\n)"
+_OWN_HEADERS: Final = frozenset(
+    ("connection", "content-length", "content-type", "host", "transfer-encoding", "upgrade")
+)
 _REFERENCE: Final = r"^(env|credential|slot):[A-Za-z0-9_.-]{1,255}$(?!\n)"
 
 Part = Annotated[str, Meta(min_length=1, max_length=MAX_HOOK_COMMAND_BYTES)]
@@ -69,6 +70,8 @@ class HookSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             yield Problem((*path, "command"), "no argument holds a NUL")
         if self.url is not None and (problem := _find_url_problem(self.url, private_hosts)):
             yield Problem((*path, "url"), problem)
+        if self.auth_header.lower() in _OWN_HEADERS:
+            yield Problem((*path, "auth_header"), "the daemon sets this header itself")
         if self.auth_ref is not None and self.url is None:
             yield Problem((*path, "auth_ref"), "only a hook with a 'url' sends a credential")
         if self.failure == "closed" and self.event not in POLICY_EVENTS:

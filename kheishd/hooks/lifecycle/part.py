@@ -14,6 +14,8 @@ from kheishd.objects.talk.hook import add_contexts, decide, has_hooks
 from kheishd.store.tables import AGENTS, RUNS_BY_SESSION
 from protocol.events.run import InputReceived
 from protocol.journal.line import decode_event
+from protocol.limits.hook import MAX_HOOK_TEXT_BYTES
+from protocol.text import truncate
 from protocol.transcript import text_of
 
 if TYPE_CHECKING:
@@ -129,7 +131,7 @@ class LifecycleHooks(SubHook):
     async def after_call(self, call: Invocation, outcome: Outcome) -> Outcome:
         """Run the hooks after a call. The outcome stays; an objection is a text beside it."""
         event: HookEvent = "post_tool_use_failure" if outcome.is_error else "post_tool_use"
-        verdict = await self._decide(event, call, {"output": outcome.text})
+        verdict = await self._decide(event, call, {"output": truncate(outcome.text, MAX_HOOK_TEXT_BYTES)})
         contexts = verdict.contexts
         if verdict.block is not None:
             text = f"After {call.tool.name} had run: {verdict.block}"

@@ -6,6 +6,7 @@ import logging
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -17,6 +18,7 @@ from kheishd.core.hook import NO_OBJECTION, HookVerdict, add_outcome
 from kheishd.hooks.lifecycle.command import CommandFailed, make_environment, run_command, shorten
 from kheishd.hooks.lifecycle.files import InvalidHooksFile, read_workspace_hooks
 from kheishd.kernel.credentials import CredentialMissing
+from kheishd.kernel.lifecycle import WORKSPACE_FILE
 from kheishd.records.writer import StreamWriter
 from kheishd.store.tables import HOOK_DEAD_LETTERS, HOOK_DEAD_LETTERS_BY_AGE
 from protocol import ids
@@ -46,8 +48,8 @@ log = logging.getLogger("kheishd.hooks")
 BACKOFF_SECONDS: Final = (0.05, 0.1, 0.2)
 BLOCK_EXIT_CODE: Final = 2
 
-MAX_PAYLOAD_TEXT_BYTES: Final = 16 * 1024
-"""Up to here, a text in an input is whole."""
+MAX_SUBJECT_BYTES: Final = 1024
+"""The part of a subject that is kept with a failure."""
 
 _outcome_decoder = msgspec.json.Decoder(HookOutcome)
 
@@ -88,15 +90,18 @@ class LifecycleRunner:
         self._read_credential = read_credential
         self._environ = environ
         self._limiter = trio.CapacityLimiter(MAX_HOOKS_AT_ONCE)
+        # Hooks that hang after an event must not keep those that guard one from running.
+        self._observers = trio.CapacityLimiter(MAX_HOOKS_AT_ONCE)
         self._secure: ssl.SSLContext | None = None
-        # The hooks of each workspace, by the identity of its file.
-        self._workspaces: dict[str, tuple[tuple[int, ...], Sequence[HookSpec], str | None]] = {}
+        # The hooks of each workspace, and the problem of an invalid guard, as of this generation.
+        self._generation = 0
+        self._workspaces: dict[str, tuple[Sequence[HookSpec], str | None]] = {}
 
     async def decide(self, hooks: Sequence[HookSpec], subject: HookSubject) -> HookVerdict:
         """Run the hooks of a policy event one by one, up to the first block."""
         verdict = NO_OBJECTION
         for hook in hooks:
-            trial = await self._run(hook, subject)
+            trial = await self._run(hook, subject, self._limiter)
             if trial.outcome is not None:
                 verdict = add_outcome(verdict, hook.name, trial.outcome, is_operators=hook.is_operators)
             else:
@@ -112,7 +117,9 @@ class LifecycleRunner:
         """Run the hooks of any other event side by side; only their failures matter."""
 
         async def run(hook: HookSpec) -> None:
-            trial = await self._run(hook, subject)
+            # There may be many events at once, so waiting does not count as the hook's time.
+            async with self._observers:
+                trial = await self._run(hook, subject)
             if trial.outcome is None:
                 await self._record(hook, subject, trial)
 
@@ -122,32 +129,29 @@ class LifecycleRunner:
 
     async def test(self, hook: HookSpec, subject: HookSubject) -> HookTrial:
         """Run a hook and return its outcome, from which nothing follows."""
-        return await self._run(hook, subject)
+        return await self._run(hook, subject, self._limiter)
 
-    def workspace_hooks(self, workspace: str) -> tuple[Sequence[HookSpec], str | None]:
+    def workspace_hooks(self, workspace: str, generation: int) -> tuple[Sequence[HookSpec], str | None]:
         """Return the hooks of a trusted workspace; and the problem if a guard among them is invalid."""
-        try:
-            status = os.stat(f"{workspace}/.kheish/hooks.toml", follow_symlinks=False)
-        except OSError:
-            return (), None
-        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if generation != self._generation:
+            self._generation, self._workspaces = generation, {}
         known = self._workspaces.get(workspace)
-        if known is None or known[0] != identity:
-            hooks: Sequence[HookSpec] = ()
-            problem = None
-            try:
-                hooks = read_workspace_hooks(workspace)
-            except InvalidHooksFile as error:
-                log.warning("the hooks of a workspace are invalid: %s", error, extra={"workspace": workspace})
-                problem = f"the workspace's {error}" if error.may_guard else None
-            if len(self._workspaces) >= MAX_HOOK_DEAD_LETTERS:
-                self._workspaces.clear()
-            known = self._workspaces[workspace] = identity, hooks, problem
-        return known[1:]
+        if known is None:
+            known = (), None
+            if os.path.lexists(f"{workspace}/{WORKSPACE_FILE}"):
+                try:
+                    known = read_workspace_hooks(workspace), None
+                except InvalidHooksFile as error:
+                    log.warning("a workspace's hooks are invalid: %s", error, extra={"workspace": workspace})
+                    known = (), f"the workspace's {error}" if error.may_guard else None
+            self._workspaces[workspace] = known
+        return known
 
     # One hook.
 
-    async def _run(self, hook: HookSpec, subject: HookSubject) -> HookTrial:
+    async def _run(
+        self, hook: HookSpec, subject: HookSubject, limiter: trio.CapacityLimiter | None = None
+    ) -> HookTrial:
         """Run a hook with all its attempts, in its time. A trial without an outcome has failed."""
         payload = self._make_payload(hook, subject)
         content = msgspec.json.encode(payload)
@@ -158,7 +162,7 @@ class LifecycleRunner:
         began = trio.current_time()
         problem = ""
         with trio.move_on_after(hook.timeout_s) as scope:
-            async with self._limiter:
+            async with limiter or nullcontext():
                 for attempt in range(hook.max_retries + 1):
                     trial = replace(trial, attempts=attempt + 1)
                     try:
@@ -170,6 +174,10 @@ class LifecycleRunner:
                             break
                         pause_s = BACKOFF_SECONDS[attempt] * (1 + random.random())
                         await trio.sleep(max(pause_s, failure.after_s))
+                    except Exception:
+                        log.exception("the hook '%s' could not be run", hook.name)
+                        problem = "something failed inside the daemon; its log has the details"
+                        break
         took_ms = round((trio.current_time() - began) * 1000)
         if trial.outcome is None:
             if scope.cancelled_caught:
@@ -179,7 +187,7 @@ class LifecycleRunner:
         return replace(trial, took_ms=took_ms)
 
     def _make_payload(self, hook: HookSpec, subject: HookSubject) -> dict[str, Any]:
-        """Return the input of a hook: without secrets, and with long texts cut."""
+        """Return the input of a hook, without secrets."""
         payload = {
             "contract_version": 1,
             "invocation_key": f"{subject.key}.{hook.name}",
@@ -188,7 +196,7 @@ class LifecycleRunner:
             "subject": subject.subject,
             "session_id": subject.session_id,
             "run_id": subject.run_id,
-            "payload": _shorten(subject.payload),
+            "payload": _encodable(subject.payload),
         }
         scrubbed = self._live.scrubber.scrub_journal_line(msgspec.json.encode(payload))
         decoded: dict[str, Any] = msgspec.json.decode(scrubbed)
@@ -253,7 +261,7 @@ class LifecycleRunner:
             dead_letter_id=self._state.new_id(ids.HOOK_FAILURE),
             hook=hook.name,
             event=subject.event,
-            subject=truncate(subject.subject, MAX_PAYLOAD_TEXT_BYTES // 16),
+            subject=truncate(subject.subject, MAX_SUBJECT_BYTES),
             invocation_key=str(trial.payload["invocation_key"]),
             policy=hook.policy,
             problem=trial.problem or "",
@@ -291,15 +299,14 @@ def _with_outcome(trial: HookTrial, content: bytes) -> HookTrial:
         raise HookFailure(f"its answer is not a valid outcome: {error}", trial=trial) from None
 
 
-def _shorten(value: Any) -> Any:
-    """Return a payload whose long texts are cut: a hook of a large file gets its beginning."""
+def _encodable(value: Any) -> Any:
+    """Return a payload that UTF-8 can encode: models and programs write surrogates."""
     match value:
         case str():
-            # Models and programs write surrogates, which UTF-8 cannot encode.
-            return truncate(value.encode(errors="replace").decode(), MAX_PAYLOAD_TEXT_BYTES)
+            return value if value.isascii() else value.encode(errors="replace").decode()
         case Mapping():
-            return {str(key): _shorten(element) for key, element in value.items()}
+            return {_encodable(str(key)): _encodable(element) for key, element in value.items()}
         case list() | tuple():
-            return [_shorten(element) for element in value]
+            return [_encodable(element) for element in value]
         case _:
             return value

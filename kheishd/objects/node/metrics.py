@@ -127,18 +127,20 @@ def _samples(values: Mapping[Any, float], names: tuple[str, ...]) -> list[Metric
 
 
 def _counter(name: str, help_: str, values: Mapping[Any, float], *labels: str) -> Metric:
-    return Metric(name=f"kheish_{name}_total", kind="counter", help=help_, samples=_samples(values, labels))
+    return Metric(
+        name=f"kheish_{name}_total", measure="counter", help=help_, samples=_samples(values, labels)
+    )
 
 
 def _gauge(name: str, help_: str, values: Mapping[Any, float], *labels: str) -> Metric:
-    return Metric(name=f"kheish_{name}", kind="gauge", help=help_, samples=_samples(values, labels))
+    return Metric(name=f"kheish_{name}", measure="gauge", help=help_, samples=_samples(values, labels))
 
 
 def _histogram(name: str, help_: str, values: Histogram) -> Metric:
     totals = list(accumulate(values.counts))
     buckets = [Bucket(bound, count) for bound, count in zip(values.bounds, totals, strict=False)]
     sample = MetricSample(value=totals[-1], sum=round(values.sum, 6), buckets=buckets)
-    return Metric(name=f"kheish_{name}", kind="histogram", help=help_, samples=[sample])
+    return Metric(name=f"kheish_{name}", measure="histogram", help=help_, samples=[sample])
 
 
 def format_metrics(metrics: DaemonMetrics) -> str:
@@ -148,9 +150,9 @@ def format_metrics(metrics: DaemonMetrics) -> str:
     """
     lines = []
     for metric in metrics.metrics:
-        lines += [f"# HELP {metric.name} {metric.help}", f"# TYPE {metric.name} {metric.kind}"]
+        lines += [f"# HELP {metric.name} {metric.help}", f"# TYPE {metric.name} {metric.measure}"]
         for sample in metric.samples:
-            if metric.kind != "histogram":
+            if metric.measure != "histogram":
                 lines.append(_format_sample(metric.name, sample.labels, sample.value))
                 continue
             for bucket in sample.buckets:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from kheishd.core.hook import NO_OBJECTION, HookVerdict
 from kheishd.core.run.commands import NoteHooks
 from kheishd.kernel.lifecycle import HookSubject, find_hooks
-from kheishd.objects.talk.workspace import list_trusted_directories
+from kheishd.objects.talk.workspace import find_trusted_root
 from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import RUNS, SESSIONS
 from protocol.events.hook import HookContextAdded
@@ -24,44 +24,32 @@ if TYPE_CHECKING:
     from kheishd.store.environment import Transaction
     from protocol.objects.hook import HookEvent
 
-WORKSPACE_FILE: Final = ".kheish/hooks.toml"
-
 
 def hooks_of(
     services: Services, event: HookEvent, subject: str, workspace: str | None
 ) -> tuple[Sequence[HookSpec], str | None]:
     """Return the hooks of an event, the operator's first; and the problem of an invalid guard.
 
-    The hooks of a workspace are those of the directories from its trusted root down to it. While no directory
-    has a file of hooks, this reads nothing.
+    The hooks of a workspace are those in its trusted root. While neither it nor a directory above it has a
+    file of hooks, this reads nothing.
     """
     runtime = services.runtimes.current()
+    lifecycle, generation = services.lifecycle, runtime.generation
     hooks = find_hooks(runtime.lifecycle, event, subject)
-    if workspace is None or not _has_file(workspace):
+    if workspace is None or not lifecycle.has_file(workspace, generation, above=True):
         return hooks, None
     with services.state.read() as store:
-        directories = list_trusted_directories(store, runtime, workspace)
-    for directory in reversed(directories):
-        specs, problem = services.lifecycle.runner.workspace_hooks(directory)
-        if problem is not None:
-            return (), problem
-        hooks += find_hooks(specs, event, subject)
-    return hooks, None
+        root = find_trusted_root(store, runtime, workspace)
+    if root is None or not lifecycle.has_file(root, generation):
+        return hooks, None
+    specs, problem = lifecycle.runner.workspace_hooks(root, generation)
+    return (*hooks, *find_hooks(specs, event, subject)), problem
 
 
 def has_hooks(services: Services, workspace: str) -> bool:
     """Whether the operator, or perhaps the workspace, has hooks."""
-    return bool(services.runtimes.current().lifecycle) or _has_file(workspace)
-
-
-def _has_file(workspace: str) -> bool:
-    """Whether a directory, or one above it, has a file of hooks."""
-    directory = workspace
-    while not os.path.lexists(f"{directory}/{WORKSPACE_FILE}"):
-        if directory in ("/", ""):
-            return False
-        directory = os.path.dirname(directory)
-    return True
+    runtime = services.runtimes.current()
+    return bool(runtime.lifecycle) or services.lifecycle.has_file(workspace, runtime.generation, above=True)
 
 
 async def decide(
@@ -111,15 +99,17 @@ async def add_contexts(services: Services, run: RunRecord, key: str, contexts: S
     if not events:
         return False
 
-    def add(tx: Transaction) -> None:
+    def add(tx: Transaction, event: HookContextAdded) -> None:
         current = tx.need(RUNS, run.run_id)
         if current.status == "running":
             session = tx.need(SESSIONS, run.session_id)
             writer = SessionWriter(tx, run.session_id, session=session, run=current)
-            writer.carry_out(NoteHooks(events))
+            writer.carry_out(NoteHooks((event,)))
             writer.write()
 
-    await services.state.update(add)
+    # A transaction has room for one of the longest texts.
+    for event in events:
+        await services.state.update(partial(add, event=event))
     return True
 
 

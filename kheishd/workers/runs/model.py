@@ -21,11 +21,12 @@ from kheishd.workers.runs.fallover import RouteChain
 from kheishd.workers.runs.memory import commit_compaction
 from kheishd.workers.runs.transcript import TranscriptReader
 from protocol import ids
-from protocol.limits.hook import MAX_STOP_BLOCKS
+from protocol.limits.hook import MAX_HOOK_TEXT_BYTES, MAX_STOP_BLOCKS
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.limits.output import MAX_REPAIR_OVERHEAD_BYTES
 from protocol.limits.store import MAX_CHECKPOINT_BYTES
 from protocol.objects.run import RunError
+from protocol.text import truncate
 from protocol.transcript import Item, Text, ToolCall, text_of
 
 if TYPE_CHECKING:
@@ -214,7 +215,7 @@ class ModelTurn:
                 lambda: {
                     "agent": run.agent,
                     "sender": run.sender,
-                    "output": text_of(items),
+                    "output": truncate(text_of(items), MAX_HOOK_TEXT_BYTES),
                     "blocks": self._stop_blocks,
                 },
                 workspace=active.pinned.workspace or active.runtime.workspace_root,

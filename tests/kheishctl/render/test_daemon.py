@@ -46,7 +46,7 @@ def test_warnings_have_their_remedies_below() -> None:
 def test_metrics() -> None:
     """Each sample has a line with its labels; a histogram shows its number and its mean."""
     metrics = sample(DaemonMetrics, full=True)
-    counter = {"name": "a", "kind": "counter", "samples": [{"value": 3.0, "labels": {"kind": "b"}}]}
-    histogram = {"name": "c", "kind": "histogram", "samples": [{"value": 4.0, "sum": 2.0}]}
+    counter = {"name": "a", "measure": "counter", "samples": [{"value": 3.0, "labels": {"kind": "b"}}]}
+    histogram = {"name": "c", "measure": "histogram", "samples": [{"value": 4.0, "sum": 2.0}]}
     text = format_metrics(metrics | {"metrics": [counter, histogram]}, PIPE)
     assert [line.split() for line in text.splitlines()] == [["a{kind=b}", "3"], ["c", "4,", "mean", "0.5"]]

@@ -23,6 +23,7 @@ from protocol.objects.hook import HookOutcome
         ("[ab]", "a", False),
         ("*b*", "a\nb\nc", True),
         ("**********a", "b" * 10_000, False),
+        ("*a" * 100, "a" * 10_000 + "b", False),
     ],
 )
 def test_matching(matcher: str | None, subject: str, result: bool) -> None:

@@ -1,5 +1,7 @@
 """The choice of an event's hooks."""
 
+from pathlib import Path
+
 import pytest
 
 from kheishd.kernel.lifecycle import Lifecycle, find_hooks
@@ -21,3 +23,27 @@ def test_the_runner_is_loaded_when_it_is_needed() -> None:
     """Services without a daemon have none."""
     with pytest.raises(AssertionError, match="only a daemon"):
         _ = Lifecycle().runner
+
+
+def test_a_directory_is_looked_at_once_in_each_generation(tmp_path: Path) -> None:
+    """A file that appears later does not count, not even for a directory below that is new."""
+    lifecycle = Lifecycle()
+    below = tmp_path / "a"
+    assert not lifecycle.has_file(str(below), 1, above=True)
+    (tmp_path / ".kheish").mkdir()
+    (tmp_path / ".kheish/hooks.toml").touch()
+    assert not lifecycle.has_file(str(tmp_path), 1)
+    assert not lifecycle.has_file(str(tmp_path / "b"), 1, above=True)
+    assert lifecycle.has_file(str(tmp_path / "b"), 2, above=True)
+    assert lifecycle.has_file(str(tmp_path), 2)
+    assert not lifecycle.has_file(str(below), 2)
+
+
+def test_no_directory_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the limit, a directory that is not known yet has no file."""
+    monkeypatch.setattr("kheishd.kernel.lifecycle.MAX_KEPT_WORKSPACES", 1)
+    lifecycle = Lifecycle()
+    assert not lifecycle.has_file(str(tmp_path / "a"), 1)
+    (tmp_path / ".kheish").mkdir()
+    (tmp_path / ".kheish/hooks.toml").touch()
+    assert not lifecycle.has_file(str(tmp_path), 1)

@@ -96,6 +96,7 @@ HEAD = '[[hook]]\nname = "a"\nevent = "stop"\n'
         (f"{HEAD}url = 'https://a:b@e.org'", "holds no credential"),
         (f"{HEAD}url = 'https://e.org'\nauth_ref = 'sk-1234'", "hook[0].auth_ref"),
         (f"{HEAD}url = 'https://e.org'\nauth_header = 'a: b'", "hook[0].auth_header"),
+        (f"{HEAD}url = 'https://e.org'\nauth_header = 'Host'", "sets this header itself"),
         (f"{HEAD}url = 'https://[::1'", "hook[0].url"),
         ("hook = 3", "hook"),
         ("[[hook]", "not TOML"),

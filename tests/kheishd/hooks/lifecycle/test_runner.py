@@ -100,16 +100,31 @@ async def test_secrets_are_redacted(desk: Desk) -> None:
     assert 'curl -H "' in trial.payload["payload"]["command"]
 
 
-async def test_long_inputs_are_cut_or_refused(desk: Desk) -> None:
-    """A hook gets the beginning of a long text; too many texts are a failure."""
+async def test_a_guard_sees_the_whole_input(desk: Desk) -> None:
+    """No part of a call is hidden by its length; an input that is too long is a failure."""
     runner = desk.services.lifecycle.runner
-    event = HookSubject("pre_tool_use", "bash", "key", {"text": "x" * 1_000_000, "odd": "\ud800"})
-    trial = await runner.test(shell_hook("a", "stop", "cat > /dev/null"), event)
+    line = "grep -q rm && exit 2; exit 0"
+    event = HookSubject("pre_tool_use", "bash", "key", {"text": "x" * 500_000 + "rm", "odd": "\ud800"})
+    trial = await runner.test(shell_hook("a", "stop", line), event)
     assert trial.outcome is not None
-    assert len(trial.payload["payload"]["text"]) < 20_000
-    event = HookSubject("pre_tool_use", "bash", "key", {str(index): "x" * 10_000 for index in range(100)})
-    trial = await runner.test(shell_hook("a", "stop", "cat > /dev/null"), event)
-    assert f"the limit is {MAX_HOOK_INPUT_BYTES}" in (trial.problem or "")
+    assert trial.outcome.decision == "block"
+    event = HookSubject("pre_tool_use", "bash", "key", {"text": "x" * MAX_HOOK_INPUT_BYTES})
+    verdict = await runner.decide([shell_hook("a", "pre_tool_use", line, policy="closed")], event)
+    assert verdict.block is not None
+    assert f"the limit is {MAX_HOOK_INPUT_BYTES}" in dead_letters(desk)[0].problem
+
+
+async def test_a_fault_of_the_daemon_is_a_failure(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guard fails closed then, too."""
+
+    async def fail(*arguments: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("kheishd.hooks.lifecycle.runner.run_command", fail)
+    guard = shell_hook("a", "pre_tool_use", "true", policy="closed")
+    verdict = await desk.services.lifecycle.runner.decide([guard], EVENT)
+    assert verdict.block is not None
+    assert "something failed inside the daemon" in dead_letters(desk)[0].problem
 
 
 async def test_the_oldest_failures_are_dropped(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,23 +137,24 @@ async def test_the_oldest_failures_are_dropped(desk: Desk, monkeypatch: pytest.M
     assert limits.MAX_HOOK_DEAD_LETTERS == 1_000
 
 
-async def test_a_workspace_is_read_again_when_its_file_changes(
+async def test_a_workspace_is_read_once_in_each_generation(
     desk: Desk, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An invalid file is logged once, and its problem is returned if it may have had a guard."""
     workspace = tmp_path.resolve() / "w"  # noqa: ASYNC240
     (workspace / ".kheish").mkdir(parents=True)
     runner = desk.services.lifecycle.runner
-    assert runner.workspace_hooks(str(workspace)) == ((), None)
+    assert runner.workspace_hooks(str(workspace), 1) == ((), None)
     file = workspace / ".kheish/hooks.toml"
     file.write_text('[[hook]]\nname = "a"\nevent = "stop"\ncommand = "x"\n')
-    hooks, problem = runner.workspace_hooks(str(workspace))
+    assert runner.workspace_hooks(str(workspace), 1) == ((), None)
+    hooks, problem = runner.workspace_hooks(str(workspace), 2)
     assert ([hook.name for hook in hooks], problem) == (["a"], None)
-    assert runner.workspace_hooks(str(workspace))[0] is hooks
     file.write_text("[[hook]]  # closed\n")
+    assert runner.workspace_hooks(str(workspace), 2)[0] is hooks
     with caplog.at_level(logging.WARNING):
-        hooks, problem = runner.workspace_hooks(str(workspace))
-        runner.workspace_hooks(str(workspace))
+        hooks, problem = runner.workspace_hooks(str(workspace), 3)
+        runner.workspace_hooks(str(workspace), 3)
     assert (hooks, "hooks.toml:1" in (problem or "")) == ((), True)
     assert len(caplog.records) == 1
 

@@ -71,7 +71,7 @@ def test_the_text_is_read_by_prometheus(store: Store) -> None:
 def test_labels_are_escaped() -> None:
     """A label of any text is one value."""
     sample = MetricSample(value=1.5, labels={"route": 'a"b\\c\nd'})
-    metric = Metric(name="kheish_x", kind="gauge", help="X.", samples=[sample])
+    metric = Metric(name="kheish_x", measure="gauge", help="X.", samples=[sample])
     text = format_metrics(DaemonMetrics(started_at_ms=1, at_ms=2, metrics=[metric]))
     (family,) = text_string_to_metric_families(text)
     assert family.samples[0].labels == {"route": 'a"b\\c\nd'}

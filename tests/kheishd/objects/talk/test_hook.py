@@ -6,6 +6,7 @@ from kheishd.core.hook import NO_OBJECTION, HookContext
 from kheishd.objects.talk.hook import add_contexts, decide, has_hooks
 from tests.support.desk import Gate, Scripted, open_desk, working
 from tests.support.hooked import shell_hook
+from tests.support.runtimes import change_runtime
 
 
 async def test_without_hooks_nothing_is_read_or_loaded(tmp_path: Path) -> None:
@@ -19,7 +20,11 @@ async def test_without_hooks_nothing_is_read_or_loaded(tmp_path: Path) -> None:
         (tmp_path / ".kheish/hooks.toml").touch()
         below = tmp_path / "a/b"
         below.mkdir(parents=True)
-        assert has_hooks(desk.services, str(below))
+        # An agent may have written it, and made the directory below: it does not count before a reload.
+        assert not has_hooks(desk.services, str(below))
+        assert not has_hooks(desk.services, str(tmp_path))
+        desk.holder.replace(change_runtime(desk.holder.current(), generation=2))
+        assert has_hooks(desk.services, str(tmp_path))
 
 
 async def test_the_key_of_an_event_is_that_of_its_repetition(tmp_path: Path) -> None:
