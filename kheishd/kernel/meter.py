@@ -152,7 +152,7 @@ class Meter:
     # The event loop.
 
     def count_slow_round(self, seconds: float) -> None:
-        """Count a round of the event loop that took long: all other tasks waited meanwhile."""
+        """Count a round of the event loop for which a commit waited long, as all tasks did."""
         self.slow_rounds += 1
         self._recent_rounds.append((time.monotonic(), seconds))
 

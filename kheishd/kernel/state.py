@@ -295,27 +295,16 @@ class State:
 class _RoundEnd(trio.abc.Instrument):
     """Hands the updates of each round of the loop to the writer together, so that one commit has all of them.
 
-    It also measures the rounds: all tasks wait while one takes long.
-
     The writer would take the first one by itself, and commit it, while the round submits the others.
     """
 
-    def __init__(self, store: Store, meter: Meter) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._meter = meter
-        self._began = time.perf_counter()
-
-    def after_io_wait(self, timeout: float) -> None:
-        """Note the begin of a round."""
-        self._began = time.perf_counter()
 
     def before_io_wait(self, timeout: float) -> None:
         """Hand over, at the end of a round."""
         if self._store.collected:
             self._store.hand_over()
-        took_s = time.perf_counter() - self._began
-        if took_s > SLOW_ROUND_SECONDS:
-            self._meter.count_slow_round(took_s)
 
 
 @asynccontextmanager
@@ -334,11 +323,18 @@ async def open_state(
     token = trio.lowlevel.current_trio_token()
     state: State
 
+    def deliver(group: Group, committed_s: float) -> None:
+        # Since the commit, all tasks have waited for the current round of the loop to end.
+        lag_s = time.perf_counter() - committed_s
+        if lag_s > SLOW_ROUND_SECONDS:
+            state.meter.count_slow_round(lag_s)
+        state.deliver(group)
+
     def on_group(group: Group) -> None:
         state.meter.count_group(group)
         # Once the loop has ended no task waits for the outcome.
         with suppress(trio.RunFinishedError):
-            token.run_sync_soon(state.deliver, group)
+            token.run_sync_soon(deliver, group, time.perf_counter())
 
     def on_failure(note: str) -> None:
         log.critical("the store failed and writes no more: %s", note)
@@ -366,7 +362,7 @@ async def open_state(
     state = State(store, clock)
     if store.damage is not None:
         on_damage(store.damage)
-    round_end = _RoundEnd(store, state.meter)
+    round_end = _RoundEnd(store)
     trio.lowlevel.add_instrument(round_end)
     store.collects = True
     try:

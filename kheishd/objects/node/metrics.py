@@ -82,7 +82,9 @@ def _count(meter: Meter) -> Iterator[Metric]:
     types = {str(kind.__struct_config__.tag): count for kind, count in dict(meter.events).items()}
     yield counter("events", "Events committed to the journal, by type.", types, "type")
     yield counter("journal_bytes", "Bytes of journal lines committed.", {(): meter.journal_bytes})
-    yield counter("loop_slow_rounds", "Rounds of the event loop above 50 ms.", {(): meter.slow_rounds})
+    yield counter(
+        "loop_slow_rounds", "Commits that waited above 50 ms for the event loop.", {(): meter.slow_rounds}
+    )
     yield histogram("tool_seconds", "Time of tool calls.", meter.tool_seconds)
     yield histogram("commit_seconds", "Time of commits.", meter.commit_seconds)
     yield histogram("commit_updates", "Updates in one commit.", meter.group_updates)
@@ -110,7 +112,9 @@ def _measure(services: Services, status: DaemonStatus) -> Iterator[Metric]:
     yield gauge("store_bytes", "Data, file size and free disk of the store.", sizes, "kind")
     yield gauge("journal_cursor", "Newest cursor of the journal.", {(): status.cursor})
     lag_s = services.state.meter.loop_lag_s(60.0)
-    yield gauge("loop_lag_seconds", "Longest round above 50 ms in the last minute.", {(): lag_s})
+    yield gauge(
+        "loop_lag_seconds", "Longest wait above 50 ms for the event loop, in the last minute.", {(): lag_s}
+    )
     yield gauge("writer_queue", "Updates that wait for the writer.", {(): services.state.store.queue_length})
     severities = Counter(warning.severity for warning in (status.health.warnings if status.health else ()))
     yield gauge("warnings", "Health warnings by severity.", severities, "severity")
