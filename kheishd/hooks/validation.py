@@ -33,6 +33,11 @@ _LIBRARY: Final = "jsonschema_rs"
 _BOOLEANS: Final = {"true": True, "false": False}
 
 
+# An expression of a stranger's schema that looks ahead may take hours; this many steps, over a long text,
+# take 0.2 s. Expressions without that take time in proportion to the text in any case.
+MAX_BACKTRACKS: Final = 1_000
+
+
 class Validator:
     """Validator of arguments. A tool's JSON Schema is compiled at its first use."""
 
@@ -97,7 +102,10 @@ def _compile(tool: Tool) -> jsonschema_rs.Validator:
     try:
         # Offline: validating arguments must not send requests to an address that a schema refers to. Values
         # are masked, as they may be long; an error names their path.
-        return jsonschema_rs.validator_for(dict(tool.schema), mask="this", offline=True)
+        options = jsonschema_rs.FancyRegexOptions(backtrack_limit=MAX_BACKTRACKS)
+        return jsonschema_rs.validator_for(
+            dict(tool.schema), mask="this", offline=True, pattern_options=options
+        )
     except ValueError as error:
         message = str(error).splitlines()[0][:MAX_PROBLEM_CHARACTERS]
         raise ToolError(f"the schema of {tool.name} is not valid, so no call can be: {message}") from error

@@ -7,6 +7,7 @@ indentation after them.
 
 It is also found with ``\101``, ``\u{41}`` and ``\U00000041``, with colour codes of a terminal inside, in
 lines with a prefix (``> ``, ``+``, ``- ``, ``| ``, ``# ``), and in base32 unless that is split into chunks.
+A secret that has a backslash itself may be missed where such a spelling breaks or escapes it a second time.
 
 A text is reduced to its letters and digits, in lower case, and the reduced spellings are searched in that:
 one fast pass, which misses none. Only where one is found, the text is normalized step by step with the place
@@ -43,9 +44,15 @@ _RARE_ESCAPE: Final = lazy_pattern(
     rb"\\{1,8}(?:u\{0*([0-9A-Fa-f]{1,6})\}|U([0-9A-Fa-f]{8}))|\\{1,8}([0-3][0-7]{2})(?!\[)|&#0*([0-9]{1,7});"
     rb"|(?:\x1b|\\{1,8}(?:u001[bB]|x1[bB]|033))\[[0-9;:?]*[A-Za-z]"
 )
-_RARE_FOLD: Final = lazy_pattern(
-    rb"(?:[ \t]{0,8}(?:\r?\n|(?:\\{1,8}r)?\\{1,8}n)(?:[ \t>|#+-]|\\{1,8}t)*)+|[ \t]{1,8}\Z"
+# A line break with the blanks around it, and with no sign, one or several of a prefix after it: a sign may
+# also belong to the secret.
+_RARE_FOLDS: Final = tuple(
+    lazy_pattern(
+        rb"(?:[ \t]{0,8}(?:\r?\n|(?:\\{1,8}r)?\\{1,8}n)(?:[ \t]|\\{1,8}t)*%b)+|[ \t]{1,8}\Z" % prefix
+    )
+    for prefix in (b"", rb"(?:[>|#+-](?:[ \t]|\\{1,8}t)*)?", rb"(?:[ \t>|#+-]|\\{1,8}t)*")
 )
+_ROWS: Final = 4 + len(_RARE_FOLDS)
 _ENTITIES: Final = {b"quot": b'"', b"amp": b"&", b"lt": b"<", b"gt": b">", b"apos": b"'"}
 # The end of a text that may be the beginning of an escape or of a line break.
 _BEGINNING: Final = lazy_pattern(
@@ -133,48 +140,59 @@ def _unescape_rare(match: re.Match[bytes]) -> bytes:
 def _normalize(text: _Text) -> Iterator[_Text]:
     """Yield a text as it is, without escapes, as base64, as hexadecimal digits, and without rare escapes."""
     yield text
-    rare = text.substitute(_RARE_ESCAPE, _unescape_rare).substitute(_RARE_FOLD, lambda match: b"")
+    rare = text.substitute(_RARE_ESCAPE, _unescape_rare)
     text = text.substitute(_FOLD, lambda match: b"").substitute(_ESCAPE, _unescape)
     yield text.translate(_TO_BLANK, b"\\\r\n=")
     yield text.translate(_TO_STANDARD, _SPACE)
     yield text.translate(_TO_LOWER, _HEX_SIGNS)
-    yield rare.substitute(_ESCAPE, _unescape).translate(_TO_BLANK, b"\\\r\n=")
+    for fold in _RARE_FOLDS:
+        whole = rare.substitute(fold, lambda match: b"").substitute(_ESCAPE, _unescape)
+        yield whole.translate(_TO_BLANK, b"\\\r\n=")
 
 
-def _normalize_bytes(content: bytes) -> tuple[bytes, bytes, bytes, bytes, bytes]:
+def _normalize_bytes(content: bytes) -> tuple[bytes, ...]:
     """Return what :func:`_normalize` yields, without places."""
     text = content
     if b"\n" in text or b"\\" in text:
         text = _FOLD.sub(b"", text)
     if b"\\" in text or b"%" in text or b"&" in text:
         text = _ESCAPE.sub(_unescape, text)
-    rare = _RARE_FOLD.sub(b"", _RARE_ESCAPE.sub(_unescape_rare, content))
+    rare = _RARE_ESCAPE.sub(_unescape_rare, content)
+    folded = {fold.sub(b"", rare): None for fold in _RARE_FOLDS}
+    unfolded = [_ESCAPE.sub(_unescape, whole).translate(_TO_BLANK, b"\\\r\n=") for whole in folded]
     return (
         content,
         text.translate(_TO_BLANK, b"\\\r\n="),
         text.translate(_TO_STANDARD, _SPACE),
         text.translate(_TO_LOWER, _HEX_SIGNS),
-        _ESCAPE.sub(_unescape, rare).translate(_TO_BLANK, b"\\\r\n="),
+        *unfolded,
+        *unfolded[-1:] * (len(_RARE_FOLDS) - len(unfolded)),
     )
 
 
 def _reduce(content: bytes) -> bytes:
     """Return a text that contains the reduced form of each spelling that occurs in the content."""
     # A sign may also stand before a secret whose beginning looks like the rest of an escape.
-    literal = content
+    forms = {content: None}
     has_rare = _RARE_ESCAPE.search(content) if b"\\" in content or b"\x1b" in content else b"&#0" in content
+    unbroken = content
     if b"\\" in content:
-        for escape in (b"\\n", b"\\r", b"\\t", b"\\b", b"\\f"):
-            content = content.replace(escape, b"")
+        unbroken = _unbreak(content)
+        forms[unbroken] = None
     # Once, as in the normalization: what it makes may look like an escape.
     if b"%" in content or b"&" in content or b"\\u" in content or b"\\x" in content:
-        content = _ESCAPE.sub(_unescape, content)
-    if content is not literal:
-        content = b"%b\0%b" % (content, literal)
+        forms[_ESCAPE.sub(_unescape, unbroken)] = None
     if has_rare:
-        rare = _RARE_FOLD.sub(b"", _RARE_ESCAPE.sub(_unescape_rare, literal))
-        content = b"%b\0%b" % (content, _ESCAPE.sub(_unescape, rare))
+        rare = _RARE_FOLDS[-1].sub(b"", _RARE_ESCAPE.sub(_unescape_rare, content))
+        forms[_ESCAPE.sub(_unescape, rare)] = None
+    content = b"\0".join(reversed(forms))
     return content.translate(_TO_LOWER, _SIGNS)
+
+
+def _unbreak(content: bytes) -> bytes:
+    for escape in (b"\\n", b"\\r", b"\\t", b"\\b", b"\\f"):
+        content = content.replace(escape, b"")
+    return content
 
 
 class _Beginnings:
@@ -218,19 +236,23 @@ class _Forms:
     def __init__(self, secret: str) -> None:
         content = secret.encode(errors="surrogatepass")
         self.bytes = len(content)
-        self.held: list[set[bytes]] = [{content}, set(), set(), set(), set()]
+        self.held: list[set[bytes]] = [{content}, *(set() for _ in range(1, _ROWS))]
         if len(secret) >= MIN_SECRET_CHARACTERS:
             normalized = _normalize_bytes(content)
             cores = set(_find_base64_cores(content))
-            self.held[1:] = [{normalized[1]}, cores, {content.hex().encode()}, {normalized[4]}]
+            # A secret may look like an escape itself.
+            literal = content.translate(_TO_BLANK, b"\\\r\n=")
+            self.held[1:4] = [{normalized[1], literal}, cores, {content.hex().encode()}]
+            self.held[4:] = [{form, normalized[1], literal} for form in normalized[4:]]
         self.all = [row - {b""} for row in self.held]
         if len(secret) >= MIN_SECRET_CHARACTERS:
             # Of so many letters, some would begin at the end of almost any chunk, so they are not held.
             self.all[3].update(_find_base32_cores(content))
         self.reduced = [
-            (index, content, content.translate(_TO_LOWER, _SIGNS))
+            (index, content, reduced)
             for index, row in enumerate(self.all)
             for content in row
+            for reduced in {form.translate(_TO_LOWER, _SIGNS) for form in (content, _unbreak(content))}
         ]
         self.ends = {reduced[:1] for _, _, reduced in self.reduced}
         for _, _, reduced in self.reduced:
@@ -245,9 +267,12 @@ class Spellings:
         self._forms: dict[str, _Forms] = {secret: made.get(secret) or _Forms(secret) for secret in secrets}
         forms = list(self._forms.values())
         self._beginnings = [
-            _Beginnings({content for form in forms for content in form.held[row]} - {b""}) for row in range(5)
+            _Beginnings({content for form in forms for content in form.held[row]} - {b""})
+            for row in range(_ROWS)
         ]
-        self._needles = [sorted({content for form in forms for content in form.all[row]}) for row in range(5)]
+        self._needles = [
+            sorted({content for form in forms for content in form.all[row]}) for row in range(_ROWS)
+        ]
         self._ends: set[bytes] = set().union(*(form.ends for form in forms))
         # The first eight slices of each long spelling. A text is cut into slices, too: wherever the spelling
         # begins, one of them is one of those eight. So the search does not depend on the number of secrets.

@@ -192,6 +192,15 @@ def test_nothing_is_fetched_for_a_schema(uri: str) -> None:
     assert Validator().validate(inside, {"value": 1}) == {"value": 1}
 
 
+def test_an_expression_that_takes_long() -> None:
+    """An expression that would take hours is given up; one that looks ahead with few steps works."""
+    endless = taking({"value": {"type": "string", "pattern": "(?=(a+)+b)a"}})
+    assert "backtracking" in refusal(endless, {"value": "a" * 5_000 + "!"})
+    label = {"type": "string", "pattern": "^(?!.*--)[a-z-]{3,63}$"}
+    assert checked(label, "my-bucket") == "my-bucket"
+    assert "does not match" in refusal(taking({"value": label}), {"value": "my--bucket"})
+
+
 @pytest.mark.parametrize("schema", [{"type": "nonsense"}, {"properties": 5}, {"required": "a"}])
 def test_a_schema_that_is_none_fits_nothing(schema: dict[str, Any]) -> None:
     """An invalid foreign schema is an error for the model, not a failure of the daemon."""

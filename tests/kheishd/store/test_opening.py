@@ -133,7 +133,7 @@ def test_an_opening_that_ends_the_process_is_checked_at_the_next(store_dir: Path
     pages = PageFile(store_dir / DATA)
     pages.close()
     content, start = bytearray((store_dir / DATA).read_bytes()), pages.meta.main.root * pages.meta.page_bytes
-    content[start + 20 : start + 60] = b"\xff" * 40
+    content[start + 16 : start + 60] = b"\xff" * 44
     damage_page(store_dir / DATA, pages.meta.main.root, bytes(content[start : start + pages.meta.page_bytes]))
     write_note(store_dir / DATA)
     program = "import sys; from pathlib import Path; from tests.support.stores import open_inline"

@@ -15,8 +15,7 @@ from tests.support.household import AGENTS, Household, agent, household
 
 DEFINITIONS = AGENTS | {
     "butler": agent("butler", "persona: jeeves", "Serve."),
-    "odd": agent("odd", f"persona: {'x' * 600}"),
-    "zero": agent("zero", 'persona: "a\\0b"'),
+    "odd": agent("odd", "persona: a b"),
 }
 
 
@@ -46,9 +45,7 @@ async def test_conversation_send_persona_not_found(served: Household) -> None:
     refusal = await served.refusal_of("conversation.send", content="x", agent="butler")
     assert isinstance(refusal, PersonaNotFound)
     assert "the agent 'butler' has the persona 'jeeves'" in refusal.message
-    for name in ("odd", "zero"):
-        refusal = await served.refusal_of("conversation.send", content="x", agent=name)
-        assert isinstance(refusal, PersonaNotFound)
+    assert isinstance(await served.refusal_of("conversation.send", content="x", agent="odd"), PersonaNotFound)
 
 
 async def test_agent_spawn_persona_not_found(served: Household) -> None:
