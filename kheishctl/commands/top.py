@@ -54,7 +54,7 @@ HOME, END_OF_LINE, END_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
     help="The time between two tables.",
 )
 def top(app: App, once: bool, sort: str, interval: float) -> None:
-    """Show runs, waits, timers, MCP servers, lag and token rates, again and again; q ends it.
+    """Watch runs, waits, timers and rates in a table that is drawn again and again; q ends it.
 
     A restart of the daemon is waited for. Without a terminal, or with --json, one table or one JSON line
     follows another.
