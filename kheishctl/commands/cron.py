@@ -24,9 +24,10 @@ from kheishctl.render.units import format_utc
 from protocol.text import one_line
 
 if TYPE_CHECKING:
-    from kheishctl.contract import Json
     from collections.abc import Mapping
     from datetime import datetime
+
+    from kheishctl.contract import Json
 
 group = make_group("cron", "Cron entries: schedules on which the daemon wakes conversations.")
 
@@ -67,7 +68,7 @@ _dry_run = click.option(
 
 
 class Moment(click.ParamType["datetime"]):
-    """A time, ``2026-12-01T09:00`` or ``09:00`` of today; in the zone of the entry unless it has an offset."""
+    """A time, ``2026-12-01T09:00`` or ``09:00`` of today, in the zone of the entry unless it has its own."""
 
     name = "time"
 
