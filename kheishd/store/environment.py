@@ -210,6 +210,8 @@ class Snapshot:
     def __exit__(self, *exc: object) -> None:
         # As ``close``, without a call: a turn reads a dozen snapshots.
         self._txn.abort()
+        # A transaction that has ended keeps its reader's slot until it is freed.
+        del self._txn
         self._environment.readers.leave(self)
 
     def close(self) -> None:

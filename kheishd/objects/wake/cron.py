@@ -123,7 +123,11 @@ def _may_read(store: Snapshot, call: Call, cron: Cron) -> bool:
 
 def list_upcoming(cron: Cron, now_ms: int, count: int) -> list[Firing]:
     """Return the next due times of an entry, that which is deferred included."""
-    timetable, quiet = entry.timetable_of(cron), entry.quiet_of(cron)
+    try:
+        timetable, quiet = entry.timetable_of(cron), entry.quiet_of(cron)
+    except ScheduleError:
+        # The zones of this machine no longer have that of the entry: it is refused once it is due.
+        return []
     policy = "defer" if timetable.kind == "at" else cron.quiet
     firings: list[Firing] = []
     if cron.deferred_until_ms is not None and count:
@@ -185,8 +189,12 @@ def explain(call: Call, params: CronExplain) -> CronExplanation:
         if params.at_ms is not None:
             near = _find_occurrence(store, cron, params.at_ms)
             occurrences = [near] if near is not None else []
-    timetable = entry.timetable_of(cron)
     lines = [_describe_entry(cron)]
+    try:
+        timetable = entry.timetable_of(cron)
+    except ScheduleError as error:
+        lines.append(error.message)
+        return CronExplanation(cron_id=cron.cron_id, lines=lines, occurrences=occurrences, upcoming=[])
     if params.at_ms is not None:
         lines += _explain_time(cron, params.at_ms, call.now_ms, occurrences)
     else:
@@ -445,7 +453,10 @@ def resume(tx: Transaction, call: Call, params: CronChange) -> CronView:
     cron = find_cron(tx, call, params.cron_id)
     if cron.status == "active":
         return _view(cron, tx.now_ms)
-    timetable = parse_schedule(cron.schedule, cron.timezone, tx.now_ms)
+    try:
+        timetable = parse_schedule(cron.schedule, cron.timezone, tx.now_ms)
+    except ScheduleError as error:
+        raise CronNotActive(f"{error.message}; update the entry first", field="$.params.cron_id") from None
     due = entry.next_due(cron, timetable, tx.now_ms)
     if due is None:
         text = f"the cron entry is {cron.status}, and its time has passed; update its schedule first"

@@ -455,6 +455,20 @@ async def test_cron_explain_reads_old_decisions_from_the_journal(idle: Household
     assert fired["run_id"] in explained["lines"][-1]
 
 
+async def test_an_entry_whose_zone_is_gone_can_be_read_and_mended(idle: Household) -> None:
+    """Other versions of the zones may lack one: nothing fails, and an update names another zone."""
+    await create(idle)
+    with idle.state.read() as store:
+        stored = store.need(CRONS, "tidy")
+    gone = replace(stored, timezone="Mars/Base", status="paused", next_due_ms=None)
+    await idle.state.update(lambda tx: tx.put(CRONS, "tidy", value=gone))
+    assert "upcoming" not in await idle.call("cron.get", cron_id="tidy")
+    assert "no time zone" in (await idle.call("cron.explain", cron_id="tidy"))["lines"][-1]
+    assert isinstance(await idle.refusal_of("cron.resume", cron_id="tidy"), CronNotActive)
+    await idle.call("cron.update", cron_id="tidy", timezone="UTC")
+    assert (await idle.call("cron.resume", cron_id="tidy"))["status"] == "active"
+
+
 async def test_cron_explain_cron_not_found(idle: Household) -> None:
     """Only an existing entry is explained."""
     assert isinstance(await idle.refusal_of("cron.explain", cron_id="none"), CronNotFound)
