@@ -13,6 +13,7 @@ METHODS: Final = (
     "rpc.discover",
     "rpc.cancel",
     "daemon.status",
+    "daemon.metrics",
     "daemon.reload",
     "daemon.shutdown",
     "daemon.config",

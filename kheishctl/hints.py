@@ -25,7 +25,7 @@ HINTS: dict[str, tuple[str, ...]] = {
     "mcp_login_not_found": ("mcp", "login", "SERVER"),
     "mcp_server_not_found": ("mcp", "list"),
     "mcp_server_unavailable": ("mcp", "list"),
-    "mcp_tool_not_found": ("mcp", "tools", "--server", "SERVER"),
+    "mcp_tool_not_found": ("mcp", "tools", "SERVER"),
     "member_forbidden": ("definition", "show", "AGENT"),
     "method_not_found": ("call", "rpc.discover"),
     "no_such_agent": ("agent", "list", "--closed"),

@@ -62,13 +62,14 @@ TOOL_COLUMNS = (
     group,
     "tools",
     method="mcp.tools",
-    examples=("kheishctl mcp tools", "kheishctl mcp tools --server files --json"),
+    examples=("kheishctl mcp tools", "kheishctl mcp tools files --json"),
 )
-@click.option(
-    "--server",
-    metavar="SERVER",
+@click.argument(
+    "server",
+    metavar="[SERVER]",
+    required=False,
     shell_complete=complete("mcp_servers"),
-    help="Only the tools of this server.",
+    help="Its tools only.",
 )
 @paged
 def tools(app: App, everything: bool, **params: Any) -> None:

@@ -43,8 +43,8 @@ def test_list(servers: Ctl) -> None:
 def test_tools(servers: Ctl) -> None:
     """Tools are listed by their names for agents, of all servers or of one."""
     assert ["mcp__toy__read", "yes", "Does read."] in servers("mcp", "tools").rows
-    assert servers.json("mcp", "tools", "--server", "gone")["tools"] == []
-    refused = servers("mcp", "tools", "--server", "none")
+    assert servers.json("mcp", "tools", "gone")["tools"] == []
+    refused = servers("mcp", "tools", "none")
     assert refused.code == 1
     assert "mcp list" in refused.err
 
