@@ -183,7 +183,7 @@ class Guide:
 @click.option("--route", "route_id", metavar="ID", help="The id of the route (default: the provider).")
 @click.option("--key-stdin", is_flag=True, help="Read the key from the standard input, into a slot.")
 @click.option("--slot", metavar="SLOT", help="The slot of the key (default: the provider).")
-@click.option("--auth-ref", metavar="REF", help="Use a key that is there: env:NAME, slot:NAME …")
+@click.option("--auth-ref", metavar="REF", help="Use a key that is there: env:NAME, slot:NAME ...")
 @click.option("--agent", metavar="NAME", help="The name of the agent.")
 @click.option("--instructions", metavar="TEXT", help="Its instructions.")
 @click.option(

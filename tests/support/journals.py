@@ -43,6 +43,10 @@ def comparable(events: list[dict[str, Any]], home: str) -> dict[str, list[str]]:
         if event["type"] in RECOVERY | ATTEMPTS:
             continue
         stable = {name: value for name, value in event.items() if name not in UNSTABLE}
+        if event["type"].startswith("note_"):
+            # A note is numbered by the cursor of its first event.
+            stable.pop("number", None)
+            stable["name"] = re.sub(r"^archive-\d+", "archive", str(stable.get("name")))
         text = rename_ids(json.dumps(stable, sort_keys=True).replace(home, "HOME"))
         stream = rename_ids(event.get("session_id", "daemon"))
         streams.setdefault(stream, []).append(text)
