@@ -7,12 +7,20 @@ run see the same, also after a restart, and the journal holds what they saw.
 from __future__ import annotations
 
 import logging
+from itertools import count
 from typing import TYPE_CHECKING
 
 from kheishd.core.memory.recall import choose_notes
 from kheishd.core.run.commands import Compaction, NoteRecall
 from kheishd.core.trust import join_origins
-from kheishd.objects.agents.notes import add_snippets, readable_notebooks, search_notes, write_note
+from kheishd.objects.agents.notes import (
+    ARCHIVE_PREFIX,
+    add_snippets,
+    find_note,
+    readable_notebooks,
+    search_notes,
+    write_note,
+)
 from kheishd.objects.talk.bounds import bounds_of
 from kheishd.objects.talk.input import origins_read
 from kheishd.records.writer import Origin
@@ -93,9 +101,11 @@ def _archive(active: ActiveRun, writer: SessionWriter, summary: str) -> None:
         return
     if not bounds_of(tx, active.current_runtime, session).allows_tool("recall"):
         return
+    # An operator may have imported an archive of this name.
+    names = (f"{ARCHIVE_PREFIX}{number}" for number in count(tx.last_cursor + 1))
     archive = NoteProperties(
         agent=session.agent,
-        name=f"archive-{tx.last_cursor + 1}",
+        name=next(name for name in names if find_note(tx, session.agent, name) is None),
         content=truncate_json(summary, MAX_NOTE_BYTES),
         kind="archive",
         origins=origins_read(tx, session),
