@@ -56,6 +56,8 @@ NOT_OPTIONS = {
     "trigger.create": {"target"},
     # Asked for, or read from the standard input.
     "secret.put": {"value"},
+    "mcp.login_complete": {"code", "state", "iss"},
+    "mcp.login": {"redirect_uri"},
     # Given by the command, which prints an artifact whole.
     "run.debug": {"offset", "limit"},
     # Given by the command, which goes on where it was.

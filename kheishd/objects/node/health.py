@@ -207,13 +207,20 @@ def find_stale_runs(store: Snapshot, now_ms: int) -> Iterator[HealthWarning]:
 
 
 def find_failed_servers(mcp: McpHolder) -> Iterator[HealthWarning]:
-    """Yield a warning about each MCP server that has failed."""
+    """Yield a warning about each MCP server that has failed, or needs a login."""
     for view in mcp.current.views():
         if view.state == "failed":
             yield warn(
                 "mcp_failed",
                 f"the MCP server '{view.name}' is not connected: {view.problem or 'it failed'}",
                 "repair it; the daemon tries again by itself",
+                related_id=view.name,
+            )
+        elif view.state == "needs_login":
+            yield warn(
+                "mcp_needs_login",
+                f"the MCP server '{view.name}' needs a login by a person: {view.problem}",
+                "begin one by mcp.login",
                 related_id=view.name,
             )
 

@@ -3,7 +3,8 @@
 A run keeps to the route that answered last. Before each call, and after a failure that moves it on, it takes
 the first route and key of its chain that is usable: one that exists, that the session may use, whose
 credential is there, that is not cooling down, and whose context the prompt fits. Each is asked once in a
-round; once all have failed, the run pauses and a new round begins.
+round; once all have failed, the run pauses and a new round begins. A run whose own route is gone, has changed
+or has no credential ends instead: another route would hide the mistake.
 """
 
 from __future__ import annotations
@@ -13,14 +14,52 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from kheishd.core.context.compaction import max_prompt_tokens
-from kheishd.core.fallback import Candidate, concerns_key, join_failures, list_candidates, use_candidate
+from kheishd.core.fallback import (
+    Candidate,
+    concerns_key,
+    join_failures,
+    list_candidates,
+    use_candidate,
+    use_route,
+)
+from kheishd.kernel.route import find_route_error
 from kheishd.kernel.runtime import ModelFailure
+from protocol.objects.run import RunError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from kheishd.core.scope import Bounds
+    from kheishd.kernel.runtime import Runtime
+    from kheishd.kernel.services import Services
     from kheishd.workers.runs.active import ActiveRun
-    from protocol.objects.run import RunError
+    from protocol.objects.run import Pinned
+
+
+def find_error(runtime: Runtime, candidate: Candidate) -> RunError | None:
+    """Return why a candidate must not be asked by any run: its route is gone or changed, or has no key."""
+    route = replace(candidate.route, auth_ref=candidate.auth_ref)
+    if (error := find_route_error(runtime.routes, route)) is not None:
+        return error
+    spec = replace(runtime.routes[route.route], auth_ref=candidate.auth_ref, auth_refs=())
+    problem = runtime.models.problem(spec)
+    return RunError("credential_missing", problem) if problem is not None else None
+
+
+def choose_beside(services: Services, bounds: Bounds, pinned: Pinned, route_id: str | None) -> Pinned:
+    """Return the values of a call beside a run, such as a judge's.
+
+    It asks the first usable route and key of the run's chain, from the route that answered last on. Without a
+    usable one, it is that route.
+    """
+    runtime, answered = services.runtimes.current(), route_id or pinned.route
+    for candidate in sorted(list_candidates(pinned), key=lambda it: it.route.route != answered):
+        is_cooling = services.cooldowns.remaining_s(candidate.route.route, candidate.auth_ref) > 0
+        if is_cooling or find_error(runtime, candidate) is not None:
+            continue
+        if bounds.find_problem("route", candidate.route.route) is None:
+            return use_candidate(pinned, candidate)
+    return use_route(pinned, route_id)
 
 
 class RouteChain:
@@ -39,15 +78,23 @@ class RouteChain:
         self._notes: dict[str, str] = {}
         self._is_chosen = False
 
-    async def choose(self) -> None:
-        """Choose the route and key of the next call; without a usable one, that which may be asked first."""
+    async def choose(self) -> RunError | None:
+        """Choose the route and key of the next call; without a usable one, that which may be asked first.
+
+        Return the error of a run that must not ask its own route with any of its keys.
+        """
+        own_route = self._active.accepted.route
+        own = [candidate for candidate in self._candidates if candidate.route.route == own_route]
+        errors = [find_error(self._active.current_runtime, candidate) for candidate in own]
+        if None not in errors:
+            return errors[0]
         if self._is_chosen:
             self._is_chosen = False
-            return
+            return None
         usable = await self._find_usable()
         if usable is not None:
             self._use(usable)
-            return
+            return None
         cooldowns = self._active.services.cooldowns
         waiting = [
             (cooldowns.remaining_s(candidate.route.route, candidate.auth_ref), index, candidate)
@@ -55,6 +102,7 @@ class RouteChain:
             if await self._find_problem(candidate) is None
         ]
         self._use(min(waiting)[-1] if waiting else self._home)
+        return None
 
     def note_answer(self) -> None:
         """Keep to the route that has answered."""
@@ -134,14 +182,11 @@ class RouteChain:
     async def _find_problem(self, candidate: Candidate) -> str | None:
         """Return why a candidate cannot be asked at all."""
         active, route = self._active, candidate.route
-        if route.route not in active.runtime.routes:
-            return "it is gone"
         bounds = active.context().bounds
         if bounds is not None and (forbidden := bounds.find_problem("route", route.route)) is not None:
             return forbidden
-        spec = replace(active.runtime.routes[route.route], auth_ref=candidate.auth_ref, auth_refs=())
-        if (problem := active.runtime.models.problem(spec)) is not None:
-            return problem
+        if (error := find_error(active.current_runtime, candidate)) is not None:
+            return error.message
         if route.context_tokens >= active.pinned.context_tokens:
             return None
         limit = max_prompt_tokens(active.runtime.config.context, route.context_tokens, route.options)

@@ -96,10 +96,15 @@ def test_failed_servers() -> None:
     holder.current = cast(
         "Any",
         SimpleNamespace(
-            views=lambda: [view_of(spec, "failed", problem="no such file"), view_of(spec, "ready")]
+            views=lambda: [
+                view_of(spec, "failed", problem="no such file"),
+                view_of(spec, "ready"),
+                view_of(spec, "needs_login", problem="its token has expired"),
+            ]
         ),
     )
-    (warning,) = find_failed_servers(holder)
+    warning, login = find_failed_servers(holder)
+    assert (login.code, login.remedy) == ("mcp_needs_login", "begin one by mcp.login")
     assert "'git' is not connected: no such file" in warning.message
 
 
