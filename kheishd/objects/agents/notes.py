@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
+import trio
 from msgspec.structs import replace
 
 from kheishd.core.memory.note import digest_name, terms_of
@@ -187,7 +188,7 @@ def search_notes(
 ) -> list[tuple[Note, NoteHit]]:
     """Return the notes of some agents that fit a query and are accepted, the best first.
 
-    A note with exactly this name comes before all others.
+    A note with exactly this name comes before all others. ``add_snippets`` completes the hits.
     """
     terms = choose_query_terms(query, MAX_QUERY_TERMS)
     # The work for one search is the same for any number of agents.
@@ -211,7 +212,7 @@ def search_notes(
         for number, score in scores.items():
             note = store.need(NOTES, number)
             if accept(note):
-                hits.append((note, _hit_of(note, score, terms)))
+                hits.append((note, _hit_of(note, score)))
                 accepted += 1
             if accepted == limit:
                 break
@@ -219,14 +220,24 @@ def search_notes(
     return hits[:limit]
 
 
-def _hit_of(note: Note, score: float, terms: list[str]) -> NoteHit:
+async def add_snippets(hits: Sequence[tuple[Note, NoteHit]], query: str) -> list[tuple[Note, NoteHit]]:
+    """Return the hits of a search with their excerpts; other tasks run between any two."""
+    terms = choose_query_terms(query, MAX_QUERY_TERMS)
+    completed: list[tuple[Note, NoteHit]] = []
+    for note, hit in hits:
+        completed.append((note, replace(hit, snippet=make_snippet(note.content, terms))))
+        await trio.lowlevel.checkpoint()
+    return completed
+
+
+def _hit_of(note: Note, score: float) -> NoteHit:
     return NoteHit(
         agent=note.agent,
         name=note.name,
         kind=note.kind,
         number=note.number,
         score=round(score, 4),
-        snippet=make_snippet(note.content, terms),
+        snippet="",
         updated_at_ms=note.updated_at_ms,
         aliases=note.aliases,
         origins=note.origins,

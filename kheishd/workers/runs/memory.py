@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from kheishd.core.memory.recall import choose_notes
 from kheishd.core.run.commands import Compaction, NoteRecall
 from kheishd.core.trust import join_origins
-from kheishd.objects.agents.notes import readable_notebooks, search_notes, write_note
+from kheishd.objects.agents.notes import add_snippets, readable_notebooks, search_notes, write_note
 from kheishd.objects.talk.bounds import bounds_of
 from kheishd.objects.talk.input import origins_read
 from kheishd.records.writer import Origin
@@ -54,14 +54,15 @@ async def load_recall(active: ActiveRun, context: RunContext, entries: Sequence[
         message = entries[-1].message if entries else None
         if not section.recall_limit or not context.allows("recall") or message is None:
             return ""
+        query = truncate(text_of(message.items), MAX_QUERY_BYTES, "")
         hits = search_notes(
             store,
             readable_notebooks(store, active.current_runtime, context.session),
-            truncate(text_of(message.items), MAX_QUERY_BYTES, ""),
+            query,
             section.recall_limit,
             lambda note: note.kind == "note",
         )
-    text, notes = choose_notes(hits, section.recall_tokens)
+    text, notes = choose_notes(await add_snippets(hits, query), section.recall_tokens)
     if not notes:
         return ""
     # A daemon that resumes the run reads the stored text, which has no secrets.
