@@ -329,6 +329,9 @@ def test_completion_asks_the_daemon(daemon: Daemon, ctl: Ctl, sender: str) -> No
     assert sender in complete("send", "--as", sender[:7], home=home)
     assert complete("session", "show", sent["session_id"][:-1], home=home) == [sent["session_id"]]
     assert complete("run", "show", sent["run_id"][:-1], home=home) == [sent["run_id"]]
+    ctl.json("memory", "remember", f"{sender}-note", "x")
+    assert complete("memory", "show", f"{sender}-", home=home) == [f"{sender}-note"]
+    assert complete("memory", "show", "--agent", "nobody", f"{sender}-", home=home) == []
     assert complete("--home", home, "route", "show", "off", home="/nowhere") == ["offline"]
 
 

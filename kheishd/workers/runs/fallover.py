@@ -24,7 +24,9 @@ from kheishd.core.fallback import (
 )
 from kheishd.kernel.route import find_route_error
 from kheishd.kernel.runtime import ModelFailure
+from protocol.limits.route import MAX_CHAIN_FAILURE_BYTES, MAX_PASSED_OVER
 from protocol.objects.run import RunError
+from protocol.text import truncate
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -77,6 +79,9 @@ class RouteChain:
         self._tried: list[Candidate] = []
         self._notes: dict[str, str] = {}
         self._is_chosen = False
+        # The problems of those before the current one, and before the next one.
+        self.passed_over: list[str] = []
+        self._next_passed_over: list[str] = []
 
     async def choose(self) -> RunError | None:
         """Choose the route and key of the next call; without a usable one, that which may be asked first.
@@ -92,6 +97,7 @@ class RouteChain:
             self._is_chosen = False
             return None
         usable = await self._find_usable()
+        self.passed_over = self._next_passed_over
         if usable is not None:
             self._use(usable)
             return None
@@ -126,6 +132,7 @@ class RouteChain:
         """Ask this route and key next."""
         self._use(candidate)
         self._is_chosen = True
+        self.passed_over = self._next_passed_over
 
     def combine(self, failure: ModelFailure) -> ModelFailure:
         """Return the last failure of a round, retryable if any of the round is, after the shortest delay."""
@@ -167,6 +174,8 @@ class RouteChain:
     async def _find_usable(self) -> Candidate | None:
         """Return the first candidate that can be asked now and has not failed in this round."""
         cooldowns = self._active.services.cooldowns
+        passed_over: list[str] = []
+        self._next_passed_over = passed_over
         for candidate in self._ordered():
             if candidate in self._tried:
                 continue
@@ -177,6 +186,8 @@ class RouteChain:
             if problem is None:
                 return candidate
             self._notes.setdefault(candidate.name, problem)
+            if len(passed_over) < MAX_PASSED_OVER:
+                passed_over.append(f"{candidate.name}: {truncate(problem, MAX_CHAIN_FAILURE_BYTES)}")
         return None
 
     async def _find_problem(self, candidate: Candidate) -> str | None:

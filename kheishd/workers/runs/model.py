@@ -181,6 +181,7 @@ class ModelTurn:
             max_calls=active.current_runtime.config.tools.max_calls,
             checked=check,
             provider_data=provider_data,
+            passed_over=chain.passed_over if (chain := self._chain) is not None else [],
         )
         room = max_bytes - measure_data(provider_data) - measure_items(items)
         checkpoint = self._transcript.begin_checkpoint()
@@ -251,18 +252,21 @@ class ModelTurn:
     async def _fail(self, failure: ModelFailure) -> None:
         """Commit a failure: ask another route or key, repeat the call later, or end the run."""
         active, chain, error = self._active, self._chain, failure.error
+        passed_over = chain.passed_over if chain is not None else []
         if falls_over(error) and not self._has_answer_begun:
             route, auth_ref = active.pinned.route, active.pinned.auth_ref
             active.services.cooldowns.note_failure(route, auth_ref, error, failure.retry_after_s)
             if chain is not None and (candidate := await chain.find_next(failure)) is not None:
                 now_ms = active.state.now_ms()
-                await active.commit(FailModelCall(error, now_ms, failure.usage, move=candidate))
+                await active.commit(
+                    FailModelCall(error, now_ms, failure.usage, candidate, passed_over=passed_over)
+                )
                 chain.follow(candidate)
                 return
             failure = chain.combine(failure) if chain is not None else failure
         error, at_ms = self._find_retry(failure)
         final_error = chain.explain(error) if chain is not None and at_ms is None else None
-        await active.commit(FailModelCall(error, at_ms, failure.usage, final_error=final_error))
+        await active.commit(FailModelCall(error, at_ms, failure.usage, None, final_error, passed_over))
         if chain is not None:
             chain.begin_round()
 

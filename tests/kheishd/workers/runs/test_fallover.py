@@ -149,7 +149,12 @@ async def test_a_run_keeps_to_the_route_that_answered(tmp_path: Path, autojump_c
         assert (await desk.ask()).output == "b"
         assert models.asked == ["a", "b", "b"]
         # The route is passed over for 5 seconds.
-        assert (await desk.ask()).output == "b"
+        sent = await desk.ask()
+        messages = [it for _, it in desk.journal(sent.session_id) if isinstance(it, MessageAppended)]
+        assert (sent.output, messages[-1].passed_over) == (
+            "b",
+            ["a: it failed a moment ago and is passed over for 5 s"],
+        )
         autojump_clock.jump(6)
         assert (await desk.ask()).output == "a"
         assert models.asked == ["a", "b", "b", "b", "a"]
@@ -224,8 +229,10 @@ async def test_several_keys(tmp_path: Path, autojump_clock: MockClock) -> None:
         ]
         models.broken.add("env:K1")
         autojump_clock.jump(60)
-        assert (await desk.ask()).output == "a"
-        assert models.asked[3:] == ["env:K2"]
+        sent = await desk.ask()
+        assert (sent.output, models.asked[3:]) == ("a", ["env:K2"])
+        messages = [it for _, it in desk.journal(sent.session_id) if isinstance(it, MessageAppended)]
+        assert messages[-1].passed_over == ["a (env:K1): a is not set"]
 
 
 async def test_the_delay_of_a_provider(tmp_path: Path, autojump_clock: MockClock) -> None:
