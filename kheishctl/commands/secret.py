@@ -45,7 +45,9 @@ COLUMNS = (
     is_flag=True,
     help="Store it although slots cannot be read, because their master key is lost.",
 )
-@click.argument("arguments", metavar="", nargs=-1, type=click.UNPROCESSED)
+@click.argument(
+    "arguments", metavar="", nargs=-1, type=click.UNPROCESSED, help="None: the value is never an argument."
+)
 @mutating
 def put(
     app: App,

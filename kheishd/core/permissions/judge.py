@@ -63,9 +63,6 @@ _UPWARD: Final = lazy_pattern(r"(^|/)\.\.(/|$)")
 MAX_SUBJECT_CHARACTERS: Final = 64
 
 # Denials without a note of their own, as the model reads them.
-SOURCE_TOOLS: Final = ("subscribe_event", "wait_for_event")
-"""The tools whose subject is a pattern of the sources of events."""
-
 DENIED: Final = "the permission rules deny this"
 DENIED_IN_PLAN: Final = "plan mode only reads and asks: describe the change instead of making it"
 DENIED_FETCH_IN_PLAN: Final = "plan mode fetches only from hosts that a rule allows"
@@ -299,7 +296,8 @@ def find_match(rule: Rule, tool: ToolFacts, claim: Claim) -> tuple[bool, str | N
         return both and matches_destination(pattern, claim.subject), None
     if tool.kind == "execute":
         return _find_command_match(rule, pattern, claim)
-    if tool.name in SOURCE_TOOLS and rule.decision != "allow" and claim.subject.endswith("*"):
+    if tool.kind == "coordinate" and rule.decision != "allow" and claim.subject.endswith("*"):
+        # The subject is a pattern itself, such as of the sources of events.
         literal, stem = pattern.partition("*")[0], claim.subject[:-1]
         return literal.startswith(stem) or ("*" in pattern and stem.startswith(literal)), None
     paths = claim.subject.split("\n") if tool.kind == "edit" else [claim.subject]
