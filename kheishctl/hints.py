@@ -22,6 +22,7 @@ HINTS: dict[str, tuple[str, ...]] = {
     "input_contract_violated": ("session", "show", "SESSION"),
     "internal_error": ("daemon", "logs"),
     "mail_not_found": ("mailbox", "list", "AGENT", "--state", "any"),
+    "mcp_login_not_found": ("mcp", "login", "SERVER"),
     "mcp_server_not_found": ("mcp", "list"),
     "mcp_server_unavailable": ("mcp", "list"),
     "mcp_tool_not_found": ("mcp", "tools", "SERVER"),

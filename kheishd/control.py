@@ -17,6 +17,7 @@ from kheishd.config.sections.workspace import WorkspaceSection
 from kheishd.kernel.meter import BootClock
 from kheishd.kernel.route import keys_of
 from kheishd.objects.node.health import (
+    find_failed_hooks,
     find_failed_servers,
     find_meter_warnings,
     find_stale_runs,
@@ -317,6 +318,7 @@ class DaemonControl:
             *(split_warning("unknown_name", sentence, "correct the definition") for sentence in unknown),
             *find_waits(store, now_ms),
             *find_stale_runs(store, now_ms),
+            *find_failed_hooks(store, {hook.name for hook in runtime.lifecycle}),
             *(
                 split_warning("trigger_troubled", sentence, "correct its target, or pause it")
                 for sentence in find_trigger_warnings(store)

@@ -36,7 +36,8 @@ from kheishd.events import commit_start, commit_stop
 from kheishd.hooks.os.shell.cgroup import GROUPS
 from kheishd.hooks.os.shell.health import SandboxHealth
 from kheishd.hooks.os.shell.log import ShellFiles
-from kheishd.kernel.credentials import find_secrets, resolve_credential
+from kheishd.kernel.cooldowns import Cooldowns
+from kheishd.kernel.credentials import find_secrets, identify_key, resolve_credential
 from kheishd.kernel.lifecycle import Lifecycle
 from kheishd.kernel.live import Live
 from kheishd.kernel.mcp import NoMcp, servers_of
@@ -67,6 +68,7 @@ from kheishd.workers.expiry import ExpiryWorker, RetentionWorker
 from kheishd.workers.runs.worker import RunWorker
 from kheishd.workers.shells import ShellWorker
 from kheishd.workers.titles import TitleWorker
+from protocol.errors.mcp import McpLoginFailed
 from protocol.errors.store import StorageFailed, StorageFull, StoreDamaged
 
 if TYPE_CHECKING:
@@ -266,6 +268,11 @@ class Daemon:
             lifecycle=self._lifecycle,
             mcp=self._toolbox.mcp,
             secrets=self._vault,
+            cooldowns=Cooldowns(
+                lambda route_id, key: identify_key(
+                    runtimes.current().routes.get(route_id), key, self._vault, self._environ
+                )
+            ),
         )
         self._toolbox.services = services
         await trio.to_thread.run_sync(GROUPS.prepare)
@@ -382,7 +389,12 @@ class Daemon:
                     from kheishd.mcp.pool import McpPool
 
                     pool = McpPool(
-                        self._source.home.path, self._environ, self._read_credential, self._state.now_ms
+                        self._source.home.path,
+                        self._environ,
+                        self._read_credential,
+                        self._state.now_ms,
+                        self._vault,
+                        self._save_tokens,
                     )
                     await nursery.start(pool.serve)
                     holder.current = pool
@@ -397,6 +409,23 @@ class Daemon:
         assert credential is not None, "there is a reference"
         self._learn((credential,))
         return credential
+
+    async def _save_tokens(self, slot_id: str, value: str) -> None:
+        """Store the tokens of a login in a slot; they are redacted from now on.
+
+        Errors: McpLoginFailed, MasterKeyUnusable, SecretLimit, SecretUnreadable, StorageFull.
+        """
+        from kheishd.core.text.vocabulary import find_collision
+        from kheishd.kernel.secrets import list_redacted
+
+        texts = list_redacted(value)
+        runtime = self.reloader.runtimes.current()
+        word = find_collision(texts, (slot_id, *runtime.definitions, *runtime.routes, *servers_of(runtime)))
+        if word is not None:
+            raise McpLoginFailed(f"a token occurs in '{word}', a word of the daemon: it cannot be redacted")
+        self._learn(texts)
+        self._vault.prepare(slot_id)
+        await self._state.update(lambda tx: self._vault.put_slot(tx, slot_id, value, "oauth"), is_firm=True)
 
     async def _start_workers_later(self, nursery: trio.Nursery, workers: Sequence[Worker]) -> None:
         await trio.sleep(RESTORE_RETRY_SECONDS)
@@ -573,6 +602,7 @@ class Daemon:
             learned=lambda secret: self._learn((secret,)),
             captures=self._captures,
             slots=self._vault,
+            routes=lambda: self.reloader.runtimes.current().routes,
         )
 
     def _adopt(self, runtime: Runtime) -> None:

@@ -6,6 +6,7 @@ with a bounded number of rows, only when the status is asked for.
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -14,6 +15,8 @@ from kheishd.store.environment import refuse_damaged
 from kheishd.store.tables import (
     APPROVALS,
     APPROVALS_WAITING,
+    HOOK_DEAD_LETTERS,
+    HOOK_DEAD_LETTERS_BY_AGE,
     INDOUBTS,
     INDOUBTS_OPEN,
     QUESTIONS,
@@ -25,7 +28,7 @@ from protocol.limits.units import GIB, MIB
 from protocol.objects.daemon import HealthWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from kheishd.kernel.mcp import McpHolder
     from kheishd.kernel.meter import Meter
@@ -51,6 +54,9 @@ MAX_CHECKED_RUNS = 64
 
 # The warnings about runs without progress.
 MAX_STALE_WARNINGS = 5
+
+# The newest failures of hooks that are read: 0.3 ms.
+MAX_CHECKED_FAILURES = 100
 
 # A round of the event loop above this holds up every client noticeably.
 LAG_SECONDS = 1.0
@@ -201,7 +207,7 @@ def find_stale_runs(store: Snapshot, now_ms: int) -> Iterator[HealthWarning]:
 
 
 def find_failed_servers(mcp: McpHolder) -> Iterator[HealthWarning]:
-    """Yield a warning about each MCP server that has failed."""
+    """Yield a warning about each MCP server that has failed, or needs a login."""
     for view in mcp.current.views():
         if view.state == "failed":
             yield warn(
@@ -210,3 +216,27 @@ def find_failed_servers(mcp: McpHolder) -> Iterator[HealthWarning]:
                 "repair it; the daemon tries again by itself",
                 related_id=view.name,
             )
+        elif view.state == "needs_login":
+            yield warn(
+                "mcp_needs_login",
+                f"the MCP server '{view.name}' needs a login by a person: {view.problem}",
+                "begin one by mcp.login",
+                related_id=view.name,
+            )
+
+
+def find_failed_hooks(store: Snapshot, names: Collection[str]) -> Iterator[HealthWarning]:
+    """Yield a warning about each of the named hooks with unresolved failures among the newest ones."""
+    newest = islice(store.scan(HOOK_DEAD_LETTERS_BY_AGE, reverse=True), MAX_CHECKED_FAILURES)
+    letters = [store.need(HOOK_DEAD_LETTERS, dead_letter_id) for _, dead_letter_id in newest]
+    failures = [letter for letter in letters if letter.state == "open" and letter.hook in names]
+    last = {letter.hook: letter for letter in reversed(failures)}
+    for hook, count in Counter(letter.hook for letter in failures).items():
+        letter = last[hook]
+        effect = "; it fails closed, so its events are blocked" if letter.policy == "closed" else ""
+        yield warn(
+            "hook_failing",
+            f"the hook '{hook}' failed {count} time{'s' if count > 1 else ''}: {letter.problem}{effect}",
+            "correct it and reload, and resolve its failures",
+            related_id=letter.dead_letter_id,
+        )

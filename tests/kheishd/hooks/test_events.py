@@ -99,7 +99,10 @@ async def test_no_event_between_two_waits_is_lost(desk: Desk) -> None:
     """With the cursor of the last event, the next wait returns what was published since, at once."""
     first = await emit(desk, "ci.a")
     second = await emit(desk, "ci.b")
-    assert '"source":"ci.a"' in await call(desk, "wait_for_event", {"source": "ci.*", "after": 0})
+    run_id = await begin(desk, "wait_for_event", {"source": "ci.*", "after": 0})
+    await desk.until(lambda: desk.ended(run_id))
+    assert '"source":"ci.a"' in result(desk)
+    assert desk.run(run_id).hops == 1
     text = await call(desk, "wait_for_event", {"source": "ci.*", "after": first})
     assert f"at cursor {second}" in text
     assert desk.count(EVENT_WAITS) == 0

@@ -10,6 +10,7 @@ from kheishd.kernel.meter import Meter
 from kheishd.objects.node.health import (
     MAX_STALE_WARNINGS,
     STALE_MS,
+    find_failed_hooks,
     find_failed_servers,
     find_meter_warnings,
     find_stale_runs,
@@ -18,7 +19,11 @@ from kheishd.objects.node.health import (
     format_warning,
     split_warning,
 )
-from kheishd.store.tables import APPROVALS, APPROVALS_WAITING, RUNS
+from kheishd.store.tables import (
+    APPROVALS,
+    APPROVALS_WAITING,
+    RUNS,
+)
 from kheishd.store.writer import Store
 from protocol.limits.units import GIB
 from protocol.objects.daemon import Disk
@@ -91,10 +96,15 @@ def test_failed_servers() -> None:
     holder.current = cast(
         "Any",
         SimpleNamespace(
-            views=lambda: [view_of(spec, "failed", problem="no such file"), view_of(spec, "ready")]
+            views=lambda: [
+                view_of(spec, "failed", problem="no such file"),
+                view_of(spec, "ready"),
+                view_of(spec, "needs_login", problem="its token has expired"),
+            ]
         ),
     )
-    (warning,) = find_failed_servers(holder)
+    warning, login = find_failed_servers(holder)
+    assert (login.code, login.remedy) == ("mcp_needs_login", "begin one by mcp.login")
     assert "'git' is not connected: no such file" in warning.message
 
 
@@ -103,3 +113,13 @@ def test_sentences_are_split_into_message_and_remedy() -> None:
     warning = split_warning("code", "it broke; mend it", "look")
     assert (warning.message, warning.remedy) == ("it broke", "mend it")
     assert format_warning(split_warning("code", "it broke", "look")) == "it broke; look"
+
+
+def test_failed_hooks(store: Store) -> None:
+    """A configured hook with unresolved failures is named, with their number and the last problem."""
+    rich_history(store)
+    with store.read() as snapshot:
+        assert list(find_failed_hooks(snapshot, {"other"})) == []
+        (warning,) = find_failed_hooks(snapshot, {"guard"})
+    assert warning.message.startswith("the hook 'guard' failed 1 time: it hung")
+    assert (warning.code, bool(warning.related_id)) == ("hook_failing", True)
