@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from kheishd.core.validation_cost import find_cost_problem
 from protocol.contract import Requirement
 from protocol.lazy import lazy_pattern
 from protocol.rpc.wire import find_storage_problem
@@ -116,6 +117,9 @@ def check_value(schema: Mapping[str, Any], value: Any) -> ContractMatch | Contra
     import jsonschema_rs
 
     value = _drop_nulls(schema, value)
+    problem = find_cost_problem(schema, value, len(msgspec.json.encode(value)))
+    if problem is not None:
+        return ContractViolation(f"the schema cannot be used for this value: {problem}")
     problems = []
     for error in jsonschema_rs.validator_for(dict(schema)).iter_errors(value):
         path = "$" + "".join(_format_step(part) for part in error.instance_path)

@@ -7,8 +7,9 @@ ensures that the call runs as its row says, and that a failure in a sub-hook har
 
 Tools may appear and disappear while the daemon runs, so they are looked up at each use. A tool name belongs
 to the first sub-hook that had it, for the life of the composite, even while the tool is gone: otherwise an
-approval for a tool of one server could be used by another server that takes the name. A second tool of a name
-is a programming error at construction; later it is left out, and the log has a warning.
+approval for a tool of one sub-hook could be used by another one that takes the name. A sub-hook with a
+``prefix`` owns all names that begin with it, so tools that come and go use up no names. A second tool of a
+name is a programming error at construction; later it is left out, and the log has a warning.
 """
 
 from __future__ import annotations
@@ -95,6 +96,8 @@ class CompositeHook:
         self._with_amendment = self._parts_with("after_call")
         self._with_other_arguments = self._parts_with("amend")
         self._with_denial = self._parts_with("before_approval")
+        self._with_preparation = self._parts_with("prepare")
+        self._prefixes = {part.prefix: part for part in self._parts if part.prefix}
         self._validator = Validator()
         for part in self._parts:
             names = set()
@@ -119,7 +122,7 @@ class CompositeHook:
 
     def _claim(self, part: SubHook, tool: Tool) -> str | None:
         """Make a sub-hook the owner of its tool's name. Return the problem if it cannot be."""
-        owner = self._owners.get(tool.name)
+        owner = self._find_owner(tool.name)
         if owner is part:
             return None
         if owner is not None:
@@ -130,6 +133,12 @@ class CompositeHook:
             return f"{part.name} has the tool {tool.name}, beyond the limit of {MAX_TOOL_NAMES} names"
         self._owners[tool.name] = part
         return None
+
+    def _find_owner(self, name: str) -> SubHook | None:
+        for prefix, part in self._prefixes.items():
+            if name.startswith(prefix) and _NAME.fullmatch(name):
+                return part
+        return self._owners.get(name)
 
     def _tools_of(self, part: SubHook) -> _PartTools:
         """Return a sub-hook's current tools, without those that cannot be used.
@@ -163,7 +172,7 @@ class CompositeHook:
 
     def find_tool(self, name: str) -> Tool | None:
         """Return the tool of a name, offered or not; None if no tool has it now."""
-        owner = self._owners.get(name)
+        owner = self._find_owner(name)
         if owner is not None:
             return self._tools_of(owner).by_name.get(name)
         return next((tool for tool in self.tools() if tool.name == name), None)
@@ -240,8 +249,16 @@ class CompositeHook:
                 log.exception("a hook could not prepare for a run", extra={"part": part.name})
         return has_changed
 
-    async def prepare(self) -> None:
-        """Load what ``validate`` needs for tools without a struct: it would block the loop."""
+    async def prepare(self, context: RunContext, names: Sequence[str]) -> None:
+        """Prepare for calls of these tools: wait for tools that are not there yet after a restart.
+
+        Also load the library by which arguments are validated without a struct: it would block the loop.
+        """
+        for part in self._with_preparation:
+            try:
+                await part.prepare(context, names)
+            except Exception:
+                log.exception("a hook could not prepare for calls", extra={"part": part.name})
         if any(tool.arguments is None for tool in self.tools()):
             await self._validator.prepare()
 
@@ -374,7 +391,7 @@ class CompositeHook:
     def _owner(self, call: Invocation) -> SubHook:
         """Return the sub-hook of a call's tool. Errors: ToolError if the tool has disappeared."""
         name = call.tool.name
-        owner = self._owners.get(name)
+        owner = self._find_owner(name)
         if owner is None or name not in self._tools_of(owner).by_name:
             raise ToolError(f"the tool '{name}' is no longer available; nothing was run")
         return owner

@@ -9,20 +9,31 @@ scope does, too. Servers of an agent's definition are for its sessions only.
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
 
 from kheishd.core.mcp import format_answer
-from kheishd.kernel.hook import Arguments, Invocation, Outcome, RunContext, SubHook, Tool, ToolError, tool
+from kheishd.kernel.hook import (
+    Arguments,
+    Invocation,
+    Outcome,
+    RunContext,
+    Stale,
+    SubHook,
+    Tool,
+    ToolError,
+    tool,
+)
 from kheishd.kernel.mcp import NoMcp, ServerFailure
 from kheishd.kernel.runtime import ModelFailure
 from protocol.errors.mcp import McpServerNotFound
 from protocol.limits.call import MAX_PREVIEW_BYTES
 from protocol.limits.web import MAX_URL_BYTES
 from protocol.objects.approval import Preview
-from protocol.text import truncate
+from protocol.text import sanitize, truncate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,6 +44,12 @@ if TYPE_CHECKING:
 
 # Listing and reading have no time limit of their own beyond that of the server.
 RESOURCE_SECONDS: Final = 130.0
+
+RESOURCE_TOOLS: Final = ("list_mcp_resources", "read_mcp_resource")
+
+# In the summary of a call's arguments: one of them, and all.
+MAX_ARGUMENT_BYTES: Final = 120
+MAX_SUMMARY_BYTES: Final = 1_024
 
 
 class ListResources(Arguments, frozen=True):
@@ -52,6 +69,7 @@ class ServerTools(SubHook):
     """The tools of all servers, and two tools for their resources, if one has any."""
 
     name = "mcp"
+    prefix = "mcp__"
 
     def __init__(self, holder: McpHolder) -> None:
         self._holder = holder
@@ -77,22 +95,32 @@ class ServerTools(SubHook):
 
         Errors: ModelFailure if a required server is not connected.
         """
-        if not self._holder.adopted.is_set():
-            await self._holder.adopted.wait()
         pool = self._holder.current
-        if isinstance(pool, NoMcp):
-            return False
-        specs = [
-            pool.find(view.name) for view in pool.views() if view.state in ("starting", "ready", "failed")
-        ]
-        usable = [spec for spec in specs if may_use(context, spec)]
-        await pool.settle([spec.name for spec in usable])
-        for spec in usable:
+        for spec in await self._settle(context):
             problem = pool.find_problem(spec.name) if spec.settings.required else None
             if problem is not None:
                 message = f"the required MCP server '{spec.name}' cannot be used: {problem}"
                 raise ModelFailure("mcp_server_unavailable", message, retryable=True)
         return False
+
+    async def prepare(self, context: RunContext, names: Sequence[str]) -> None:
+        """Wait for the servers of a run that goes on after a restart of the daemon."""
+        if any(name.startswith(self.prefix) or name in RESOURCE_TOOLS for name in names):
+            await self._settle(context)
+
+    async def _settle(self, context: RunContext) -> Sequence[ServerSpec]:
+        """Wait for the first attempts of the servers that a session may use, and return these servers."""
+        if not self._holder.adopted.is_set():
+            await self._holder.adopted.wait()
+        pool = self._holder.current
+        if isinstance(pool, NoMcp):
+            return ()
+        specs = [
+            pool.find(view.name) for view in pool.views() if view.state in ("starting", "ready", "failed")
+        ]
+        usable = [spec for spec in specs if may_use(context, spec)]
+        await pool.settle([spec.name for spec in usable])
+        return usable
 
     def offer(self, context: RunContext) -> Sequence[Tool]:
         """Return the tools of the servers that the session may use."""
@@ -112,7 +140,8 @@ class ServerTools(SubHook):
         spec = self._find_server(call, arguments.server)
         return Preview(
             kind="text",
-            text=f"read '{arguments.uri}' of the MCP server '{spec.name}' ({describe_place(spec)})",
+            text=f"read of the MCP server '{spec.name}' ({describe_place(spec)}): {_quote(arguments.uri)}",
+            binding=spec.digest,
         )
 
     @tool(
@@ -159,6 +188,8 @@ class ServerTools(SubHook):
     async def read_mcp_resource(self, call: Invocation, arguments: ReadResource) -> Outcome:
         """Read a resource. Errors: ToolError."""
         spec = self._find_server(call, arguments.server)
+        if call.binding not in (None, spec.digest):
+            raise Stale
         try:
             result = await self._holder.current.read_resource(spec.name, arguments.uri)
         except (ServerFailure, McpServerNotFound) as failure:
@@ -180,9 +211,13 @@ class ServerTools(SubHook):
         if call.tool.methods is not None:
             return await super().preview(call)
         tool = self._find(call)
-        arguments = msgspec.json.format(msgspec.json.encode(call.arguments), indent=2).decode()
-        text = f"call '{tool.remote_name}' of the MCP server '{tool.spec.name}' ({describe_place(tool.spec)})"
-        return Preview(kind="text", text=truncate(f"{text} with\n{arguments}", MAX_PREVIEW_BYTES))
+        # The server's name for the tool comes after ours for the server, and quoted: it cannot pose as one.
+        text = f"MCP server '{tool.spec.name}' ({describe_place(tool.spec)})\ntool {_quote(tool.remote_name)}"
+        short = msgspec.json.encode({name: _shorten(value) for name, value in call.arguments.items()})
+        text += f"\narguments {truncate(short.decode(), MAX_SUMMARY_BYTES)}"
+        if len(whole := msgspec.json.encode(call.arguments)) > len(short):
+            text += f"\n\nin full:\n{msgspec.json.format(whole, indent=2).decode()}"
+        return Preview(kind="text", text=truncate(text, MAX_PREVIEW_BYTES), binding=_binding(tool))
 
     async def evidence(self, call: Invocation) -> dict[str, Any]:
         """Return the server and its own name of the tool."""
@@ -196,6 +231,8 @@ class ServerTools(SubHook):
         if call.tool.methods is not None:
             return await super().dispatch(call)
         tool = self._find(call)
+        if call.binding not in (None, _binding(tool)):
+            raise Stale
         server = tool.spec.name
         try:
             result = await self._holder.current.call(server, tool.remote_name, call.arguments, call.stream)
@@ -208,7 +245,7 @@ class ServerTools(SubHook):
 
     def _find(self, call: Invocation) -> RemoteTool:
         """Return the tool of a call. Errors: ToolError if it has disappeared."""
-        tool = self._by_name.get(call.tool.name)
+        tool = self._by_name.get(call.tool.name) if self.tools else None
         if tool is None:
             raise ToolError(f"the tool '{call.tool.name}' is no longer available; nothing was run")
         return tool
@@ -225,6 +262,24 @@ def may_use(context: RunContext, spec: ServerSpec) -> bool:
         ("mcp_server", "mcp_credential") if spec.needs_credential else ("mcp_server",)
     )
     return all(bounds.find_problem(kind, spec.name) is None for kind in kinds)
+
+
+def _binding(tool: RemoteTool) -> str:
+    """Return what an approval is bound to: the server's configuration, its name for the tool, the schema."""
+    bound = [tool.spec.digest, tool.remote_name, tool.row.schema]
+    return sha256(msgspec.json.encode(bound)).hexdigest()
+
+
+def _quote(text: str) -> str:
+    return msgspec.json.encode(sanitize(text)).decode()
+
+
+def _shorten(value: Any) -> Any:
+    """Return an argument for the summary: a long text or value in short."""
+    if isinstance(value, str):
+        return truncate(value, MAX_ARGUMENT_BYTES)
+    encoded = msgspec.json.encode(value)
+    return value if len(encoded) <= MAX_ARGUMENT_BYTES else truncate(encoded.decode(), MAX_ARGUMENT_BYTES)
 
 
 def describe_place(spec: ServerSpec) -> str:

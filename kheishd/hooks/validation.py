@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import trio
 
+from kheishd.core.validation_cost import find_cost_problem
 from kheishd.kernel.hook import Tool, ToolError
 from protocol.limits.call import MAX_TOOL_INPUT_BYTES
 
@@ -55,7 +56,8 @@ class Validator:
 
         Errors: ToolError, which names the invalid arguments and their problems.
         """
-        if len(msgspec.json.encode(arguments)) > MAX_TOOL_INPUT_BYTES:
+        size = len(msgspec.json.encode(arguments))
+        if size > MAX_TOOL_INPUT_BYTES:
             raise ToolError(f"the arguments take more than {MAX_TOOL_INPUT_BYTES} bytes; send less at once")
         coerced = coerce(tool.schema, arguments)
         if tool.arguments is not None:
@@ -73,6 +75,9 @@ class Validator:
                     if fields := ", ".join(schema.get("properties", ())):
                         problem += f"; the fields are {fields}"
                 raise _invalid(tool, [problem]) from None
+        cost_problem = find_cost_problem(tool.schema, coerced, size)
+        if cost_problem is not None:
+            raise ToolError(f"the schema of {tool.name} cannot be used for these arguments: {cost_problem}")
         problems = list(self._find_problems(tool, coerced))
         if problems:
             raise _invalid(tool, problems)

@@ -416,10 +416,12 @@ class SubHook:
     """A part of the composite Hook. The defaults are those of a sub-hook that only declares tools.
 
     A sub-hook whose tools appear and disappear while the daemon runs, such as one for MCP servers, overrides
-    ``tools`` with a property that returns the current rows, and handles their calls in ``dispatch``.
+    ``tools`` with a property that returns the current rows, and handles their calls in ``dispatch``. Only
+    its tools have names that begin with its ``prefix``.
     """
 
     name: str
+    prefix: ClassVar[str] = ""
     _declared: ClassVar[tuple[str, ...]] = ()
     _rows: tuple[Tool, ...] | None = None
 
@@ -447,6 +449,9 @@ class SubHook:
         Errors: ModelFailure if the run must not go on.
         """
         return False
+
+    async def prepare(self, context: RunContext, names: Sequence[str]) -> None:
+        """Prepare for calls of these tools, also of a run that goes on after a restart, without ``begin``."""
 
     def offer(self, context: RunContext) -> Sequence[Tool]:
         """Return the tools that make sense in a context; the composite applies the scopes."""
@@ -561,8 +566,8 @@ class Hook(Protocol):
         """Prepare all sub-hooks for a run before its first prompt; return whether the session changed."""
         ...
 
-    async def prepare(self) -> None:
-        """Load what ``validate`` needs, which would block the loop the first time."""
+    async def prepare(self, context: RunContext, names: Sequence[str]) -> None:
+        """Prepare for calls of these tools, before they are looked up and validated."""
         ...
 
     def validate(self, tool: Tool, arguments: Mapping[str, Any]) -> Any:

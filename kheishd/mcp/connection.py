@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import mcp_types as types
+import msgspec
 import trio
 from mcp import Client, MCPError
 from mcp.client.subscriptions import ListenNotSupportedError, SubscriptionLost
@@ -26,7 +27,13 @@ from kheishd.kernel.mcp import RemoteResult, ServerFailure
 from kheishd.mcp.oauth import LoginAuth, Logins, OAuthFailed
 from kheishd.mcp.transport import BearerToken, ServerEnded, http_transport, open_process, stdio_transport
 from protocol import __version__
-from protocol.limits.mcp import MAX_LIST_PAGES, MAX_LISTED_SERVER_TOOLS, MAX_SERVER_ERROR_BYTES
+from protocol.limits.mcp import (
+    MAX_LIST_BYTES,
+    MAX_LIST_PAGES,
+    MAX_LIST_ROW_BYTES,
+    MAX_LISTED_SERVER_TOOLS,
+    MAX_SERVER_ERROR_BYTES,
+)
 from protocol.text import sanitize, truncate
 
 if TYPE_CHECKING:
@@ -214,11 +221,21 @@ async def _list_all(request: Callable[..., Any], field: str) -> list[dict[str, A
     """Return the elements of all pages of a list, at most the limit. Errors: ServerFailure."""
     elements: list[dict[str, Any]] = []
     cursor: str | None = None
+    room = MAX_LIST_BYTES
     for _ in range(MAX_LIST_PAGES):
         params = None if cursor is None else types.PaginatedRequestParams(cursor=cursor)
         page = await _translate(request, params=params)
-        rows = getattr(page, field)
-        elements += [row.model_dump(by_alias=True, exclude_none=True, mode="json") for row in rows]
+        for row in getattr(page, field):
+            element = row.model_dump(by_alias=True, exclude_none=True, mode="json")
+            size = len(msgspec.json.encode(element))
+            room -= size
+            if size <= MAX_LIST_ROW_BYTES:
+                elements.append(element)
+            else:
+                log.warning("an MCP server: one of its %s has %d bytes and is left out", field, size)
+            if room < 0:
+                log.warning("an MCP server: its %s beyond %d bytes are left out", field, MAX_LIST_BYTES)
+                return elements
         cursor = page.next_cursor
         if cursor is None or len(elements) >= MAX_LISTED_SERVER_TOOLS:
             break

@@ -156,8 +156,8 @@ class McpPool:
     async def settle(self, names: Sequence[str]) -> None:
         """Wait until the first attempt to connect to each of these servers has ended."""
         for name in names:
-            if name in self._supervisors:
-                await self._supervisors[name].settled.wait()
+            while (supervisor := self._supervisors.get(name)) and not supervisor.settled.is_set():
+                await supervisor.settled.wait()
 
     def find_problem(self, name: str) -> str | None:
         """Return why a server is not ready; None if it is. Errors: McpServerNotFound."""
@@ -197,9 +197,8 @@ class McpPool:
 
         Errors: McpServerNotFound, McpServerUnavailable.
         """
-        supervisor = self._need(name)
-        supervisor.restart()
-        await supervisor.settled.wait()
+        self._need(name).restart()
+        await self.settle([name])
 
     async def begin_login(self, name: str, redirect_uri: str) -> BegunLogin:
         """Begin a login at a server. Errors: McpLoginFailed, McpServerNotFound, McpServerUnavailable."""

@@ -11,6 +11,7 @@ from kheishd.kernel.hook import Tool
 from kheishd.kernel.mcp import RemoteTool
 from protocol.limits.mcp import (
     MAX_SERVER_TOOL_DESCRIPTION_BYTES,
+    MAX_SERVER_TOOL_NAME_BYTES,
     MAX_SERVER_TOOL_SCHEMA_BYTES,
     MAX_SERVER_TOOLS,
 )
@@ -70,6 +71,8 @@ def make_rows(spec: ServerSpec, listed: Iterable[Mapping[str, Any]]) -> tuple[li
 
 def _make_row(spec: ServerSpec, tool: Mapping[str, Any]) -> RemoteTool | str:
     """Return the row of a tool, or the reason for which it is left out."""
+    if len(tool["name"].encode()) > MAX_SERVER_TOOL_NAME_BYTES or not tool["name"].isprintable():
+        return f"its name has more than {MAX_SERVER_TOOL_NAME_BYTES} bytes, or characters that do not print"
     schema = tool["inputSchema"]
     size = len(msgspec.json.encode(schema))
     if size > MAX_SERVER_TOOL_SCHEMA_BYTES:

@@ -34,8 +34,10 @@ FIRST_PAUSE_SECONDS: Final = 1.0
 # A connection that has held this long was a good one: the next attempt after its end comes soon.
 STABLE_SECONDS: Final = 60.0
 
-# A server that announces changes again and again is asked for its list once in this time.
+# A server that announces changes again and again is asked for its list once in this time, which is doubled
+# for each change that follows soon, up to the limit.
 RELIST_SECONDS: Final = 1.0
+MAX_RELIST_SECONDS: Final = 64.0
 
 
 class Supervisor:
@@ -143,9 +145,13 @@ class Supervisor:
 
     async def _follow_changes(self, connection: ServerConnection) -> None:
         """List the tools again whenever the server announces a change."""
+        pause_s, listed_at = RELIST_SECONDS, float("-inf")
         while True:
             await connection.changed.wait()
-            await trio.sleep(RELIST_SECONDS)
+            is_soon = trio.current_time() - listed_at < STABLE_SECONDS
+            pause_s = min(pause_s * 2, MAX_RELIST_SECONDS) if is_soon else RELIST_SECONDS
+            await trio.sleep(pause_s)
+            listed_at = trio.current_time()
             connection.changed = trio.Event()
             with trio.fail_after(self.spec.settings.start_timeout_s):
                 await self._list_tools(connection)
@@ -216,6 +222,8 @@ class Supervisor:
 
     def restart(self) -> None:
         """End the connection, or the wait for the next attempt; another connection is made at once."""
+        # Those who wait for the attempt that this ends wait for the next one (see McpPool.settle).
+        self.settled.set()
         self.settled = trio.Event()
         self._problem = None
         self._wake.set()

@@ -29,6 +29,13 @@ MAX_LIST_PAGES = 50
 MAX_SERVER_TOOL_SCHEMA_BYTES = 32 * KIB
 MAX_SERVER_TOOL_DESCRIPTION_BYTES = 2 * KIB
 
+# A tool's own name, which a person reads before approving a call.
+MAX_SERVER_TOOL_NAME_BYTES = 128
+
+# All pages of a list. A row that is longer than one tool may be is left out.
+MAX_LIST_BYTES = 8 * MIB
+MAX_LIST_ROW_BYTES = 64 * KIB
+
 # The parts of a result that the model sees; the whole result is stored beside it (``max_output_bytes``).
 MAX_RESULT_ITEMS = 64
 MAX_RESULT_TEXT_BYTES = 28 * KIB

@@ -256,7 +256,7 @@ CALL = Method(
     McpCallResult,
     "Call a tool of an MCP server without an agent, and without permission rules.",
     scope="operate",
-    errors=(McpCallFailed, McpServerNotFound, McpServerUnavailable, McpToolNotFound),
+    errors=(McpCallFailed, McpServerNotFound, McpServerUnavailable, McpToolNotFound, ScopeWouldWiden),
 )
 RESTART = Method(
     "mcp.restart",
@@ -265,7 +265,7 @@ RESTART = Method(
     McpServer,
     "Close the connection to an MCP server, and connect anew.",
     scope="operate",
-    errors=(McpServerNotFound, McpServerUnavailable),
+    errors=(McpServerNotFound, McpServerUnavailable, ScopeWouldWiden),
 )
 
 PUT = Method(
@@ -301,7 +301,7 @@ RESOURCES = Method(
     McpResourceList,
     "Ask an MCP server for its resources and their templates.",
     scope="operate",
-    errors=(McpCallFailed, McpServerNotFound, McpServerUnavailable),
+    errors=(McpCallFailed, McpServerNotFound, McpServerUnavailable, ScopeWouldWiden),
 )
 PROMPTS = Method(
     "mcp.prompts",
@@ -310,7 +310,7 @@ PROMPTS = Method(
     McpPromptList,
     "Ask an MCP server for its prompts.",
     scope="operate",
-    errors=(McpCallFailed, McpServerNotFound, McpServerUnavailable),
+    errors=(McpCallFailed, McpServerNotFound, McpServerUnavailable, ScopeWouldWiden),
 )
 
 METHODS = (LIST, TOOLS, CALL, RESOURCES, PROMPTS, RESTART, PUT, DELETE)

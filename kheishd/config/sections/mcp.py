@@ -12,6 +12,8 @@ from kheishd.config.validation import Problem
 from protocol.objects.mcp import McpServerSettings, ServerMap, ServerText, ServerTexts, ServerTimeout
 from protocol.structs import fields_of
 
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
 
 class McpSection(Section, frozen=True, kw_only=True):
     """``[mcp.<name>]``: a server that the daemon starts (`command`), or one that runs already (`url`)."""
@@ -100,7 +102,7 @@ def find_server_problems(server: McpServerSettings, path: KeyPath = ()) -> Itera
             yield Problem((*path, "command"), "names no program")
         alien: tuple[str, ...] = ("headers", "auth_ref", "oauth", "oauth_hosts")
     else:
-        yield from _find_address_problems(server.url, (*path, "url"))
+        yield from _find_address_problems(server.url, (*path, "url"), has_token=server.auth_ref is not None)
         alien = ("args", "env", "env_refs", "inherit_env", "cwd")
     for name in alien:
         if getattr(server, name):
@@ -143,7 +145,7 @@ def find_server_problems(server: McpServerSettings, path: KeyPath = ()) -> Itera
             yield Problem((*path, *field_path), message)
 
 
-def _find_address_problems(url: str, path: KeyPath) -> Iterator[Problem]:
+def _find_address_problems(url: str, path: KeyPath, *, has_token: bool) -> Iterator[Problem]:
     from urllib.parse import parse_qsl, urlsplit
 
     try:
@@ -154,6 +156,8 @@ def _find_address_problems(url: str, path: KeyPath) -> Iterator[Problem]:
     if not usable or not url.isprintable() or " " in url:
         yield Problem(path, "expected http://host[:port]/path or https://host[:port]/path")
         return
+    if has_token and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+        yield Problem(path, "the credential of 'auth_ref' would be sent in plain text; use https")
     names = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
     if parts.username is not None or parts.password is not None or any(map(is_credential, names)):
         yield Problem(path, "a URL must not contain a credential; set auth_ref")

@@ -88,6 +88,15 @@ def _find(call: Call, name: str) -> ServerSpec:
     return spec
 
 
+def _find_usable(call: Call, name: str) -> None:
+    """Require a server that the caller may use: one for all agents needs a token for all.
+
+    Errors: McpServerNotFound, ScopeWouldWiden.
+    """
+    if not _find(call, name).agents:
+        require_unrestricted(call)
+
+
 @query(rows.TOOLS)
 def list_tools(call: Call, params: McpToolsParams) -> McpToolList:
     """List the tools of a server, or of all, by name. Errors: McpServerNotFound."""
@@ -131,9 +140,12 @@ def _refusing_failures(server: str) -> Iterator[None]:
 
 @control(rows.CALL)
 async def call_tool(call: Call, params: McpCallParams) -> McpCallResult:
-    """Call a tool. Errors: McpCallFailed, McpServerNotFound, McpServerUnavailable, McpToolNotFound."""
+    """Call a tool.
+
+    Errors: McpCallFailed, McpServerNotFound, McpServerUnavailable, McpToolNotFound, ScopeWouldWiden.
+    """
     pool = call.services.mcp.current
-    _find(call, params.server)
+    _find_usable(call, params.server)
     problem = pool.find_problem(params.server)
     if problem is not None:
         raise McpServerUnavailable(f"the MCP server '{params.server}' cannot be called: {problem}")
@@ -158,8 +170,11 @@ async def call_tool(call: Call, params: McpCallParams) -> McpCallResult:
 
 @control(rows.RESOURCES)
 async def list_resources(call: Call, params: McpResourcesParams) -> McpResourceList:
-    """List resources and templates. Errors: McpCallFailed, McpServerNotFound, McpServerUnavailable."""
-    _find(call, params.server)
+    """List resources and templates.
+
+    Errors: McpCallFailed, McpServerNotFound, McpServerUnavailable, ScopeWouldWiden.
+    """
+    _find_usable(call, params.server)
     with _refusing_failures(params.server):
         found = await call.services.mcp.current.list_resources(params.server)
     return McpResourceList(
@@ -178,8 +193,11 @@ async def list_resources(call: Call, params: McpResourcesParams) -> McpResourceL
 
 @control(rows.PROMPTS)
 async def list_prompts(call: Call, params: McpPromptsParams) -> McpPromptList:
-    """List prompts. Errors: McpCallFailed, McpServerNotFound, McpServerUnavailable."""
-    _find(call, params.server)
+    """List prompts.
+
+    Errors: McpCallFailed, McpServerNotFound, McpServerUnavailable, ScopeWouldWiden.
+    """
+    _find_usable(call, params.server)
     with _refusing_failures(params.server):
         found = await call.services.mcp.current.list_prompts(params.server)
     return McpPromptList(
@@ -196,9 +214,12 @@ async def list_prompts(call: Call, params: McpPromptsParams) -> McpPromptList:
 
 @control(rows.RESTART)
 async def restart_server(call: Call, params: McpServerRef) -> McpServer:
-    """Connect to a server anew. Errors: McpServerNotFound, McpServerUnavailable if it is disabled."""
+    """Connect to a server anew.
+
+    Errors: McpServerNotFound, McpServerUnavailable if it is disabled, ScopeWouldWiden.
+    """
     pool = call.services.mcp.current
-    _find(call, params.server)
+    _find_usable(call, params.server)
     await pool.restart(params.server)
     return next(view for view in pool.views() if view.name == params.server)
 

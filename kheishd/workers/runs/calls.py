@@ -104,8 +104,9 @@ class CallExecutor:
             active.reload()
 
     async def _judge(self) -> CallJudge:
-        await self._active.runtime.hooks.prepare()
-        return CallJudge(self._active, self._active.context(), self._active.current_runtime)
+        context = self._active.context()
+        await self._active.runtime.hooks.prepare(context, [call.tool for call in self._active.record.calls])
+        return CallJudge(self._active, context, self._active.current_runtime)
 
     # Running.
 

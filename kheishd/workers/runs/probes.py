@@ -25,8 +25,9 @@ class CallProber:
 
     async def probe(self, indexes: tuple[int, ...]) -> None:
         """Probe some calls, each in its own commit."""
-        await self._active.runtime.hooks.prepare()
         run, tool_calls = self._active.record, self._active.tool_calls()
+        names = [run.calls[index].tool for index in indexes]
+        await self._active.runtime.hooks.prepare(self._active.context(), names)
         for index in indexes:
             await self._active.commit(await self._probe(run, run.calls[index], tool_calls[index]))
 

@@ -92,6 +92,7 @@ def test_metrics_stay_on_this_machine(address: str) -> None:
         ("command = 'a'\nauth_ref = 'env:A'", "mcp.s.auth_ref: a server with a command has none"),
         ("url = 'http://a/'\nargs = ['x']", "mcp.s.args: a server with a URL has none"),
         ("url = 'ftp://a/'", "mcp.s.url: expected http://"),
+        ("url = 'http://a/'\nauth_ref = 'env:A'", "mcp.s.url: the credential of 'auth_ref' would be sent in"),
         ("url = 'http://u:p@a/'", "mcp.s.url: a URL must not contain a credential"),
         ("url = 'http://a/?token=x'", "mcp.s.url: a URL must not contain a credential"),
         ("url = 'http://a/'\nauth_ref = 'secret'", "not the credential itself"),

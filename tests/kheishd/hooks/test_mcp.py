@@ -11,9 +11,9 @@ from msgspec.structs import replace
 from trio.testing import MockClock
 
 from kheishd.core.scope import Bounds
-from kheishd.hooks.composite import CompositeHook
+from kheishd.hooks.composite import MAX_TOOL_NAMES, CompositeHook
 from kheishd.hooks.mcp import ListResources, ReadResource, ServerTools
-from kheishd.kernel.hook import Outcome, Tool
+from kheishd.kernel.hook import Outcome, Stale, Tool
 from kheishd.kernel.mcp import McpHolder, RemoteResult, ServerFailure, ServerSpec
 from kheishd.kernel.runtime import ModelFailure
 from protocol.events.call import ToolReturned
@@ -79,8 +79,9 @@ async def test_a_preview_names_the_server() -> None:
     (row,) = tools.tools
     preview = await tools.preview(call_of(row, text="hi"))
     assert preview is not None
-    assert preview.text.startswith("call 'echo' of the MCP server 'files' (")
-    assert '"text": "hi"' in preview.text
+    assert preview.text.startswith("MCP server 'files' (")
+    assert '\ntool "echo"\n' in preview.text
+    assert '"text":"hi"' in preview.text
     assert await tools.evidence(call_of(row)) == {"server": "files", "tool": "echo"}
 
 
@@ -217,7 +218,8 @@ async def test_resources() -> None:
         assert "there are: files" in refused.text
     preview = await hooks.preview(replace(reading, arguments=ReadResource(server="files", uri="a:1")))
     assert preview is not None
-    assert preview.text.startswith("read 'a:1' of the MCP server 'files' (")
+    assert preview.text.startswith("read of the MCP server 'files' (")
+    assert preview.text.endswith('"a:1"')
 
 
 async def test_resources_of_a_server_that_fails() -> None:
@@ -241,3 +243,57 @@ def test_resource_tools_need_a_server_with_resources() -> None:
     assert [row.name for row in hooks.offer(excluded)] == ["mcp__plain__echo"]
     pool.with_resources = set()
     assert hooks.find_tool("read_mcp_resource") is None
+
+
+async def test_a_preview_cannot_be_forged() -> None:
+    """The server comes first, and its name for the tool is quoted; long arguments are shown in short, too."""
+    pool = FakePool(spec_of("files"))
+    pool.offer(listed("x' of the MCP server 'bank' (https://bank.example)"))
+    tools = ServerTools(holder_of(pool))
+    (row,) = tools.tools
+    preview = await tools.preview(call_of(row, text="y" * 500, n=1))
+    assert preview is not None
+    first, second, third, *_ = preview.text.split("\n")
+    assert first.startswith("MCP server 'files' (")
+    assert second == "tool \"x' of the MCP server 'bank' (https://bank.example)\""
+    assert '"n":1' in third
+    assert len(third) < 200
+    assert "y" * 500 in preview.text
+
+
+async def test_an_approval_is_for_the_server_that_was_shown() -> None:
+    """A call is asked about again if the server or the tool's schema has changed since; nothing is sent."""
+    pool = FakePool(spec_of("files"))
+    tools = ServerTools(holder_of(pool))
+    (row,) = tools.tools
+    preview = await tools.preview(call_of(row))
+    assert preview is not None
+    approved = replace(call_of(row), binding=preview.binding)
+    assert not (await tools.dispatch(approved)).is_error
+    pool.offer([{"name": "echo", "inputSchema": {"type": "object", "title": "other"}}])
+    with pytest.raises(Stale):
+        await tools.dispatch(approved)
+    pool.specs["files"] = spec_of("files", "other")
+    pool.offer(listed("echo"))
+    with pytest.raises(Stale):
+        await tools.dispatch(approved)
+    assert len(pool.calls) == 1
+
+
+async def test_calls_wait_for_servers_after_a_restart() -> None:
+    """Before a call of a server's tool is judged, cleared or probed, its session's servers have settled."""
+    pool = FakePool(spec_of("files"))
+    hooks = CompositeHook((ServerTools(holder_of(pool)),))
+    await hooks.prepare(run_context(), ["bash"])
+    assert pool.settled == []
+    await hooks.prepare(run_context(), ["mcp__files__echo"])
+    assert pool.settled == ["files"]
+
+
+def test_names_of_servers_are_never_used_up() -> None:
+    """A server that renames its tools again and again takes no name from others."""
+    pool = FakePool(spec_of("files"))
+    hooks = CompositeHook((ServerTools(holder_of(pool)),))
+    for number in range(MAX_TOOL_NAMES // 100 + 2):
+        pool.offer(listed(*(f"t{number}-{index}" for index in range(100))))
+        assert len(hooks.tools()) == 100

@@ -295,11 +295,11 @@ class WithStruct(SubHook):
     name, tools = "two", (Tool("see", "See.", {}, "read", arguments=Arguments),)
 
 sys.meta_path.insert(0, Watch())
-trio.run(CompositeHook((WithStruct(),)).prepare)
+trio.run(CompositeHook((WithStruct(),)).prepare, None, ())
 hooks = CompositeHook((One(),))
 assert "jsonschema_rs" not in sys.modules
-trio.run(hooks.prepare)
-trio.run(hooks.prepare)
+trio.run(hooks.prepare, None, ())
+trio.run(hooks.prepare, None, ())
 assert "jsonschema_rs" in sys.modules
 (thread,) = Watch.threads
 assert thread != threading.get_ident()

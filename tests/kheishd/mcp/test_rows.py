@@ -76,3 +76,11 @@ def test_many_warnings() -> None:
     """A server cannot fill the log: warnings are counted beyond a few."""
     _, warnings = make_rows(spec_of(), listed(*("a" + character for character in "!?.,;:&%$#@+")))
     assert warnings[-1] == "and 3 more warnings"
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[2J", "a" * 129, "a\u202eb"])
+def test_names_that_mislead(name: str) -> None:
+    """A tool whose name is long or has characters that act is left out, as a person is shown the name."""
+    rows, (warning,) = make_rows(spec_of(), listed(name))
+    assert rows == []
+    assert "its name has" in warning

@@ -234,3 +234,43 @@ async def test_errors_at_the_end_of_the_daemon(autojump_clock: MockClock) -> Non
         nursery.start_soon(supervisor.serve)
         await supervisor.settled.wait()
         nursery.cancel_scope.cancel()
+
+
+async def test_a_restart_while_connecting(autojump_clock: MockClock) -> None:
+    """Those who wait for an attempt that a restart ends are woken."""
+    line = Line()
+
+    async def never() -> list[dict[str, Any]]:
+        await trio.sleep_forever()
+
+    list_tools, line.list_tools = line.list_tools, never  # type: ignore[method-assign]
+    async with supervised(line, start_timeout_s=3) as supervisor:
+        first = supervisor.settled
+        await wait_all_tasks_blocked()
+        line.list_tools = list_tools  # type: ignore[method-assign]
+        supervisor.restart()
+        with trio.fail_after(2):
+            await first.wait()
+            await supervisor.settled.wait()
+        assert supervisor.view().state == "ready"
+
+
+async def test_repeated_changes_are_followed_ever_more_slowly(autojump_clock: MockClock) -> None:
+    """A server that announces changes without an end is asked for its list less and less often."""
+    line, lists = Line(), 0
+
+    async def change() -> list[dict[str, Any]]:
+        nonlocal lists
+        lists += 1
+        trio.lowlevel.spawn_system_task(announce)
+        return listed("echo")
+
+    async def announce() -> None:
+        line.changed.set()
+
+    line.list_tools = change  # type: ignore[method-assign]
+    async with supervised(line) as supervisor:
+        await supervisor.settled.wait()
+        line.changed.set()
+        await pass_time(600)
+    assert lists < 20

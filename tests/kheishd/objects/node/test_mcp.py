@@ -334,3 +334,37 @@ async def test_mcp_delete_scope_would_widen(desk: Desk) -> None:
     """A token that covers some agents deletes no server of all."""
     with pytest.raises(ScopeWouldWiden):
         await desk.do(delete_server, McpServerDelete(server="a"), caller=RESTRICTED)
+
+
+RESTRICTED = replace(OPERATOR, agents=frozenset(("critic",)))
+
+
+async def test_mcp_call_scope_would_widen(desk: Desk, pool: FakePool) -> None:
+    """A token for one agent calls the servers of its agents only: others have the operator's credentials."""
+    restricted = desk.call(RESTRICTED)
+    with pytest.raises(ScopeWouldWiden):
+        await call_tool.act(restricted, McpCallParams(server="a", tool="echo"))
+    assert pool.calls == []
+    own = FakePool(replace(spec_of("own"), agents=("critic",)))
+    desk.services.mcp.current = own
+    await call_tool.act(restricted, McpCallParams(server="own", tool="echo"))
+    assert len(own.calls) == 1
+
+
+async def test_mcp_resources_scope_would_widen(desk: Desk) -> None:
+    """A token for one agent does not read from a server for all."""
+    with pytest.raises(ScopeWouldWiden):
+        await list_resources.act(desk.call(RESTRICTED), McpResourcesParams(server="a"))
+
+
+async def test_mcp_prompts_scope_would_widen(desk: Desk) -> None:
+    """A token for one agent does not read from a server for all."""
+    with pytest.raises(ScopeWouldWiden):
+        await list_prompts.act(desk.call(RESTRICTED), McpPromptsParams(server="a"))
+
+
+async def test_mcp_restart_scope_would_widen(desk: Desk, pool: FakePool) -> None:
+    """A token for one agent does not restart a server for all."""
+    with pytest.raises(ScopeWouldWiden):
+        await restart_server.act(desk.call(RESTRICTED), McpServerRef(server="a"))
+    assert pool.restarted == []
