@@ -6,7 +6,7 @@ a clock.
 """
 
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta
 
@@ -21,7 +21,24 @@ ID_SHAPE = "1-128 characters of A-Z a-z 0-9 . _ : -"
 ID_SHAPED = lazy_pattern(r"[a-z]{3}_[0-9A-V]{26}")
 """An id that the daemon made."""
 
-Id = Annotated[str, Meta(pattern=ID_PATTERN, description=ID_SHAPE)]
+SHAPES: dict[str, str] = {}
+"""The patterns of constrained strings, in words."""
+
+
+def shaped(pattern: str, words: str, **limits: Any) -> Meta:
+    """Return the constraint of a string, whose pattern the errors of decoders name in words."""
+    SHAPES[pattern] = words
+    return Meta(pattern=pattern, **{"description": words, **limits})
+
+
+def explain_shape(message: str) -> str:
+    """Return a decoder's error with words in place of the pattern of a constrained string."""
+    for pattern, words in SHAPES.items():
+        message = message.replace(f"`str` matching regex {pattern!r}", words)
+    return message
+
+
+Id = Annotated[str, shaped(ID_PATTERN, ID_SHAPE)]
 """An identifier as a caller may choose it or send it."""
 
 Cursor = Annotated[int, Meta(ge=0, description="A position in the journal; 0 is before the first event.")]

@@ -12,10 +12,13 @@ from kheishctl.render.layout import Display, fit, paint
 from kheishctl.render.messages import format_message, name_author
 from kheishctl.render.pending import format_answers
 from kheishctl.render.units import format_duration, format_local, format_utc
-from protocol.text import escape_json, one_line, sanitize
+from protocol.text import escape_json, one_line, sanitize, truncate
 
 # Columns for the run or session of an event: the end of an id, where ids differ, or "daemon".
 ORIGIN_COLUMNS = 7
+
+# The part of a published event's payload that a line shows; ``event show`` shows all of it.
+MAX_PAYLOAD_BYTES = 160
 
 
 def _note(text: object) -> str:
@@ -155,7 +158,10 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     "secret_stored": lambda e: str(e["slot_id"]),
     "secret_deleted": lambda e: str(e["slot_id"]),
     "secrets_resealed": lambda e: f"{e.get('slots', 0)} slots, by the key {e['key_id']}",
-    "event_published": lambda e: f"{e['source']} {json.dumps(e.get('payload'), ensure_ascii=False)}",
+    "event_published": lambda e: (
+        f"{e['event_id']} {e['source']} "
+        + truncate(json.dumps(e.get("payload"), ensure_ascii=False), MAX_PAYLOAD_BYTES)
+    ),
     "event_delivered": lambda e: f"{e['event_id']} {_count_deliveries(e)}" + _note(e.get("note")),
     "event_awaited": lambda e: f"{e['source']} until {format_utc(e['expires_at_ms'])}",
     "event_wait_ended": lambda e: str(e["how"]) + _note(e.get("event_id")),

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import NODEFAULT, Struct
 
 from kheishd.config.toml import KeyPath
+from protocol.ids import explain_shape
 
 # The type names of ``msgspec``, and those of people who write TOML or YAML.
 _TYPE_NAMES: Final = {
@@ -95,6 +96,7 @@ def _convert(expected: Any, value: Any, path: KeyPath) -> Iterator[Problem]:
             value_text = message.removeprefix("Invalid enum value ")
             message = f"expected one of {', '.join(choices)}, got {value_text}"
         else:
+            message = explain_shape(message)
             message = re.sub(r"`([a-z]+(?: \| [a-z]+)*)`", _translate_types, message)
             message = message[:1].lower() + message[1:]
         yield Problem(path, message + (f" (at {position[:-1]})" if position else ""))

@@ -5,14 +5,14 @@ Its ``source`` names its author and topic. An event is *open* until each matchin
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Raw, Struct
+from msgspec import Raw, Struct
 
 from protocol.errors.event import EventBusForbidden, EventBusFull, EventNotFound, EventSourceReserved
 from protocol.errors.journal import SubscriptionExists, SubscriptionNotFound
 from protocol.errors.rpc import Overloaded
 from protocol.errors.session import InputTooLarge
 from protocol.errors.store import StorageFull
-from protocol.ids import Cursor, Epoch, Id
+from protocol.ids import Cursor, Epoch, Id, shaped
 from protocol.limits.event import MAX_EVENT_SOURCE_BYTES
 from protocol.objects.journal import JournalUnsubscribe, Subscribed, Unsubscribed
 from protocol.rpc.method import Method, Mutation, Page, Params
@@ -23,17 +23,14 @@ SOURCE_SHAPE = "1-256 characters of A-Z a-z 0-9 . _ : / -"
 """The pattern of sources in words."""
 EventSource = Annotated[
     str,
-    Meta(
-        max_length=MAX_EVENT_SOURCE_BYTES,
-        pattern=rf"^{_CHARACTERS}+$(?!\n)",
-        description=SOURCE_SHAPE,
-    ),
+    shaped(rf"^{_CHARACTERS}+$(?!\n)", SOURCE_SHAPE, max_length=MAX_EVENT_SOURCE_BYTES),
 ]
 EventPattern = Annotated[
     str,
-    Meta(
+    shaped(
+        rf"^({_CHARACTERS}+|{_CHARACTERS}*\*)$(?!\n)",
+        f"a source, or the beginning of sources and '*', of {SOURCE_SHAPE}",
         max_length=MAX_EVENT_SOURCE_BYTES,
-        pattern=rf"^({_CHARACTERS}+|{_CHARACTERS}*\*)$(?!\n)",
         description="A source, or the beginning of sources and '*'.",
     ),
 ]

@@ -7,7 +7,7 @@ from msgspec import Meta, Struct
 from protocol.errors.hook import DeadLetterAlreadyResolved, DeadLetterNotFound, HookNotFound
 from protocol.errors.store import StorageFull
 from protocol.errors.token import ScopeWouldWiden
-from protocol.ids import Cursor, Id
+from protocol.ids import Cursor, Id, shaped
 from protocol.limits.names import MAX_REASON_BYTES
 from protocol.rpc.method import Method, Mutation, Page, Params
 
@@ -59,7 +59,12 @@ HookFailurePolicy = Literal["open", "closed"]
 
 HookExecutor = Literal["command", "http"]
 
-HookName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$(?!\n)")]
+HookName = Annotated[
+    str,
+    shaped(
+        r"^[a-z0-9][a-z0-9._-]{0,63}$(?!\n)", "1-64 characters of a-z 0-9 . _ -, the first one of a-z 0-9"
+    ),
+]
 
 
 class LifecycleHook(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -16,6 +16,7 @@ from protocol.errors.mcp import (
 from protocol.errors.session import InputTooLarge
 from protocol.errors.store import StorageFull
 from protocol.errors.token import ScopeWouldWiden
+from protocol.ids import shaped
 from protocol.limits.mcp import MAX_SERVER_ENTRIES, MAX_SERVER_NAME_BYTES, MAX_SERVER_VALUE_BYTES
 from protocol.limits.names import MAX_PATH_BYTES
 from protocol.rpc.method import Method, Mutation, Page, Params
@@ -25,8 +26,9 @@ SERVER_NAME_PATTERN = r"^[A-Za-z0-9-]+(_[A-Za-z0-9-]+)*$(?!\n)"
 
 ServerName = Annotated[
     str,
-    Meta(
-        pattern=SERVER_NAME_PATTERN,
+    shaped(
+        SERVER_NAME_PATTERN,
+        "1-32 characters of A-Z a-z 0-9 - and single underscores between them",
         max_length=MAX_SERVER_NAME_BYTES,
         description="1-32 characters of A-Z a-z 0-9 - and single underscores between them.",
     ),

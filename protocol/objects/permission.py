@@ -20,7 +20,7 @@ from protocol.errors.run import RunAlreadyEnded, RunNotFound
 from protocol.errors.session import InputTooLarge, SessionAlreadyEnded, SessionNotFound
 from protocol.errors.store import StorageFull
 from protocol.errors.token import ScopeWouldWiden
-from protocol.ids import Cursor, Id
+from protocol.ids import Cursor, Id, shaped
 from protocol.limits.call import MAX_SUBJECT_BYTES, MAX_TOOL_BYTES
 from protocol.limits.names import MAX_AGENT_BYTES, MAX_ITEM_BYTES, MAX_REASON_BYTES
 from protocol.limits.permission import MAX_RULES
@@ -57,8 +57,9 @@ PATTERN = r"^(\*|[^*\s]+\*?)$(?!\n)"
 
 Pattern = Annotated[
     str,
-    Meta(
-        pattern=PATTERN,
+    shaped(
+        PATTERN,
+        "a tool's name, a prefix followed by '*', or '*'",
         max_length=MAX_TOOL_BYTES,
         description="A tool's name, a prefix followed by '*', or '*'.",
     ),

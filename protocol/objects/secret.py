@@ -14,13 +14,14 @@ from protocol.errors.secret import (
 )
 from protocol.errors.store import StorageFull
 from protocol.errors.token import ScopeWouldWiden
+from protocol.ids import shaped
 from protocol.limits.secret import MAX_SECRET_BYTES
 from protocol.rpc.method import Method, Mutation, Page
 
 SLOT_ID_PATTERN = r"[a-z0-9][a-z0-9._-]{0,127}"
 
 SlotId = Annotated[
-    str, Meta(pattern=rf"^{SLOT_ID_PATTERN}$(?!\n)", description="1-128 characters of a-z 0-9 . _ -")
+    str, shaped(rf"^{SLOT_ID_PATTERN}$(?!\n)", "1-128 characters of a-z 0-9 . _ -, the first one of a-z 0-9")
 ]
 
 SecretKind = Literal["opaque", "api_key", "oauth"]

@@ -20,7 +20,7 @@ from msgspec import Raw, Struct
 
 from protocol.errors.refusal import Refusal
 from protocol.errors.rpc import InvalidParams, InvalidRequest, ParseError
-from protocol.ids import ID_PATTERN, ID_SHAPE
+from protocol.ids import explain_shape
 from protocol.limits.rpc import MAX_BATCH_MESSAGES, MAX_ID_BYTES, MAX_NESTING
 from protocol.limits.units import KIB
 
@@ -362,7 +362,7 @@ def make_params_error(error: ValueError) -> InvalidParams:
     """Return the refusal for a decoder's error about params; its field is a path: ``$.params.sender``."""
     text = str(error)
     path = match[1] if (match := _PATH.search(text)) else ""
-    text = _PATH.sub("", text).replace(f"`str` matching regex {ID_PATTERN!r}", ID_SHAPE)
+    text = explain_shape(_PATH.sub("", text))
     if match := _MISSING.search(text):
         path += f".{match[1]}"
     field = f"$.params{path}"

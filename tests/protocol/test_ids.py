@@ -8,7 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol import ids
-from protocol.ids import Cursor, Id, make_id
+from protocol.ids import Cursor, Id, explain_shape, make_id
+from protocol.objects.event import EventPattern, EventSource
+from protocol.objects.hook import HookName
+from protocol.objects.mcp import ServerName
+from protocol.objects.permission import Pattern
+from protocol.objects.secret import SlotId
 
 MOMENTS = st.integers(0, 2**48 - 1)
 CHANCE = st.binary(min_size=10, max_size=10)
@@ -69,3 +74,13 @@ def test_cursor_is_not_negative() -> None:
     assert msgspec.convert(0, Cursor) == 0
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(-1, Cursor)
+
+
+@pytest.mark.parametrize("shape", [Id, EventSource, EventPattern, ServerName, Pattern, SlotId, HookName])
+def test_shapes_have_words(shape: object) -> None:
+    """An error about a constrained string names its shape in words, and no pattern."""
+    with pytest.raises(msgspec.ValidationError) as caught:
+        msgspec.convert("\n", shape)
+    text = explain_shape(str(caught.value))
+    assert text.startswith("Expected ")
+    assert "regex" not in text

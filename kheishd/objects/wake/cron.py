@@ -198,6 +198,15 @@ def explain(call: Call, params: CronExplain) -> CronExplanation:
         if params.at_ms is not None:
             near = _find_occurrence(store, cron, params.at_ms)
             occurrences = [near] if near is not None else []
+        runs = {row.run_id: store.get(RUNS, row.run_id) for row in occurrences if row.run_id is not None}
+    occurrences = [
+        replace(row, note=f"{run.error.reason}: {run.error.message}")
+        if row.outcome == "failed"
+        and (run := runs.get(row.run_id or "")) is not None
+        and run.error is not None
+        else row
+        for row in occurrences
+    ]
     lines = [_describe_entry(cron)]
     try:
         timetable = entry.timetable_of(cron)
@@ -257,6 +266,7 @@ def _describe_occurrence(row: Occurrence) -> str:
         case "running" | "completed" | "failed" | "cancelled" | "interrupted":
             text = f"it fired as {row.run_id}, which "
             text += "has not ended" if row.outcome == entry.LIVE else f"is {row.outcome}"
+            text += f" ({row.note})" if row.outcome == "failed" and row.note else ""
             if row.reason == "late":
                 text += f"; it was {entry.format_span(row.at_ms - row.due_ms)} late"
             elif row.reason == "manual":

@@ -15,6 +15,9 @@ def test_events_are_published_and_listed(ctl: Ctl, sender: str) -> None:
     lines = ctl("event", "list", f"{sender}.*", "--json").out.splitlines()
     assert [json.loads(line)["source"] for line in lines] == [f"{sender}.b", f"{sender}.a"]
     assert f'{sender}.a {{"n": 1}}' in ctl("event", "list", f"{sender}.*").out
+    assert published["event_id"] in ctl("event", "list", f"{sender}.*").out
+    ctl("event", "publish", f"{sender}.long", json.dumps("x" * 4000))
+    assert max(map(len, ctl("event", "list", f"{sender}.long").out.splitlines())) < 400
     done = ctl("event", "show", "evt_none")
     assert (done.code, "event list" in done.err) == (1, True)
     assert ctl("event", "publish", "agent:default:done").code == 1

@@ -123,7 +123,10 @@ def test_unknown_key(text: str, words: list[str]) -> None:
         ("[routes.local]\ndriver = 'openai'", ["config.toml:1", "routes.local", "'model' is missing"]),
         ("routes = 3", ["config.toml:1", "routes", "expected"]),
         ("[routes]\nlocal = 3", ["config.toml:2", "routes.local", "expected a table, got a number"]),
-        ("routes.'a b' = {driver='offline', model='m'}", ["config.toml:1", "routes.a b", "matching regex"]),
+        (
+            "routes.'a b' = {driver='offline', model='m'}",
+            ["config.toml:1", "routes.a b", "characters of A"],
+        ),
         ("[debug]\ncapture = 'on'", ["config.toml:2", "debug.capture", "one of off, redacted, full", "on"]),
         ("[debug]\nmax_bytes = 1", ["config.toml:2", "debug.max_bytes", ">= 33554432"]),
         ("[permissions]\nmode = 'yolo'", ["config.toml:2", "permissions.mode", "one of default, ", "yolo"]),

@@ -8,7 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from kheishd.objects.wake import cron
-from kheishd.store.tables import CRONS
+from kheishd.store.environment import Transaction
+from kheishd.store.tables import CRONS, RUNS
 from protocol.errors.conversation import SenderForbidden, SenderInvalid
 from protocol.errors.cron import (
     CronChanged,
@@ -26,6 +27,7 @@ from protocol.errors.session import InputTooLarge, SessionNotFound
 from protocol.errors.skill import SkillNotFound
 from protocol.events.cron import CronCreated
 from protocol.limits.wake import MAX_WAKE_PROMPT_BYTES
+from protocol.objects.run import RunError
 from protocol.objects.wake import WakeTarget
 from tests.support.household import Household, household, pages, refusal_of
 from tests.support.skills import make_skills, write_skill
@@ -434,6 +436,25 @@ async def test_cron_explain_ok(idle: Household) -> None:
     await idle.call("cron.pause", cron_id="tidy", note="holiday")
     assert "it will not fire, because the entry is paused" in await lines(due)
     assert "the entry is paused: holiday" in (await idle.call("cron.explain", cron_id="tidy"))["lines"][0]
+
+
+async def test_cron_explain_names_the_error_of_a_run(idle: Household) -> None:
+    """A firing whose run has failed is explained by the error of the run."""
+    await create(idle)
+    fired = await idle.call("cron.fire", cron_id="tidy")
+
+    def fail(tx: Transaction) -> None:
+        run = tx.need(RUNS, fired["run_id"])
+        error = RunError("model_failed", "the key is refused")
+        tx.put(RUNS, run.run_id, value=replace(run, status="failed", error=error))
+        cron = tx.need(CRONS, "tidy")
+        recent = [replace(row, outcome="failed") for row in cron.recent]
+        tx.put(CRONS, "tidy", value=replace(cron, recent=recent))
+
+    await idle.state.update(fail)
+    explained = await idle.call("cron.explain", cron_id="tidy")
+    assert "is failed (model_failed: the key is refused)" in explained["lines"][-1]
+    assert explained["occurrences"][0]["note"] == "model_failed: the key is refused"
 
 
 async def test_cron_explain_reads_old_decisions_from_the_journal(idle: Household) -> None:
