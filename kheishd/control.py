@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from kheishd.config.sections.workspace import WorkspaceSection
 from kheishd.kernel.route import keys_of
+from kheishd.objects.agents.agent import find_agent_warnings
 from kheishd.objects.node.names import MAX_NAME_WARNINGS, find_unknown_names
 from kheishd.objects.people.audience import find_unanswerable
 from kheishd.objects.talk.workspace import find_problem
@@ -283,7 +284,7 @@ class DaemonControl:
             runtime = self._runtimes.current()
             named = find_unknown_names(store, runtime, runtime.definitions.values())
             unknown = [*islice(chain.from_iterable(warnings for _, warnings in named), MAX_NAME_WARNINGS)]
-            failing = [*find_cron_warnings(store)]
+            failing = [*find_cron_warnings(store), *find_agent_warnings(store, self._state.now_ms())]
             troubled = [*find_trigger_warnings(store)]
         yield from troubled
         yield from unanswerable
