@@ -352,13 +352,18 @@ def find_trigger_warnings(store: Snapshot) -> Iterator[str]:
 
 def prepare_due(state: State, runtime: Runtime) -> tuple[Trigger, WakePlan] | int | None:
     """Return the trigger whose held events are due, else the time of the next one; None without any."""
+    now_ms = state.now_ms()
     with state.read() as store:
-        key = next((key for key, _ in store.scan(TRIGGERS_DUE)), None)
-        if key is None:
+        earliest = next((key for key, _ in store.scan(TRIGGERS_DUE)), None)
+        if earliest is None:
             return None
-        if key[0] > state.now_ms():
-            return int(key[0])
-        trigger = store.need(TRIGGERS, key[1])
+        due_at_ms, trigger_id = next(key for key, _ in store.scan(TRIGGERS_DUE, reverse=True))
+        trigger = store.need(TRIGGERS, trigger_id)
+        # A time that is further away than any wait is from before the clock was set back: it is due now.
+        if due_at_ms - now_ms <= max(trigger.coalesce_s * 1_000, rules.MAX_RETRY_MS):
+            if earliest[0] > now_ms:
+                return int(earliest[0])
+            trigger = store.need(TRIGGERS, earliest[1])
     return trigger, prepare_wake(state, runtime, trigger.target)
 
 
