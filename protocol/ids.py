@@ -6,7 +6,7 @@ a clock.
 """
 
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, Final
 
 from msgspec import Meta
 
@@ -20,6 +20,12 @@ ID_SHAPE = "1-128 characters of A-Z a-z 0-9 . _ : -"
 
 ID_SHAPED = lazy_pattern(r"[a-z]{3}_[0-9A-V]{26}")
 """An id that the daemon made."""
+
+IDENTITY: Final = {"identity": True}
+"""Marks a type whose texts are names, patterns or addresses; one with a secret in it is refused."""
+
+PLAIN_TEXT: Final = {"identity": False}
+"""Marks a short type whose texts are no identities: in them, secrets are redacted."""
 
 Id = Annotated[str, Meta(pattern=ID_PATTERN, description=ID_SHAPE)]
 """An identifier as a caller may choose it or send it."""

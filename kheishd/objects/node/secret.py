@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import replace
 
+from kheishd.core.text.identities import find_identities
 from kheishd.core.text.vocabulary import find_collision
 from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.kernel.mcp import servers_of
 from kheishd.kernel.secrets import list_redacted
 from kheishd.objects.pages import page_of
-from kheishd.store.tables import SECRETS
+from kheishd.store.tables import (
+    AGENTS_BY_NAME,
+    AGENTS_BY_PATH,
+    CONVERSATIONS,
+    CRONS,
+    NOTES_BY_NAME,
+    PERMISSIONS,
+    PERSONAS,
+    SECRETS,
+    SESSIONS,
+    TOKENS,
+    TRIGGERS,
+)
 from protocol.errors.rpc import InvalidParams
-from protocol.errors.secret import SecretInUse, SecretUnusable
+from protocol.errors.secret import SecretInUse, SecretLimit, SecretUnusable
 from protocol.errors.token import ScopeWouldWiden
-from protocol.limits.secret import MAX_SECRET_BYTES
+from protocol.ids import ID_SHAPED
+from protocol.limits.secret import MAX_SECRET_BYTES, MAX_SECRET_TEXTS, MAX_SECRETS_TEXTS
 from protocol.objects import secret as rows
 from protocol.objects.secret import (
     DeletedSecret,
@@ -34,6 +48,23 @@ if TYPE_CHECKING:
     from kheishd.kernel.runtime import Runtime
     from kheishd.store.environment import Transaction
     from kheishd.store.records import SecretRecord
+    from kheishd.store.table import Table
+
+
+NAMES: Final[tuple[Table[Any], ...]] = (
+    SECRETS,
+    CONVERSATIONS,
+    SESSIONS,
+    AGENTS_BY_NAME,
+    AGENTS_BY_PATH,
+    PERSONAS,
+    CRONS,
+    NOTES_BY_NAME,
+)
+"""The tables whose keys are names that a client or an agent has chosen."""
+
+NAMING: Final[tuple[Table[Any], ...]] = (TOKENS, CRONS, TRIGGERS, PERMISSIONS)
+"""The tables whose records hold names of others: senders, agents, tools, sources."""
 
 
 def find_users(runtime: Runtime, slot_id: str) -> list[str]:
@@ -75,11 +106,17 @@ def require_redactable(call: Call, texts: Iterable[str], slot_id: str) -> None:
 
     Errors: SecretUnusable.
     """
-    with call.state.read() as store:
-        slot_ids = [slot_id for (slot_id,), _ in store.scan(SECRETS)]
     runtime = call.runtime
-    names = (slot_id, *slot_ids, *runtime.definitions, *runtime.routes, call.caller.principal)
-    word = find_collision(texts, names)
+    names = {slot_id, call.caller.principal, *runtime.definitions, *runtime.routes, *servers_of(runtime)}
+    names.update(tool.name for tool in runtime.hooks.tools())
+    with call.state.read() as store:
+        for table in NAMES:
+            for key, _ in store.scan_packed(table):
+                names.update(part for part in table.unpack(key) if isinstance(part, str))
+        for table in NAMING:
+            for _, record in store.scan(table):
+                names.update(text for _, text in find_identities(table.value, record))
+    word = find_collision(texts, [name for name in names if not ID_SHAPED.fullmatch(name)])
     if word is not None:
         raise SecretUnusable(
             f"the value occurs in '{word}', which is a word of the daemon or a name: to redact it, the "
@@ -91,7 +128,8 @@ def require_redactable(call: Call, texts: Iterable[str], slot_id: str) -> None:
 def prepare_put(call: Call, params: SecretPut) -> SecretPut:
     """Validate a value, redact it from now on, and get the master key ready.
 
-    Errors: InvalidParams, MasterKeyUnusable, ScopeWouldWiden, SecretUnreadable, SecretUnusable.
+    Errors: InvalidParams, MasterKeyUnusable, ScopeWouldWiden, SecretLimit, SecretUnreadable,
+    SecretUnusable.
     """
     _require_unrestricted(call)
     value = params.value
@@ -110,9 +148,17 @@ def prepare_put(call: Call, params: SecretPut) -> SecretPut:
             "an API key has at least 8 characters, all of them printable ASCII; any other text is 'opaque'",
             field="$.params.value",
         )
+    if len(texts) > MAX_SECRET_TEXTS:
+        raise SecretUnusable(
+            f"the value is JSON with more than {MAX_SECRET_TEXTS} credentials, each of which is searched in "
+            "all texts; store the needed ones in slots of their own",
+            field="$.params.value",
+        )
+    if secrets.count_texts(params.slot_id) + len(texts) > MAX_SECRETS_TEXTS:
+        raise SecretLimit(
+            f"all slots together hold {MAX_SECRETS_TEXTS} credentials at most; delete some slots first"
+        )
     require_redactable(call, texts, params.slot_id)
-    if any(text in params.slot_id for text in secrets.values()):
-        raise SecretUnusable("the slot's id contains the value of a secret", field="$.params.slot_id")
     secrets.learn(texts)
     secrets.prepare(params.slot_id, replaces_unreadable=params.replace_unreadable, is_trial=params.check)
     return params

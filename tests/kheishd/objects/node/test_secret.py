@@ -22,7 +22,7 @@ from protocol.errors.secret import (
     SecretUnusable,
 )
 from protocol.errors.token import ScopeMissing, ScopeWouldWiden
-from protocol.limits.secret import MAX_SECRET_BYTES, MAX_SECRETS
+from protocol.limits.secret import MAX_SECRET_BYTES, MAX_SECRET_TEXTS, MAX_SECRETS, MAX_SECRETS_TEXTS
 from tests.support.household import ROUTES, Household, household, pages, refusal_of
 
 KEYED = RouteSpec("keyed", "openai", "m", "http://127.0.0.1:1/v1", auth_ref="slot:openai")
@@ -118,7 +118,58 @@ async def test_a_slot_is_not_named_like_a_secret(node: Household) -> None:
     """An id that contains a value would be redacted."""
     await node.call("secret.put", slot_id="a", value="sk-0123456789")
     refusal = await node.refusal_of("secret.put", slot_id="about-sk-0123456789", value="x")
-    assert (type(refusal), refusal.field) == (SecretUnusable, "$.params.slot_id")
+    assert (type(refusal), refusal.field) == (InvalidParams, "$.params.slot_id")
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("conversation.send", {"sender": "alexandra", "content": "x"}),
+        ("token.create", {"scopes": ["read"], "senders": ["alexandra"]}),
+        ("permission.update", {"session_id": "s", "add": [{"tool": "alexandra*", "decision": "deny"}]}),
+        ("event.publish", {"source": "ci:alexandra", "payload": 1}),
+    ],
+)
+async def test_a_name_is_not_a_secret(node: Household, method: str, params: dict[str, Any]) -> None:
+    """A stored name cannot become the value of a slot, and a slot's value cannot become a name."""
+    if method in ("conversation.send", "token.create"):
+        await node.call(method, **params)
+        refusal = await node.refusal_of("secret.put", slot_id="a", value="alexandra")
+        assert (type(refusal), refusal.field) == (SecretUnusable, "$.params.value")
+        params = json.loads(json.dumps(params).replace("alexandra", "alexander"))
+        await node.call("secret.put", slot_id="a", value="alexander")
+    else:
+        await node.call("secret.put", slot_id="a", value="alexandra")
+    before = await node.kinds()
+    refusal = await node.refusal_of(method, **params)
+    assert isinstance(refusal, InvalidParams)
+    assert (refusal.field or "").startswith("$.params.")
+    assert "secret" in refusal.message
+    assert await node.kinds() == before
+
+
+async def test_secret_put_refuses_names(node: Household) -> None:
+    """A part of a note's name is not a value."""
+    await node.call("memory.remember", agent="default", name="worker seven of ours", content="x")
+    refusal = await node.refusal_of("secret.put", slot_id="a", value="worker seven")
+    assert (type(refusal), refusal.field) == (SecretUnusable, "$.params.value")
+
+
+async def test_secret_put_of_many_credentials(node: Household) -> None:
+    """A value with too many credentials is refused, and so are too many of all slots together."""
+
+    def make(start: int, count: int) -> str:
+        return json.dumps([{"token": f"{number:09}"} for number in range(start, start + count)])
+
+    refusal = await node.refusal_of("secret.put", slot_id="a", value=make(0, MAX_SECRET_TEXTS))
+    assert (type(refusal), refusal.field) == (SecretUnusable, "$.params.value")
+    per_slot = MAX_SECRET_TEXTS - 1
+    for number in range(MAX_SECRETS_TEXTS // MAX_SECRET_TEXTS):
+        await node.call("secret.put", slot_id=f"s{number}", value=make(number * 100, per_slot))
+    more = {"slot_id": "more", "value": make(5_000, per_slot)}
+    assert isinstance(await node.refusal_of("secret.put", **more), SecretLimit)
+    await node.call("secret.delete", slot_id="s0")
+    await node.call("secret.put", **more)
 
 
 async def test_part_of_an_id_is_left_in_ids(node: Household) -> None:
