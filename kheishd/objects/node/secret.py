@@ -17,7 +17,6 @@ from kheishd.store.tables import (
     AGENTS_BY_PATH,
     CONVERSATIONS,
     CRONS,
-    NOTES_BY_NAME,
     PERMISSIONS,
     PERSONAS,
     SECRETS,
@@ -59,7 +58,6 @@ NAMES: Final[tuple[Table[Any], ...]] = (
     AGENTS_BY_PATH,
     PERSONAS,
     CRONS,
-    NOTES_BY_NAME,
 )
 """The tables whose keys are names that a client or an agent has chosen."""
 

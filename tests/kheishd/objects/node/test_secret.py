@@ -148,13 +148,6 @@ async def test_a_name_is_not_a_secret(node: Household, method: str, params: dict
     assert await node.kinds() == before
 
 
-async def test_secret_put_refuses_names(node: Household) -> None:
-    """A part of a note's name is not a value."""
-    await node.call("memory.remember", agent="default", name="worker seven of ours", content="x")
-    refusal = await node.refusal_of("secret.put", slot_id="a", value="worker seven")
-    assert (type(refusal), refusal.field) == (SecretUnusable, "$.params.value")
-
-
 async def test_secret_put_of_many_credentials(node: Household) -> None:
     """A value with too many credentials is refused, and so are too many of all slots together."""
 
