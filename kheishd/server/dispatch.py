@@ -245,6 +245,11 @@ class _Mutations(_Entry):
         def answer(job: Any) -> None:
             """Answer, on the loop, once the transaction has committed or failed."""
             opened.job = None
+            if handler.on_end is not None and not params.check:
+                try:
+                    handler.on_end(call)
+                except Exception:
+                    log.exception("the work after a transaction of %s failed", self.row.name)
             if handler.on_commit is not None and job.error is None and type(job.value) is not RepeatedResult:
                 try:
                     handler.on_commit(call, job.value)

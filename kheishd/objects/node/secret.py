@@ -6,19 +6,26 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import replace
 
+from kheishd.core.fallback import list_candidates
 from kheishd.core.text.identities import find_identities
 from kheishd.core.text.vocabulary import find_collision
 from kheishd.kernel.call import Call, mutation, origin_of, query
-from kheishd.kernel.mcp import servers_of
+from kheishd.kernel.mcp import ServerSpec, servers_of
 from kheishd.kernel.secrets import list_redacted
 from kheishd.objects.pages import page_of
+from kheishd.records.run import read_pinned
 from kheishd.store.tables import (
     AGENTS_BY_NAME,
     AGENTS_BY_PATH,
     CONVERSATIONS,
     CRONS,
+    DEFINITIONS,
+    MCP_SERVERS,
     PERMISSIONS,
     PERSONAS,
+    ROUTES,
+    RUNS,
+    RUNS_READY,
     SECRETS,
     SESSIONS,
     TOKENS,
@@ -42,10 +49,10 @@ from protocol.objects.secret import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from kheishd.kernel.runtime import Runtime
-    from kheishd.store.environment import Transaction
+    from kheishd.store.environment import Snapshot, Transaction
     from kheishd.store.records import SecretRecord
     from kheishd.store.table import Table
 
@@ -65,8 +72,11 @@ NAMING: Final[tuple[Table[Any], ...]] = (TOKENS, CRONS, TRIGGERS, PERMISSIONS)
 """The tables whose records hold names of others: senders, agents, tools, sources."""
 
 
-def find_users(runtime: Runtime, slot_id: str) -> list[str]:
-    """Return the users of a slot, such as ``route main``."""
+def find_users(runtime: Runtime, slot_id: str, store: Snapshot | None = None) -> list[str]:
+    """Return the users of a slot, such as ``route main``.
+
+    With a ``store``, also those that it holds and the runtime does not have yet, and queued and running runs.
+    """
     reference = f"slot:{slot_id}"
     routes = [
         f"route {route.route_id}"
@@ -76,7 +86,27 @@ def find_users(runtime: Runtime, slot_id: str) -> list[str]:
     specs = servers_of(runtime).values()
     servers = [f"MCP server {spec.name}" for spec in specs if reference in spec.references]
     hooks = [f"hook {hook.name}" for hook in runtime.lifecycle if hook.auth_ref == reference]
-    return [*routes, *servers, *hooks]
+    stored = [] if store is None else _find_stored_users(store, reference)
+    return list(dict.fromkeys((*routes, *servers, *hooks, *stored)))
+
+
+def _find_stored_users(store: Snapshot, reference: str) -> Iterator[str]:
+    """Yield the users in the store, and the runs that are queued or running."""
+    for (route_id,), row in store.scan(ROUTES):
+        if reference in (row.current.settings.auth_ref, *row.current.settings.auth_refs):
+            yield f"route {route_id}"
+    for (name,), server in store.scan(MCP_SERVERS):
+        if reference in ServerSpec(name, server.settings).references:
+            yield f"MCP server {name}"
+    for (agent,), stored in store.scan(DEFINITIONS):
+        for name, settings in stored.definition.mcp_servers.items():
+            if reference in ServerSpec(name, settings).references:
+                yield f"MCP server {name} of the agent {agent}"
+    for _, ready in store.scan(RUNS_READY):
+        for run_id in store.need(SESSIONS, store.need(RUNS, ready).session_id).open_runs:
+            pinned = read_pinned(store, store.need(RUNS, run_id))
+            if any(candidate.auth_ref == reference for candidate in list_candidates(pinned)):
+                yield f"run {run_id}"
 
 
 def _view_of(call: Call, record: SecretRecord, *, redacted: bool, problem: str | None) -> SecretSlot:
@@ -203,7 +233,7 @@ def delete_secret(tx: Transaction, call: Call, params: SecretDelete) -> DeletedS
     """Delete a slot that nothing uses. Errors: ScopeWouldWiden, SecretInUse, SecretNotFound."""
     _require_unrestricted(call)
     call.services.secrets.delete_slot(tx, params.slot_id, origin=origin_of(call))
-    users = find_users(call.runtime, params.slot_id)
+    users = find_users(call.runtime, params.slot_id, tx)
     if users:
         raise SecretInUse(
             f"the slot '{params.slot_id}' is used by {', '.join(users)}; change that first",
@@ -221,7 +251,7 @@ def prepare_rotate(call: Call, params: SecretRotate) -> str:
 @mutation(
     rows.ROTATE,
     prepare=prepare_rotate,
-    on_commit=lambda call, result: call.services.secrets.finish_rotation(),
+    on_end=lambda call: call.services.secrets.finish_rotation(),
 )
 def rotate_key(tx: Transaction, call: Call, path: str) -> RotatedKey:
     """Seal all slots by the new master key. Errors: SecretUnreadable."""
