@@ -37,6 +37,7 @@ COMPLETIONS: dict[str, tuple[str, Json, str, str]] = {
     "personas": ("persona.list", {"limit": 500}, "personas", "persona_id"),
     "hooks": ("hook.list", {"limit": 500}, "hooks", "name"),
     "crons": ("cron.list", {"limit": 500}, "crons", "cron_id"),
+    "notes": ("memory.list", {"agent": "default", "limit": 100}, "notes", "name"),
     "tasks": ("task.list", {"limit": 100}, "tasks", "task_id"),
     "skills": ("skill.list", {"limit": 500}, "skills", "name"),
     "triggers": ("trigger.list", {"limit": 500}, "triggers", "trigger_id"),
@@ -55,6 +56,8 @@ def complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list[
 
     def complete_names(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
         method, params, plural, field = COMPLETIONS[kind]
+        if "agent" in params and ctx.params.get("agent"):
+            params = params | {"agent": ctx.params["agent"]}
         try:
             with Client.dial(make_app(ctx).path, COMPLETION_SECONDS) as connection:
                 rows: Iterable[Json] = connection.call(method, params, timeout_s=COMPLETION_SECONDS)[plural]

@@ -14,14 +14,24 @@ import trio
 from msgspec import Struct
 
 from kheishd.config.sections.workspace import WorkspaceSection
+from kheishd.kernel.meter import BootClock
 from kheishd.kernel.route import keys_of
+from kheishd.objects.node.health import (
+    find_failed_hooks,
+    find_failed_servers,
+    find_meter_warnings,
+    find_stale_runs,
+    find_store_warnings,
+    find_waits,
+    format_warning,
+    split_warning,
+    warn,
+)
 from kheishd.objects.node.names import MAX_NAME_WARNINGS, find_unknown_names
 from kheishd.objects.people.audience import find_unanswerable
 from kheishd.objects.talk.workspace import find_problem
 from kheishd.objects.wake.cron import find_cron_warnings
 from kheishd.objects.wake.trigger import find_trigger_warnings
-from kheishd.store.commit import GONE
-from kheishd.store.environment import refuse_damaged
 from kheishd.store.epoch import OpenWork, RestoreMark
 from kheishd.store.tables import (
     APPROVALS_WAITING,
@@ -34,17 +44,21 @@ from kheishd.store.tables import (
     TOKENS,
 )
 from protocol.errors.store import StoreDamaged
-from protocol.limits.units import MIB
-from protocol.objects.daemon import Counts, DaemonStatus, Disk, RestoreStatus, SandboxStatus
+from protocol.objects.daemon import (
+    Counts,
+    DaemonHealth,
+    DaemonStatus,
+    Disk,
+    HealthWarning,
+    RestoreStatus,
+    SandboxStatus,
+)
 
 if TYPE_CHECKING:
     from kheishd.kernel.services import Services
     from kheishd.signing import SigningKey
+    from kheishd.store.environment import Snapshot
     from protocol.export import ExportEnd
-
-# Below this, a few hours of work may fill the disk: a turn with text writes about 300 KiB, so 256 MiB are
-# less than a thousand turns.
-LOW_DISK_BYTES = 256 * MIB
 
 EXPORT_KEY = "export.key"
 """The file in the home with the key that signs exports."""
@@ -94,6 +108,7 @@ class Vitals(Struct):
     starting: bool = True
     restored: RestoreMark | None = None
     listeners: list[str] = []
+    collector: str | None = None
     server: ServerCounts | None = None
     active_runs: Callable[[], int] = lambda: 0
     sandbox: Callable[[WorkspaceSection], SandboxStatus | None] = lambda workspace: None
@@ -146,6 +161,8 @@ class DaemonControl:
         self._vitals = vitals
         self._state = services.state
         self._secrets = services.secrets
+        self._mcp = services.mcp
+        self._clock = BootClock()
         self._runtimes = services.runtimes
         self._stopper = stopper
         self._reloads = reloads
@@ -198,6 +215,8 @@ class DaemonControl:
         cursor = 0
         with suppress(StoreDamaged), self._state.read() as store:
             cursor = store.last_cursor
+        warnings = list(self._find_warnings(disk, uptime_s))
+        is_ok = all(warning.severity == "info" for warning in warnings)
         return DaemonStatus(
             version=vitals.version,
             pid=os.getpid(),
@@ -213,7 +232,8 @@ class DaemonControl:
             epoch=self._state.epoch,
             restored=_describe_restore(vitals.restored),
             memory_bytes=memory_bytes(),
-            warnings=list(self._find_warnings(disk, uptime_s)),
+            warnings=[format_warning(warning) for warning in warnings],
+            health=DaemonHealth(ok=is_ok, warnings=warnings),
             draining=self._stopper.requested,
             starting=vitals.starting,
             default_agent=runtime.config.default_agent,
@@ -253,46 +273,72 @@ class DaemonControl:
             map_bytes=self._state.store.map_bytes,
         )
 
-    def _find_warnings(self, disk: Disk, uptime_s: float) -> Iterator[str]:
-        if self._state.store.damage is not None:
-            yield refuse_damaged(self._state.store.damage).message
-        if not self._state.store.is_in_place:
-            yield GONE
-        if disk.free_bytes < LOW_DISK_BYTES:
-            state = f"is nearly full ({disk.free_bytes / MIB:.1f} MiB free)" if disk.free_bytes else "is full"
-            yield f"the disk of {disk.path} {state}; free some space, or all writes will be refused"
+    def _find_warnings(self, disk: Disk, uptime_s: float) -> Iterator[HealthWarning]:
+        runtime = self._runtimes.current()
+        yield from find_store_warnings(self._state.store, disk)
         if self._reloads.problem is not None:
-            yield f"the last reload was refused and changed nothing: {self._reloads.problem}"
-        yield from self._runtimes.current().warnings
-        yield from self._runtimes.current().skills.warnings
-        yield from self.find_sandbox_warnings()
-        yield from self._secrets.warnings()
-        yield from self._find_missing_workspaces()
-        yield from self._find_unready_routes()
-        parked: list[str] = []
-        unanswerable: list[str] = []
-        unknown: list[str] = []
-        troubled: list[str] = []
-        failing: list[str] = []
+            yield warn(
+                "reload_refused",
+                f"the last reload was refused and changed nothing: {self._reloads.problem}",
+                "correct the file and reload again",
+            )
+        for sentence in runtime.warnings:
+            yield split_warning("configuration", sentence, "correct it and reload")
+        for sentence in runtime.skills.warnings:
+            yield split_warning("skill", sentence, "correct the file and reload the skills")
+        for sentence in self.find_sandbox_warnings():
+            yield split_warning("sandbox", sentence, "repair the sandbox")
+        for sentence in self._secrets.warnings():
+            yield split_warning("secret_unreadable", sentence, "store the value again")
+        for sentence in self._find_missing_workspaces():
+            yield split_warning("workspace_missing", sentence, "create it")
+        for sentence in self._find_unready_routes():
+            yield split_warning("route_not_ready", sentence, "correct the route and reload")
+        yield from find_failed_servers(self._mcp)
         # The status of a damaged store is reported without its rows that cannot be read.
         with suppress(StoreDamaged), self._state.read() as store:
-            newest = islice(store.scan(RUNS, reverse=True), MAX_PARKED_SEARCH_RUNS)
-            parked = [run.run_id for _, run in newest if run.error and run.error.reason == "parked"]
-            shared = self._runtimes.current().config.listen.shared
-            unanswerable = find_unanswerable(store, self._state.now_ms(), shared)
-            runtime = self._runtimes.current()
-            named = find_unknown_names(store, runtime, runtime.definitions.values())
-            unknown = [*islice(chain.from_iterable(warnings for _, warnings in named), MAX_NAME_WARNINGS)]
-            failing = [*find_cron_warnings(store)]
-            troubled = [*find_trigger_warnings(store)]
-        yield from troubled
-        yield from unanswerable
-        yield from unknown
-        yield from failing
-        for run_id in parked:
-            yield f"the run {run_id} was parked, because the daemon crashed each time it executed the run"
+            yield from self._find_stored_warnings(store)
+        yield from find_meter_warnings(self._state.meter, self._clock.jump_s())
         if self._vitals.after_crash and uptime_s < CRASH_WARNING_SECONDS:
-            yield "the previous daemon did not shut down cleanly; its unfinished work was resumed"
+            yield warn(
+                "after_crash",
+                "the previous daemon did not shut down cleanly; its unfinished work was resumed",
+                "read its log if this happens again",
+            )
+
+    def _find_stored_warnings(self, store: Snapshot) -> list[HealthWarning]:
+        """Return the warnings that a snapshot shows. Errors: StoreDamaged."""
+        runtime, now_ms = self._runtimes.current(), self._state.now_ms()
+        unanswerable = find_unanswerable(store, now_ms, runtime.config.listen.shared)
+        named = find_unknown_names(store, runtime, runtime.definitions.values())
+        unknown = islice(chain.from_iterable(warnings for _, warnings in named), MAX_NAME_WARNINGS)
+        newest = islice(store.scan(RUNS, reverse=True), MAX_PARKED_SEARCH_RUNS)
+        return [
+            *(split_warning("unanswerable", sentence, "cancel the run") for sentence in unanswerable),
+            *(split_warning("unknown_name", sentence, "correct the definition") for sentence in unknown),
+            *find_waits(store, now_ms),
+            *find_stale_runs(store, now_ms),
+            *find_failed_hooks(store, {hook.name for hook in runtime.lifecycle}),
+            *(
+                split_warning("trigger_troubled", sentence, "correct its target, or pause it")
+                for sentence in find_trigger_warnings(store)
+            ),
+            *(
+                split_warning("cron_failing", sentence, "correct it")
+                for sentence in find_cron_warnings(store)
+            ),
+            *(
+                warn(
+                    "run_parked",
+                    f"the run {run.run_id} was parked, because the daemon crashed each time it "
+                    "executed the run",
+                    "read the daemon's log, and send the message again once the cause is repaired",
+                    related_id=run.run_id,
+                )
+                for _, run in newest
+                if run.error and run.error.reason == "parked"
+            ),
+        ]
 
     def find_sandbox_warnings(self) -> Iterator[str]:
         """Yield the warnings about the sandbox of commands."""

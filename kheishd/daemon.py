@@ -26,6 +26,7 @@ from kheishd.build.listeners import ListenOptions, build_listen_options
 from kheishd.build.runtime import Source, build_runtime
 from kheishd.build.stored import read_stored_routes
 from kheishd.config.reader import make_refusal
+from kheishd.config.sections.listen import split_address
 from kheishd.control import DaemonControl, Stopper, Vitals
 from kheishd.core.text.learned import LearnedSecrets
 from kheishd.core.text.scrub import Scrubber
@@ -35,7 +36,8 @@ from kheishd.events import commit_start, commit_stop
 from kheishd.hooks.os.shell.cgroup import GROUPS
 from kheishd.hooks.os.shell.health import SandboxHealth
 from kheishd.hooks.os.shell.log import ShellFiles
-from kheishd.kernel.credentials import find_secrets, resolve_credential
+from kheishd.kernel.cooldowns import Cooldowns
+from kheishd.kernel.credentials import find_secrets, identify_key, resolve_credential
 from kheishd.kernel.lifecycle import Lifecycle
 from kheishd.kernel.live import Live
 from kheishd.kernel.mcp import NoMcp, servers_of
@@ -43,6 +45,7 @@ from kheishd.kernel.reserve import RESERVE
 from kheishd.kernel.secrets import Vault
 from kheishd.kernel.services import Services
 from kheishd.kernel.state import State, open_state
+from kheishd.objects.node.metrics import collect_metrics, format_metrics
 from kheishd.providers.caller import ProviderCaller
 from kheishd.reload import Reloader
 from kheishd.restored import finish_restore
@@ -65,6 +68,7 @@ from kheishd.workers.expiry import ExpiryWorker, RetentionWorker
 from kheishd.workers.runs.worker import RunWorker
 from kheishd.workers.shells import ShellWorker
 from kheishd.workers.titles import TitleWorker
+from protocol.errors.mcp import McpLoginFailed
 from protocol.errors.store import StorageFailed, StorageFull, StoreDamaged
 
 if TYPE_CHECKING:
@@ -264,6 +268,11 @@ class Daemon:
             lifecycle=self._lifecycle,
             mcp=self._toolbox.mcp,
             secrets=self._vault,
+            cooldowns=Cooldowns(
+                lambda route_id, key: identify_key(
+                    runtimes.current().routes.get(route_id), key, self._vault, self._environ
+                )
+            ),
         )
         self._toolbox.services = services
         await trio.to_thread.run_sync(GROUPS.prepare)
@@ -288,6 +297,7 @@ class Daemon:
             await self._start_workers(nursery, workers)
             async with open_server(dispatcher) as server:
                 self._vitals.server = server
+                await self._listen_for_collectors(nursery, services, control)
                 async with self._listen(server):
                     fields = {"home": self._source.home.path, "listeners": self._vitals.listeners}
                     log.info("ready", extra={**fields, "pid": os.getpid()})
@@ -379,7 +389,12 @@ class Daemon:
                     from kheishd.mcp.pool import McpPool
 
                     pool = McpPool(
-                        self._source.home.path, self._environ, self._read_credential, self._state.now_ms
+                        self._source.home.path,
+                        self._environ,
+                        self._read_credential,
+                        self._state.now_ms,
+                        self._vault,
+                        self._save_tokens,
                     )
                     await nursery.start(pool.serve)
                     holder.current = pool
@@ -394,6 +409,23 @@ class Daemon:
         assert credential is not None, "there is a reference"
         self._learn((credential,))
         return credential
+
+    async def _save_tokens(self, slot_id: str, value: str) -> None:
+        """Store the tokens of a login in a slot; they are redacted from now on.
+
+        Errors: McpLoginFailed, MasterKeyUnusable, SecretLimit, SecretUnreadable, StorageFull.
+        """
+        from kheishd.core.text.vocabulary import find_collision
+        from kheishd.kernel.secrets import list_redacted
+
+        texts = list_redacted(value)
+        runtime = self.reloader.runtimes.current()
+        word = find_collision(texts, (slot_id, *runtime.definitions, *runtime.routes, *servers_of(runtime)))
+        if word is not None:
+            raise McpLoginFailed(f"a token occurs in '{word}', a word of the daemon: it cannot be redacted")
+        self._learn(texts)
+        self._vault.prepare(slot_id)
+        await self._state.update(lambda tx: self._vault.put_slot(tx, slot_id, value, "oauth"), is_firm=True)
 
     async def _start_workers_later(self, nursery: trio.Nursery, workers: Sequence[Worker]) -> None:
         await trio.sleep(RESTORE_RETRY_SECONDS)
@@ -416,6 +448,8 @@ class Daemon:
                 raise make_refusal(self._source.config_path, error.key, str(error)) from None
             self._listeners = listeners
             self._vitals.listeners = [listener.name for listener in listeners]
+            if self._vitals.collector is not None:
+                self._vitals.listeners.append(self._vitals.collector)
             self._toolbox.own_ports.update(
                 listener.socket.getsockname()[1]
                 for listener in listeners
@@ -426,6 +460,29 @@ class Daemon:
                     await nursery.start(server.listen, listener)
                 yield
                 nursery.cancel_scope.cancel()
+
+    async def _listen_for_collectors(
+        self, nursery: trio.Nursery, services: Services, control: DaemonControl
+    ) -> None:
+        """Serve the metrics, if they have an address. Errors: ConfigInvalid."""
+        address = self._config.metrics.listen
+        if address is None:
+            return
+        from kheishd.server.metrics import serve_metrics
+
+        host, port = split_address(address)
+        try:
+            port = await nursery.start(
+                serve_metrics,
+                host,
+                port,
+                lambda: format_metrics(collect_metrics(services, control.status())),
+            )
+        except* OSError as group:
+            problem = group.exceptions[0]
+            text = f"cannot listen on {address}: {getattr(problem, 'strerror', None) or problem}"
+            raise make_refusal(self._source.config_path, ("metrics", "listen"), text) from None
+        self._vitals.collector = f"http://{host}:{port}/metrics"
 
     def _build_listen_options(self, config: Config) -> ListenOptions:
         """Return the options of the listeners. Errors: ConfigInvalid, also for an unusable certificate."""
@@ -545,6 +602,7 @@ class Daemon:
             learned=lambda secret: self._learn((secret,)),
             captures=self._captures,
             slots=self._vault,
+            routes=lambda: self.reloader.runtimes.current().routes,
         )
 
     def _adopt(self, runtime: Runtime) -> None:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import IO, Any, Final, Literal
 
 from kheishd.core.text.scrub import Scrubber
+from kheishd.kernel.log_fields import current_log_fields
 from protocol.text import escape, escape_json, escape_line
 
 LogFormat = Literal["auto", "text", "json"]
@@ -33,8 +34,9 @@ _PRIORITIES: Final = {
 
 
 def extract_fields(record: logging.LogRecord) -> dict[str, Any]:
-    """Return the fields that the log call passed as ``extra``."""
-    return {key: value for key, value in vars(record).items() if key not in _STANDARD_FIELDS}
+    """Return the fields of the task that logs, and those that the log call passed as ``extra``."""
+    extra = {key: value for key, value in vars(record).items() if key not in _STANDARD_FIELDS}
+    return {**current_log_fields(), **extra}
 
 
 def timestamp(seconds: float) -> str:

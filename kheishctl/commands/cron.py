@@ -1,12 +1,12 @@
 """``kheishctl cron``: schedules on which the daemon wakes conversations."""
 
-from collections.abc import Mapping
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
-from kheishctl.contract import Json
 from kheishctl.options import (
     Duration,
     drop_unset,
@@ -22,6 +22,12 @@ from kheishctl.options import (
 from kheishctl.render.layout import Column, Display, format_record, format_table
 from kheishctl.render.units import format_utc
 from protocol.text import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from kheishctl.contract import Json
 
 group = make_group("cron", "Cron entries: schedules on which the daemon wakes conversations.")
 
@@ -61,22 +67,19 @@ _dry_run = click.option(
 )
 
 
-class Moment(click.ParamType[int]):
-    """A time: ``2026-12-01T09:00``, local unless it has an offset, or a time of today: ``09:00``."""
+class Moment(click.ParamType["datetime"]):
+    """A time, ``2026-12-01T09:00`` or ``09:00`` of today, in the zone of the entry unless it has its own."""
 
     name = "time"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the time in milliseconds. Errors: a usage error."""
-        if isinstance(value, int):
-            return value
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Return the time, without a zone if it has no offset. Errors: a usage error."""
         from datetime import date, datetime
 
         text = str(value)
         try:
-            moment = datetime.fromisoformat(f"{date.today()}T{text}" if len(text) <= 8 else text)
-            return int(moment.astimezone().timestamp() * 1000)
-        except (ValueError, OverflowError):
+            return datetime.fromisoformat(f"{date.today()}T{text}" if len(text) <= 8 else text)
+        except ValueError:
             self.fail(f"{value!r} is not a time such as 2026-12-01T09:00 or 09:00", param, ctx)
 
 
@@ -264,10 +267,19 @@ def delete(app: App, **params: Any) -> None:
     examples=("kheishctl cron explain triage --at 09:00", "kheishctl cron explain triage --count 10"),
 )
 @_cron
-@click.option("--at", "at_ms", type=Moment(), metavar="TIME", help="The local time to explain.")
+@click.option(
+    "--at", "at_ms", type=Moment(), metavar="TIME", help="The time to explain, in the entry's zone."
+)
 @_count
-def explain(app: App, **params: Any) -> None:
+def explain(app: App, at_ms: datetime | None, **params: Any) -> None:
     """Explain why a cron entry did or did not fire, and show its next firings."""
+    if at_ms is not None:
+        if at_ms.tzinfo is None:
+            from zoneinfo import ZoneInfo
+
+            entry = app.call("cron.get", {"cron_id": params["cron_id"]})
+            at_ms = at_ms.replace(tzinfo=ZoneInfo(entry.get("timezone", "UTC")))
+        params["at_ms"] = int(at_ms.timestamp() * 1_000)
 
     def format_explanation(result: Json, display: Display) -> str:
         lines = [one_line(str(line)) for line in result["lines"]]

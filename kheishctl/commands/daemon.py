@@ -14,7 +14,7 @@ from kheishctl.cli import App, command, make_group
 from kheishctl.client import Failure, NoDaemon, TimedOut, dial, find_lock_holder
 from kheishctl.contract import Json
 from kheishctl.options import Duration, drop_unset
-from kheishctl.render.daemon import format_daemon_status
+from kheishctl.render.daemon import format_daemon_status, format_metrics
 from kheishctl.render.layout import Display
 from kheishctl.render.units import format_duration
 from protocol.text import one_line, sanitize
@@ -33,11 +33,30 @@ MAX_LOG_TAIL_BYTES = 4 * 1024 * 1024
     group,
     "status",
     method="daemon.status",
-    examples=("kheishctl status", "kheishctl status --json | jq .disk"),
+    examples=("kheishctl status", "kheishctl status --json | jq .disk", "kheishctl status --exit-code"),
 )
-def status(app: App) -> None:
-    """Show the status of the daemon: version, counts, disk use, and warnings with remedies."""
-    app.emit(app.call("daemon.status"), format_daemon_status)
+@click.option("--exit-code", is_flag=True, help="Exit with 1 if a warning needs attention.")
+def status(app: App, exit_code: bool) -> None:
+    """Show the status of the daemon: version, counts, disk use, and warnings with remedies.
+
+    The exit code is 0 if a daemon answers, 3 if none does. With --exit-code it is 1 if a warning is more
+    severe than "info".
+    """
+    result = app.call("daemon.status")
+    app.emit(result, format_daemon_status)
+    is_healthy = result.get("health", {}).get("ok", not result["warnings"])
+    click.get_current_context().exit(exit_codes.FAILED if exit_code and not is_healthy else exit_codes.OK)
+
+
+@command(
+    group,
+    "metrics",
+    method="daemon.metrics",
+    examples=("kheishctl daemon metrics", "kheishctl daemon metrics --json | jq .metrics[].name"),
+)
+def metrics(app: App) -> None:
+    """Show the daemon's counters since its start, and gauges of its present state."""
+    app.emit(app.call("daemon.metrics"), format_metrics)
 
 
 @command(

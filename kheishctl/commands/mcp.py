@@ -1,5 +1,6 @@
 """``kheishctl mcp``: MCP servers, their states and their tools."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.options import JsonValue, complete, drop_unset, id_argument, mutating, paged
 from kheishctl.render.layout import Column, format_record
 from protocol.text import one_line, sanitize
+
+MAX_ADDRESS_CHARACTERS = 64 * 1024
 
 group = make_group("mcp", "MCP servers, whose tools agents use.")
 
@@ -59,13 +62,14 @@ TOOL_COLUMNS = (
     group,
     "tools",
     method="mcp.tools",
-    examples=("kheishctl mcp tools", "kheishctl mcp tools --server files --json"),
+    examples=("kheishctl mcp tools", "kheishctl mcp tools files --json"),
 )
-@click.option(
-    "--server",
-    metavar="SERVER",
+@click.argument(
+    "server",
+    metavar="[SERVER]",
+    required=False,
     shell_complete=complete("mcp_servers"),
-    help="Only the tools of this server.",
+    help="Its tools only.",
 )
 @paged
 def tools(app: App, everything: bool, **params: Any) -> None:
@@ -165,3 +169,66 @@ def put(
 def delete(app: App, **params: Any) -> None:
     """Delete a stored server. It is closed after its last call."""
     app.emit(app.call("mcp.delete", drop_unset(**params)), format_record)
+
+
+@command(
+    group,
+    "login",
+    method="mcp.login",
+    examples=("kheishctl mcp login tickets", "kheishctl mcp login tickets --paste"),
+)
+@id_argument("server", "SERVER", "mcp_servers")
+@click.option("--paste", is_flag=True, help="Ask for the last address of a browser on another machine.")
+@click.option("--begin", is_flag=True, help="Only begin; 'kheishctl mcp login-complete' is the second step.")
+def login(app: App, server: str, paste: bool, begin: bool) -> None:
+    """Log in at a server with 'oauth = true', in the browser; the daemon keeps the tokens in a slot.
+
+    With --paste the browser may be on any machine: at the end it shows an address that it cannot open.
+    """
+    import time
+    import webbrowser
+
+    from kheishctl.loopback import LoopbackServer, read_answer
+
+    with LoopbackServer() as loopback:
+        begun = app.call("mcp.login", {"server": server, "redirect_uri": loopback.redirect_uri})
+        if begin:
+            app.emit(begun, format_record)
+            return
+        click.echo(f"Open this address in a browser:\n{sanitize(begun['url'])}", err=True)
+        try:
+            if paste:
+                answer = read_answer(click.prompt("The address at the end", hide_input=True, err=True))
+            else:
+                webbrowser.open(begun["url"])
+                answer = loopback.wait(begun["expires_at_ms"] / 1000 - time.time())
+        except ValueError as error:
+            raise click.UsageError(sanitize(str(error))) from None
+    result = app.call("mcp.login_complete", {"login_id": begun["login_id"], **answer})
+    app.emit(result, format_record)
+
+
+@command(
+    group,
+    "login-complete",
+    method="mcp.login_complete",
+    examples=("kheishctl mcp login-complete LOGIN < address",),
+)
+@click.argument("login_id", metavar="LOGIN", help="The id of the login.")
+def login_complete(app: App, login_id: str) -> None:
+    """Complete a login that 'mcp login --begin' began. The standard input is the browser's last address."""
+    from kheishctl.loopback import read_answer
+
+    try:
+        answer = read_answer(sys.stdin.readline(MAX_ADDRESS_CHARACTERS))
+    except ValueError as error:
+        raise click.UsageError(sanitize(str(error))) from None
+    app.emit(app.call("mcp.login_complete", {"login_id": login_id, **answer}), format_record)
+
+
+@command(group, "logout", method="mcp.logout", examples=("kheishctl mcp logout tickets",))
+@id_argument("server", "SERVER", "mcp_servers")
+@mutating
+def logout(app: App, **params: Any) -> None:
+    """Delete the tokens of a server, and close the connection."""
+    app.emit(app.call("mcp.logout", drop_unset(**params)), format_record)

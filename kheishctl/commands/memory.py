@@ -10,7 +10,7 @@ import click
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.client import Failure
 from kheishctl.contract import MAX_PAGE_ROWS
-from kheishctl.options import drop_unset, mutating, name_option, options, paged
+from kheishctl.options import complete, drop_unset, mutating, name_option, options, paged
 from kheishctl.render.layout import Column, format_record
 from protocol.text import sanitize
 
@@ -34,7 +34,9 @@ MARKDOWN = (".md", ".markdown")
 _agent = name_option(
     "--agent", "agent", "agents", "The agent (default: default).", default="default", metavar="AGENT"
 )
-_name = click.argument("name", metavar="NAME", help="The name of the note, or an alias.")
+_name = click.argument(
+    "name", metavar="NAME", shell_complete=complete("notes"), help="The name of the note, or an alias."
+)
 _kind = click.option(
     "--kind",
     type=click.Choice(("note", "archive")),

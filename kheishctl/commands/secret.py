@@ -37,20 +37,31 @@ COLUMNS = (
 @click.option(
     "--kind",
     type=click.Choice(("opaque", "api_key")),
-    help="'api_key' refuses a value that no HTTP header can hold (default: opaque).",
+    help="'api_key' refuses a value that no HTTP header can hold (default: the kind "
+    "'api_key' is kept; else opaque).",
 )
 @click.option(
     "--replace-unreadable",
     is_flag=True,
     help="Store it although slots cannot be read, because their master key is lost.",
 )
+@click.argument("arguments", metavar="", nargs=-1, type=click.UNPROCESSED)
 @mutating
-def put(app: App, slot_id: str, from_stdin: bool, replace_unreadable: bool, **params: Any) -> None:
+def put(
+    app: App,
+    slot_id: str,
+    arguments: tuple[str, ...],
+    from_stdin: bool,
+    replace_unreadable: bool,
+    **params: Any,
+) -> None:
     """Store a value in a slot; routes with auth_ref = "slot:SLOT" use it from their next call on.
 
     The value is asked for, or read from the standard input without its last line break. It is never an
     argument: the list of processes and the shell's history would show it.
     """
+    if arguments:
+        raise click.UsageError("the value is never an argument; use --stdin, or the prompt in a terminal")
     if not from_stdin and not sys.stdin.isatty():
         raise click.UsageError("the standard input is no terminal; read the value from it with --stdin")
     value = read_value() if from_stdin else click.prompt("Value", hide_input=True, err=True)

@@ -3,6 +3,7 @@
 Each step is a command that works by itself; setup prints it before it carries it out.
 """
 
+import json
 import sys
 from typing import NamedTuple
 
@@ -55,6 +56,23 @@ PROVIDERS: dict[str, Provider] = {
     "stand-in": Provider({"driver": "offline"}, None),
 }
 """The choices of ``--preset``; ``other`` is any server with OpenAI's protocol."""
+
+
+def merge_settings(stored: Json, settings: Json) -> Json:
+    """Return new settings of a stored route, with its other ones if they lead to the same server.
+
+    Key, options and prices are those of that server. Several keys stay if the new one is among them.
+    """
+    server = ("driver", "preset")
+    is_same = all(stored.get(name) == settings.get(name) for name in server)
+    if not is_same or settings.get("base_url", stored.get("base_url")) != stored.get("base_url"):
+        return settings
+    if settings.get("auth_ref") in stored.get("auth_refs", []):
+        settings = {name: value for name, value in settings.items() if name != "auth_ref"}
+    merged = {**stored, **settings}
+    if "auth_ref" in settings:
+        merged.pop("auth_refs", None)
+    return merged
 
 
 class Guide:
@@ -130,9 +148,14 @@ class Guide:
     def make_route(self, route_id: str, settings: Json) -> bool:
         """Store a route, test it, and make it the default one; return whether the test succeeded."""
         words = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
-        self.perform(
-            "route.put", {"route_id": route_id, "settings": settings}, "route", "put", route_id, *words
-        )
+        params: Json = {"route_id": route_id, "settings": settings}
+        stored = self._find_stored(route_id)
+        if stored is not None:
+            params["settings"] = merge_settings(stored["settings"], settings)
+            params["expected_revision"] = stored["revision"]
+            if params["settings"] != settings:
+                words = ["--settings", json.dumps(params["settings"], ensure_ascii=False)]
+        self.perform("route.put", params, "route", "put", route_id, *words)
         test = self.perform("route.test", {"route_id": route_id}, "route", "test", route_id)
         if not self.app.as_json:
             self.app.print(format_test(test, self.app.display()))
@@ -147,6 +170,17 @@ class Guide:
         ):
             self.perform("route.default", {"route_id": route_id}, "route", "default", route_id)
         return True
+
+    def _find_stored(self, route_id: str) -> Json | None:
+        """Return the current revision of a stored route; None if the store has none of this id."""
+        try:
+            route = self.app.call("route.get", {"route_id": route_id})
+        except RequestRefused as refused:
+            if refused.reason != "route_not_found":
+                raise
+            return None
+        revisions: list[Json] = route.get("revisions", [])
+        return revisions[0] if revisions else None
 
     def make_agent(self, name: str, instructions: str | None) -> None:
         """Store an agent's definition; one that exists is kept, unless there are instructions for it."""
@@ -206,8 +240,8 @@ def setup(
     """Create the first key, route and agent.
 
     It asks for everything that no option states, and prints each step as the command that does the same. It
-    can be repeated: a key, a route and an agent that exist stay, or are replaced by the new ones. The exit
-    code is 1 if the test of the route failed.
+    can be repeated: a key, a route and an agent that exist stay, or are replaced by the new ones; a route
+    to the same server keeps its other settings. The exit code is 1 if the test of the route failed.
     """
     guide = Guide(app, asks=not yes and not key_stdin and sys.stdin.isatty())
     app.call("rpc.ping")

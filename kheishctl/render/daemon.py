@@ -41,6 +41,41 @@ def _format_restore(restored: Json | None) -> str:
     )
 
 
+def format_health(result: Json, display: Display) -> list[str]:
+    """Return the lines of a status's warnings, each with its remedy below it."""
+    health = result.get("health")
+    if health is None:
+        # An older daemon reports sentences only.
+        warnings = [one_line(f"warning: {warning}") for warning in result["warnings"]]
+        return [paint(warning, "yellow", display.color) for warning in warnings]
+    lines = []
+    for warning in health["warnings"]:
+        severity = warning["severity"]
+        color = {"critical": "red", "warning": "yellow"}.get(severity, "cyan")
+        lines.append(paint(one_line(f"{severity}: {warning['message']}"), color, display.color))
+        lines.append(f"  {one_line(warning['remedy'])}")
+    return lines
+
+
+def format_metrics(result: Json, display: Display) -> str:
+    """Format the daemon's metrics, one line for each sample; metrics without any are left out."""
+    lines = []
+    for metric in result["metrics"]:
+        for sample in metric["samples"]:
+            labels = ",".join(f"{key}={value}" for key, value in sample.get("labels", {}).items())
+            name = f"{metric['name']}{{{labels}}}" if labels else metric["name"]
+            text = (
+                f"{sample['value']:g}"
+                if sample["value"] != int(sample["value"])
+                else f"{sample['value']:.0f}"
+            )
+            if metric["measure"] == "histogram":
+                mean = sample["sum"] / sample["value"] if sample["value"] else 0.0
+                text += f", mean {mean:.4g}"
+            lines.append((one_line(name), text))
+    return format_pairs(lines, display)
+
+
 def format_daemon_status(result: Json, display: Display) -> str:
     """Format the daemon's status in a few lines; warnings come last, where people notice them."""
     counts, disk = result["counts"], result["disk"]
@@ -77,8 +112,8 @@ def format_daemon_status(result: Json, display: Display) -> str:
     alerts = [] if version == __version__ else [describe_version_difference(version)]
     if result.get("draining"):
         alerts.append("The daemon is stopping and accepts no new work.")
-    alerts += [f"warning: {warning}" for warning in result["warnings"]]
     lines = [paint(one_line(alert), "yellow", display.color) for alert in alerts]
+    lines += format_health(result, display)
     if not result["warnings"] and display.width is not None:
         lines.append(paint("healthy", "green", display.color))
     return "\n".join([format_pairs(pairs, display), *lines])

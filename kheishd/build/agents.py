@@ -94,4 +94,15 @@ def add_stored_agents(runtime: Runtime, stored: Iterable[Definition]) -> Runtime
             f"the default agent '{runtime.config.default_agent}' does not exist; "
             "define it, or name another agent as 'default_agent'"
         )
+    rows = (
+        ("the cron entry '{}' in cron/crons.toml", runtime.crons),
+        ("the subscription '{}' in events/subscriptions.toml", runtime.subscriptions),
+    )
+    warnings += [
+        f"{words.format(row_id)} wakes the agent '{row.target.agent}', which does not exist; "
+        "define the agent, or correct the row"
+        for words, file in rows
+        for row_id, row in ({} if file is None else file.rows).items()
+        if row.target.agent is not None and row.target.agent not in definitions
+    ]
     return replace(runtime, definitions=dict(sorted(definitions.items())), warnings=tuple(warnings))

@@ -12,6 +12,7 @@ def handlers() -> tuple[Handler, ...]:
         hook,
         journal,
         mcp,
+        mcp_login,
         route,
         rpc,
         secret,
@@ -51,7 +52,7 @@ def handlers() -> tuple[Handler, ...]:
         transfer,
     )
     people = (approval, question, indoubt, permission, audit)
-    node = (rpc, daemon, journal, definition, route, mcp, secret, token, workspace, hook)
+    node = (rpc, daemon, journal, definition, route, mcp, mcp_login, secret, token, workspace, hook)
     agents = (agent, mailbox, memory, memory_context, persona, skill, goal)
     modules = (*talk, *people, task, *agents, *node, cron, event, trigger)
     return tuple(handler for module in modules for handler in module.HANDLERS)

@@ -65,8 +65,8 @@ def falls_over(error: RunError) -> bool:
     """Whether the next route or key is asked after a failure without any part of an answer."""
     if error.reason == "context_too_long":
         return False
-    if error.status is not None and 400 <= error.status < 500:
-        return error.status in _MOVING_STATUSES
+    if error.status is not None and error.status >= 400:
+        return error.status >= 500 or error.status in _MOVING_STATUSES
     return error.reason in _TEMPORARY
 
 

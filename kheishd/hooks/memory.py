@@ -13,6 +13,7 @@ from msgspec import Meta
 from kheishd.core.trust import join_origins
 from kheishd.kernel.hook import Arguments, Invocation, Outcome, RunContext, SubHook, ToolError, tool
 from kheishd.objects.agents.notes import (
+    add_snippets,
     find_note,
     forget_note,
     readable_notebooks,
@@ -136,7 +137,7 @@ class MemoryTools(SubHook):
         if not hits:
             return Outcome(NO_NOTES)
         texts, room = [], MAX_WHOLE_BYTES
-        for note, hit in hits:
+        for note, hit in await add_snippets(hits, arguments.query):
             room -= len(note.content.encode())
             texts.append(_format_note(note, hit, session.agent, is_whole=room >= 0))
         origins = join_origins(*(note.origins for note, _ in hits))

@@ -16,21 +16,29 @@ from protocol.objects.route import Cooldown
 from protocol.structs import Value
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from protocol.objects.run import RunError
 
 
 class _Failed(Value, frozen=True):
-    """The failures in a row of a key or a route; ``until`` is by trio's clock."""
+    """The failures in a row of a key or a route; ``until`` is by trio's clock, ``identity`` what failed."""
 
     reason: str
     failures: int
     until: float
+    identity: object = None
 
 
 class Cooldowns:
-    """The cooldowns of a daemon, by route and key. Without a key, the whole route is meant."""
+    """The cooldowns of a daemon, by route and key. Without a key, the whole route is meant.
 
-    def __init__(self) -> None:
+    ``identify`` returns a value that changes with the settings of a route and the value of its key: a
+    repaired route or key has no cooldown.
+    """
+
+    def __init__(self, identify: Callable[[str, str | None], object] = lambda route, auth_ref: None) -> None:
+        self._identify = identify
         self._failed: dict[tuple[str, str | None], _Failed] = {}
 
     def note_failure(
@@ -41,7 +49,7 @@ class Cooldowns:
         The provider's delay is respected; without one, the cooldown doubles with each failure in a row.
         """
         place, now = (route, auth_ref if concerns_key(error) else None), trio.current_time()
-        previous = self._failed.get(place)
+        previous = self._find(place)
         if previous is None or now - previous.until > MAX_COOLDOWN_SECONDS:
             previous = _Failed(error.reason, 0, 0.0)
         # Runs that failed side by side are one failure.
@@ -51,7 +59,9 @@ class Cooldowns:
         else:
             # 16 doublings exceed the ceiling.
             seconds = min(DEFAULT_COOLDOWN_SECONDS * 2.0 ** min(failures - 1, 16), MAX_COOLDOWN_SECONDS)
-        self._failed[place] = _Failed(error.reason, failures, max(previous.until, now + seconds))
+        self._failed[place] = _Failed(
+            error.reason, failures, max(previous.until, now + seconds), self._identify(*place)
+        )
 
     def note_answer(self, route: str, auth_ref: str | None) -> None:
         """Forget the failures of a key that has answered, and those of its route."""
@@ -61,7 +71,7 @@ class Cooldowns:
 
     def remaining_s(self, route: str, auth_ref: str | None) -> float:
         """Return how long a key is passed over; 0 if it is not."""
-        failed = (self._failed.get((route, auth_ref)), self._failed.get((route, None)))
+        failed = (self._find((route, auth_ref)), self._find((route, None)))
         ends = [entry.until for entry in failed if entry is not None]
         return max(max(ends, default=0.0) - trio.current_time(), 0.0) if ends else 0.0
 
@@ -76,5 +86,10 @@ class Cooldowns:
                 auth_ref=auth_ref,
             )
             for (route_id, auth_ref), failed in self._failed.items()
-            if route_id == route and failed.until > now
+            if route_id == route and failed.until > now and self._find((route_id, auth_ref)) is not None
         ]
+
+    def _find(self, place: tuple[str, str | None]) -> _Failed | None:
+        """Return the failures of a key or a route as it is now."""
+        failed = self._failed.get(place)
+        return failed if failed is not None and failed.identity == self._identify(*place) else None

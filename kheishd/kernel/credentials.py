@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.parse import unquote
 
+from msgspec.structs import replace
+
 from kheishd.config.credentials import is_credential
 from kheishd.core.text.spellings import MIN_SECRET_CHARACTERS
 from kheishd.kernel.runtime import RouteSpec
@@ -105,6 +107,19 @@ def find_secrets(
             secrets |= {password, unquote(password)}
     secrets = {secret for secret in secrets if len(secret) >= MIN_SECRET_CHARACTERS}
     return sorted(secrets, key=lambda value: (-len(value), value))
+
+
+def identify_key(
+    route: RouteSpec | None,
+    auth_ref: str | None,
+    slots: SlotReader,
+    environ: Mapping[str, str] = os.environ,
+) -> object:
+    """Return a value that changes with a route and the value of its key, or of all keys without one."""
+    if route is None:
+        return None
+    keyed = route if auth_ref is None else replace(route, auth_ref=auth_ref, auth_refs=())
+    return route, hash(tuple(find_secrets([keyed], slots, environ)))
 
 
 def _read(name: str, environ: Mapping[str, str]) -> str | None:

@@ -12,7 +12,7 @@ import msgspec
 import trio
 from msgspec.structs import replace
 
-from protocol.errors.mcp import McpServerNotFound
+from protocol.errors.mcp import McpLoginNotFound, McpServerNotFound
 from protocol.limits.mcp import MAX_MCP_SERVERS
 from protocol.objects.mcp import McpServer
 from protocol.structs import Value
@@ -40,7 +40,18 @@ class ServerSpec(Value, frozen=True):
     def references(self) -> list[str]:
         """The references to the server's credentials."""
         settings = self.settings
-        return [*([] if settings.auth_ref is None else [settings.auth_ref]), *settings.env_refs.values()]
+        login = [f"slot:{self.login_slot}"] if settings.oauth else []
+        return [
+            *login,
+            *([] if settings.auth_ref is None else [settings.auth_ref]),
+            *settings.env_refs.values(),
+        ]
+
+    @property
+    def login_slot(self) -> str:
+        """The slot of the tokens of a login. Slots have no capital letters: ``A`` is written ``.a``."""
+        name = "".join(f".{letter.lower()}" if letter.isupper() else letter for letter in self.name)
+        return f"mcp.oauth.{name}"
 
     @property
     def needs_credential(self) -> bool:
@@ -139,6 +150,18 @@ class ServerFailure(Exception):
         self.reason = reason
 
 
+class LoginNeeded(Exception):
+    """A server needs a login by a person; the message says why."""
+
+
+class BegunLogin(Value, frozen=True):
+    """A login that has begun: its id, the URL for the person's browser, and its end."""
+
+    login_id: str
+    url: str
+    expires_at_ms: int
+
+
 class Mcp(Protocol):
     """All servers behind one interface."""
 
@@ -193,6 +216,17 @@ class Mcp(Protocol):
         """Connect anew; return when that attempt has ended. Errors: McpServerNotFound."""
         ...
 
+    async def begin_login(self, name: str, redirect_uri: str) -> BegunLogin:
+        """Begin a login at a server. Errors: McpLoginFailed, McpServerNotFound, McpServerUnavailable."""
+        ...
+
+    async def complete_login(self, login_id: str, code: str, state: str, iss: str | None) -> str:
+        """Store the tokens of a login, and connect; return the server.
+
+        Errors: McpLoginFailed, McpLoginNotFound, McpServerNotFound, and those of storing a secret.
+        """
+        ...
+
 
 class NoMcp:
     """No servers (``Mcp``)."""
@@ -236,6 +270,14 @@ class NoMcp:
     async def restart(self, name: str) -> None:
         """Refuse: there is no server. Errors: McpServerNotFound."""
         raise server_not_found(name)
+
+    async def begin_login(self, name: str, redirect_uri: str) -> BegunLogin:
+        """Refuse: there is no server. Errors: McpServerNotFound."""
+        raise server_not_found(name)
+
+    async def complete_login(self, login_id: str, code: str, state: str, iss: str | None) -> str:
+        """Refuse: there is no login. Errors: McpLoginNotFound."""
+        raise McpLoginNotFound("there is no such login: begin another one", field="$.params.login_id")
 
 
 class McpHolder:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import replace
 
+from kheishd.config.presets import find_base_url
 from kheishd.config.sections.routes import (
     BUILT_IN_ROUTE,
     ChainRoute,
@@ -18,7 +19,7 @@ from kheishd.core.run.budget import to_micros
 from kheishd.kernel.runtime import RouteSpec
 from protocol.budget import Prices
 from protocol.errors.route import RouteInvalid
-from protocol.objects.run import PinnedRoute
+from protocol.objects.run import Pinned, PinnedRoute, RunError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -107,6 +108,32 @@ def chain_of(routes: Mapping[str, RouteSpec], spec: RouteSpec) -> list[RouteSpec
 def keys_of(spec: RouteSpec) -> list[RouteSpec]:
     """Return a route once for each of its keys."""
     return [replace(spec, auth_ref=key, auth_refs=()) for key in spec.auth_refs] or [spec]
+
+
+def find_route_error(routes: Mapping[str, RouteSpec], pinned: PinnedRoute | Pinned) -> RunError | None:
+    """Return why a run must not ask a route that it pinned, with the key that it pinned; None if it may.
+
+    A reference resolves to the current credential, so it goes only to the server that its route has now: by
+    now, a slot or a variable may hold the key of another provider.
+    """
+    name, spec = pinned.route, routes.get(pinned.route)
+    if spec is None:
+        return RunError("route_gone", f"the route '{name}', which this run is pinned to, is gone")
+    changes = {
+        "driver": pinned.driver != spec.driver,
+        "base_url": find_base_url(pinned.driver, pinned.preset, pinned.base_url)
+        != find_base_url(spec.driver, spec.preset, spec.base_url),
+        "auth_header": pinned.auth_header != spec.auth_header,
+        "auth_ref": pinned.auth_ref not in (None, spec.auth_ref, *spec.auth_refs),
+    }
+    changed = [field for field, is_changed in changes.items() if is_changed]
+    if not changed:
+        return None
+    message = (
+        f"the route '{name}' has changed since this run was accepted ({', '.join(changed)}), and no key "
+        "goes to the server of its former settings; send the message again to use the route as it is now"
+    )
+    return RunError("route_changed", message)
 
 
 def pin_route(spec: RouteSpec, model: str | None = None) -> PinnedRoute:

@@ -187,8 +187,9 @@ class ModelFailure(Exception):
 
     ``reason`` is stable (``rate_limited``, ``overloaded``, ``quota_exhausted``, ``unauthorized``,
     ``context_too_long``, ``bad_request``, ``bad_response``, ``empty_answer``, ``calls_too_large``,
-    ``timed_out``, ``connection_failed``, ``route_gone``, ``route_forbidden``, ``credential_missing``,
-    ``server_error``); ``message`` never holds a credential. ``usage`` is the usage of an unusable answer.
+    ``timed_out``, ``connection_failed``, ``route_gone``, ``route_changed``, ``route_forbidden``,
+    ``credential_missing``, ``server_error``); ``message`` never holds a credential. ``usage`` is
+    the usage of an unusable answer.
     """
 
     def __init__(

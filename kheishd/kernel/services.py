@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
+import trio
 from msgspec import field
 
 from kheishd.kernel.cooldowns import Cooldowns
@@ -27,7 +29,7 @@ class Services(Value, frozen=True):
     """The long-lived collaborators, from the store to the MCP servers.
 
     All of them live from the opening of the store to its closing. A reload replaces the current runtime, not
-    the services.
+    the services. ``trials`` has a lock for the tests of each route.
     """
 
     state: State
@@ -39,6 +41,7 @@ class Services(Value, frozen=True):
     slots: RunSlots = field(default_factory=RunSlots)
     waits: RunWaits = field(default_factory=RunWaits)
     cooldowns: Cooldowns = field(default_factory=Cooldowns)
+    trials: defaultdict[str, trio.Lock] = field(default_factory=lambda: defaultdict(trio.Lock))
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     mcp: McpHolder = field(default_factory=McpHolder)
     secrets: Vault = field(default_factory=Vault)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import trio
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
+from kheishd.kernel.meter import SLOW_ROUND_SECONDS, Meter
 from kheishd.records.rebuild import find_unreadable, rebuild_some
 from kheishd.store.blobs import blob_name, chunks, put_chunk
 from kheishd.store.environment import Scrub, Snapshot, Transaction, refuse_damaged
@@ -163,6 +164,7 @@ class State:
         self.now_ms = clock
         self.failed = Bell()
         self.damaged = Bell()
+        self.meter = Meter()
         self._bells = _BellRegistry()
         self._watches: dict[str, dict[StoreWatch, None]] = {}
         self._random: list[bytes] = []
@@ -321,10 +323,18 @@ async def open_state(
     token = trio.lowlevel.current_trio_token()
     state: State
 
+    def deliver(group: Group, committed_s: float) -> None:
+        # Since the commit, all tasks have waited for the current round of the loop to end.
+        lag_s = time.perf_counter() - committed_s
+        if lag_s > SLOW_ROUND_SECONDS:
+            state.meter.count_slow_round(lag_s)
+        state.deliver(group)
+
     def on_group(group: Group) -> None:
+        state.meter.count_group(group)
         # Once the loop has ended no task waits for the outcome.
         with suppress(trio.RunFinishedError):
-            token.run_sync_soon(state.deliver, group)
+            token.run_sync_soon(deliver, group, time.perf_counter())
 
     def on_failure(note: str) -> None:
         log.critical("the store failed and writes no more: %s", note)

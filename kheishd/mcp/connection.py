@@ -23,7 +23,8 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from kheishd.hooks.os.shell.process import NotStarted
 from kheishd.kernel.mcp import RemoteResult, ServerFailure
-from kheishd.mcp.transport import ServerEnded, http_transport, open_process, stdio_transport
+from kheishd.mcp.oauth import LoginAuth, Logins, OAuthFailed
+from kheishd.mcp.transport import BearerToken, ServerEnded, http_transport, open_process, stdio_transport
 from protocol import __version__
 from protocol.limits.mcp import MAX_LIST_PAGES, MAX_LISTED_SERVER_TOOLS, MAX_SERVER_ERROR_BYTES
 from protocol.text import sanitize, truncate
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from kheishd.kernel.mcp import ServerSpec
+
+__all__ = ["Logins", "ServerConnection", "describe_failure", "open_connection", "silence_library"]
 
 log = logging.getLogger("kheishd.mcp")
 
@@ -147,21 +150,29 @@ def silence_library() -> None:
 
 @asynccontextmanager
 async def open_connection(
-    spec: ServerSpec, environ: Mapping[str, str], resolve: Callable[[str], str], mark: str
+    spec: ServerSpec,
+    environ: Mapping[str, str],
+    resolve: Callable[[str], str],
+    mark: str,
+    logins: Logins | None = None,
 ) -> AsyncIterator[ServerConnection]:
     """Connect to a server while the block runs; ``environ`` is that of a program.
 
     ``resolve`` returns the credential of a reference.
-    Errors: NotStarted, OSError, ServerEnded, ServerFailure, and others of the library, in groups; also when
-    the connection ends while the block runs.
+    Errors: LoginNeeded, OAuthFailed, NotStarted, OSError, ServerEnded, ServerFailure, and others of the
+    library, in groups; also when the connection ends while the block runs.
     """
     settings = spec.settings
     async with AsyncExitStack() as stack:
         pid: int | None = None
+        login: LoginAuth | None = None
         if settings.url is not None:
             reference = settings.auth_ref
-            token = None if reference is None else lambda: resolve(reference)
-            transport: Any = http_transport(settings.url, settings.headers, token)
+            auth = None if reference is None else BearerToken(lambda: resolve(reference))
+            if settings.oauth and logins is not None:
+                await logins.get_token(spec)
+                login = LoginAuth(logins, spec)
+            transport: Any = http_transport(settings.url, settings.headers, login or auth)
         else:
             program, *arguments = settings.argv
             path = shutil.which(program, path=environ.get("PATH"))
@@ -183,11 +194,18 @@ async def open_connection(
             message_handler=receive,
             client_info=types.Implementation(name="kheish", version=__version__),
         )
-        await stack.enter_async_context(client)
+        try:
+            await stack.enter_async_context(client)
+        except Exception:
+            if login is not None and login.problem is not None:
+                raise login.problem from None
+            raise
         connection = ServerConnection(client, pid)
         connections.append(connection)
         nursery = await stack.enter_async_context(trio.open_nursery())
         nursery.start_soon(connection.listen)
+        if login is not None:
+            nursery.start_soon(login.watch)
         yield connection
         nursery.cancel_scope.cancel()
 
@@ -244,7 +262,13 @@ def describe_failure(error: BaseException) -> str:
             leaves.append(current)
 
     def rank(leaf: BaseException) -> int:
-        kinds: tuple[type[BaseException], ...] = (ServerEnded, NotStarted, ServerFailure, OSError)
+        kinds: tuple[type[BaseException], ...] = (
+            OAuthFailed,
+            ServerEnded,
+            NotStarted,
+            ServerFailure,
+            OSError,
+        )
         return next((index for index, kind in enumerate(kinds) if isinstance(leaf, kind)), len(kinds))
 
     cause = min(leaves, key=rank)

@@ -15,13 +15,15 @@ from kheishd.hooks.os.shell.command import DEFAULT_PATH
 from kheishd.hooks.os.shell.process import home_id
 from kheishd.kernel.mcp import RemoteTool, server_not_found, view_of
 from kheishd.mcp.supervisor import Supervisor
-from protocol.errors.mcp import McpServerUnavailable
+from protocol.errors.mcp import McpLoginFailed, McpServerUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
-    from kheishd.kernel.mcp import RemoteResult, ServerSpec
+    from kheishd.kernel.mcp import BegunLogin, RemoteResult, ServerSpec
+    from kheishd.kernel.secrets import SlotReader
+    from kheishd.mcp.oauth import Logins
     from protocol.objects.mcp import McpServer
 
 # Besides locale and time zone, a server gets these variables of the daemon: npm and the like keep their
@@ -43,7 +45,11 @@ PASSED: Final = frozenset(
 
 
 class McpPool:
-    """All servers (``kernel.mcp.Mcp``). ``resolve`` returns the credential of a reference, or raises."""
+    """All servers (``kernel.mcp.Mcp``).
+
+    ``resolve`` returns the credential of a reference, or raises. The tokens of logins are in ``slots``, and
+    ``save`` stores them.
+    """
 
     def __init__(
         self,
@@ -51,16 +57,21 @@ class McpPool:
         environ: Mapping[str, str],
         resolve: Callable[[str], str],
         now_ms: Callable[[], int],
+        slots: SlotReader,
+        save: Callable[[str, str], Awaitable[None]],
     ) -> None:
         self._mark = f"{home_id(home)}.mcp"
         self._environ = environ
         self._resolve = resolve
         self._now_ms = now_ms
+        self._slots = slots
+        self._save = save
         self._specs: dict[str, ServerSpec] = {}
         self._supervisors: dict[str, Supervisor] = {}
         self._closing: set[Supervisor] = set()
         self._tools: tuple[RemoteTool, ...] | None = None
         self._nursery: trio.Nursery
+        self._logins: Logins
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Supervise the servers until cancelled; all of their processes have ended then."""
@@ -68,6 +79,7 @@ class McpPool:
         library = await trio.to_thread.run_sync(import_module, "kheishd.mcp.connection")
         library.silence_library()
         self._connect, self._describe = library.open_connection, library.describe_failure
+        self._logins = library.Logins(self._slots.read, self._save, self._now_ms)
         async with trio.open_nursery() as self._nursery:
             task_status.started()
             await trio.sleep_forever()
@@ -113,7 +125,7 @@ class McpPool:
         if settings.auth_ref is not None:
             # A missing credential is a problem of the server now, not of its first request.
             self._resolve(settings.auth_ref)
-        return self._connect(spec, environ, self._resolve, f"{self._mark}.{spec.name}")
+        return self._connect(spec, environ, self._resolve, f"{self._mark}.{spec.name}", self._logins)
 
     def _forget_tools(self) -> None:
         self._tools = None
@@ -188,6 +200,23 @@ class McpPool:
         supervisor = self._need(name)
         supervisor.restart()
         await supervisor.settled.wait()
+
+    async def begin_login(self, name: str, redirect_uri: str) -> BegunLogin:
+        """Begin a login at a server. Errors: McpLoginFailed, McpServerNotFound, McpServerUnavailable."""
+        spec = self._need(name).spec
+        if not spec.settings.oauth:
+            text = f"the MCP server '{name}' has no 'oauth' in its settings; set it, and log in then"
+            raise McpLoginFailed(text, field="$.params.server")
+        return await self._logins.begin(spec, redirect_uri)
+
+    async def complete_login(self, login_id: str, code: str, state: str, iss: str | None) -> str:
+        """Store the tokens of a login, and connect; return the server.
+
+        Errors: McpLoginFailed, McpLoginNotFound, McpServerNotFound, and those of storing a secret.
+        """
+        name = await self._logins.complete(login_id, code, state, iss, self.find)
+        await self.restart(name)
+        return name
 
     def _need(self, name: str) -> Supervisor:
         self.find(name)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import trio
 from msgspec.structs import replace
 
-from kheishd.kernel.mcp import ServerFailure, view_of
+from kheishd.kernel.mcp import LoginNeeded, ServerFailure, view_of
 from kheishd.mcp.rows import make_rows
 from protocol.limits.mcp import MAX_RECONNECT_SECONDS
 
@@ -72,6 +72,7 @@ class Supervisor:
         self._connections = 0
         self._ready_at = 0.0
         self._is_closing = False
+        self._needs_login = False
 
     async def serve(self) -> None:
         """Keep the server connected, until it is closed."""
@@ -84,6 +85,15 @@ class Supervisor:
                 break
             if self._wake.is_set():
                 failures = 0
+                continue
+            if self._needs_login:
+                # Only a person can help: another attempt begins with the login.
+                self._state, failures = "needs_login", 0
+                self.settled.set()
+                log.warning(
+                    "the MCP server needs a login: %s", self._problem, extra={"server": self.spec.name}
+                )
+                await self._wake.wait()
                 continue
             failures = 1 if trio.current_time() - self._ready_at > STABLE_SECONDS else failures + 1
             delay_s = min(FIRST_PAUSE_SECONDS * 2 ** min(failures - 1, 20), MAX_RECONNECT_SECONDS)
@@ -102,6 +112,7 @@ class Supervisor:
     async def _hold_connection(self) -> None:
         """Connect and list the tools, in time, and hold the connection until it ends. Set the problem."""
         self._scope = trio.CancelScope(deadline=trio.current_time() + self.spec.settings.start_timeout_s)
+        self._needs_login = False
         self._problem = f"it was not ready within {self.spec.settings.start_timeout_s:g} s"
         try:
             with self._scope:
@@ -119,9 +130,16 @@ class Supervisor:
             _, fatal = group.split(Exception)
             if fatal is not None:
                 raise fatal from None
-            self._problem = self._describe(group)
+            error: BaseException | None = group.split(LoginNeeded)[0]
+            while isinstance(error, BaseExceptionGroup):
+                error = error.exceptions[0]
+            self._note_failure(error or group)
         except Exception as error:
-            self._problem = self._describe(error)
+            self._note_failure(error)
+
+    def _note_failure(self, error: BaseException) -> None:
+        self._needs_login = isinstance(error, LoginNeeded)
+        self._problem = str(error) if self._needs_login else self._describe(error)
 
     async def _follow_changes(self, connection: ServerConnection) -> None:
         """List the tools again whenever the server announces a change."""
@@ -160,6 +178,8 @@ class Supervisor:
         """Return why the server cannot be called; None if it can."""
         if self._state == "ready":
             return None
+        if self._state == "needs_login":
+            return f"it needs a login by a person ({self._problem})"
         if self._state == "failed":
             seconds = max(0, (self._retry_at_ms or 0) - self._now_ms()) / 1000
             return f"it is not connected ({self._problem}); the next attempt is in {seconds:.0f} s"
@@ -216,7 +236,7 @@ class Supervisor:
             spec,
             self._state,
             tools=len(self.tools),
-            problem=self._problem if self._state == "failed" else None,
+            problem=self._problem if self._state in ("failed", "needs_login") else None,
             warnings=self._warnings,
             retry_at_ms=self._retry_at_ms,
             pid=None if connection is None else connection.pid,

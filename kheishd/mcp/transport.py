@@ -327,13 +327,13 @@ async def _bound(response: httpx2.Response) -> None:
 
 @asynccontextmanager
 async def http_transport(
-    url: str, headers: Mapping[str, str], token: Callable[[], str] | None
+    url: str, headers: Mapping[str, str], auth: httpx2.Auth | None
 ) -> AsyncIterator[TransportStreams]:
     """Exchange messages with a URL by streamable HTTP. Errors: httpx2.HTTPError."""
     async with (
         httpx2.AsyncClient(
             headers={"accept-encoding": "identity", **headers},
-            auth=None if token is None else BearerToken(token),
+            auth=auth,
             timeout=httpx2.Timeout(CONNECT_SECONDS, read=SILENCE_SECONDS),
             event_hooks={"response": [_bound]},
         ) as client,

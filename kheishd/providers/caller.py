@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from kheishd.config.sections.runs import RunsSection
 from kheishd.kernel.captures import NO_CAPTURE
 from kheishd.kernel.credentials import CredentialMissing, find_problem, resolve_credential
+from kheishd.kernel.route import find_route_error
 from kheishd.kernel.runtime import ModelFailure
 from kheishd.kernel.secrets import Vault
 
@@ -62,7 +63,8 @@ class ProviderCaller:
 
     ``environ`` resolves ``env:`` references, ``slots`` resolves slots; ``in_thread`` runs blocking work.
     ``learned`` receives each credential before its use, because it may be newer than the configuration.
-    ``captures`` stores debug captures.
+    ``captures`` stores debug captures. ``routes`` returns the current routes, which may be newer than the
+    generation: without them, no route is compared with the one that a run pinned.
     """
 
     def __init__(
@@ -74,7 +76,9 @@ class ProviderCaller:
         learned: Callable[[str], None] = lambda secret: None,
         captures: Captures | None = None,
         slots: SlotReader | None = None,
+        routes: Callable[[], Mapping[str, RouteSpec]] | None = None,
     ) -> None:
+        self._routes = routes
         self._slots = slots or Vault()
         self._learned = learned
         self._captures = captures
@@ -150,6 +154,9 @@ class ProviderCaller:
         if driver is None:
             message = f"this version has no driver '{pinned.driver}'"
             raise ModelFailure("route_gone", message, retryable=False)
+        changed = find_route_error(self._routes(), pinned) if self._routes is not None else None
+        if changed is not None:
+            raise ModelFailure(changed.reason, changed.message, retryable=False)
         try:
             secret = resolve_credential(pinned.auth_ref, self._slots, self._environ)
         except CredentialMissing as error:

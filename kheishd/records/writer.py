@@ -308,6 +308,7 @@ class SessionWriter(StreamWriter):
         Errors: RunAlreadyEnded; AssertionError for a command that the run's state does not accept.
         """
         session, run, left = self.session, self.run, None
+        self.tx.route = self.pinned.route
         if session.budget is not None:
             left = use_of(session, run, self.tx.now_ms).left
         events = machine.decide(run, self.pinned, command, left)

@@ -70,6 +70,7 @@ class Dispatcher:
         self.state = services.state
         self.live = services.live
         self.control = control
+        self._requests = services.state.meter.requests
         self._handlers: dict[str, Handler] = {}
         self._entries: dict[str, _Entry] = {}
         for handler in handlers:
@@ -80,6 +81,7 @@ class Dispatcher:
         """Return the encoded answer; None if ``reply`` receives it later. Never raises."""
         try:
             entry = self._entries.get(request.method) or self._open_entry(request.method)
+            self._requests[request.method] += 1
             return entry(request, asker, reply)
         except Exception as error:
             return self.encode_error(request.id, to_refusal(error, request.method))
@@ -108,6 +110,7 @@ class Dispatcher:
 
     def encode_error(self, id_: bytes, refusal: Refusal) -> bytes:
         """Encode a refusal without secrets: it may name a part of the request."""
+        self.state.meter.refusals[refusal.reason] += 1
         return encode_error(id_, refusal, self.state.store.scrub)
 
     def _open_entry(self, name: str) -> _Entry:

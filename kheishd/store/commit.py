@@ -23,6 +23,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
@@ -39,6 +40,8 @@ from protocol.structs import Value
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from protocol.journal.line import JournalEvent
 
 T = TypeVar("T")
 
@@ -87,10 +90,17 @@ class Job(Struct, Generic[T], eq=False):
 
 
 class Group(Value, frozen=True):
-    """Jobs that were flushed together, and the bells to ring: table names and ``stream:<name>``."""
+    """Jobs that were flushed together, and the bells to ring: table names and ``stream:<name>``.
+
+    ``events`` are the committed ones, each with the route of its run, ``journal_bytes`` the size of their
+    lines, ``took_s`` the time of the flush.
+    """
 
     jobs: list[Job[Any]]
     rung: frozenset[str]
+    events: list[tuple[JournalEvent, str]] = []
+    journal_bytes: int = 0
+    took_s: float = 0.0
 
 
 class _DamageNoticed(Exception):
@@ -110,6 +120,8 @@ class Committer:
         self.failure: str | None = None
         self._environment = environment
         self._heads = Heads()
+        self._events: list[tuple[JournalEvent, str]] = []
+        self._journal_bytes = 0
         self._path = str(environment.directory / DATA)
         self._file = _file_identity(self._path)
 
@@ -132,6 +144,13 @@ class Committer:
         if rung:
             self.is_full = False
         return frozenset(rung)
+
+    def flush_group(self, jobs: list[Job[Any]]) -> Group:
+        """Flush jobs, and return them with everything that was committed."""
+        self._events, self._journal_bytes = [], 0
+        started = time.perf_counter()
+        rung = self.flush(jobs)
+        return Group(jobs, rung, self._events, self._journal_bytes, time.perf_counter() - started)
 
     @property
     def is_in_place(self) -> bool:
@@ -190,6 +209,7 @@ class Committer:
                         raise _RollBack from None
             self._require_sound()
             txn.commit()
+            self._note(transaction)
         except _RollBack:
             self._roll_back(txn)
             return self._commit_nested(jobs) if len(jobs) > 1 else set()
@@ -201,6 +221,7 @@ class Committer:
     def _commit_nested(self, jobs: list[Job[Any]]) -> set[str]:
         parent = self._environment.lmdb.begin(write=True)
         rung: set[str] = set()
+        committed: list[Transaction] = []
         try:
             for job in jobs:
                 job.error = None
@@ -215,12 +236,20 @@ class Committer:
                 else:
                     child.commit()
                     rung |= transaction.rung
+                    committed.append(transaction)
             self._require_sound()
             parent.commit()
+            for transaction in committed:
+                self._note(transaction)
         except BaseException:
             self._roll_back(parent)
             raise
         return rung
+
+    def _note(self, transaction: Transaction) -> None:
+        """Note the events of a transaction that is committed."""
+        self._events += transaction.events
+        self._journal_bytes += transaction.journal_bytes
 
     def _require_sound(self) -> None:
         """Commit nothing that was computed from damaged rows."""

@@ -210,6 +210,8 @@ class Snapshot:
     def __exit__(self, *exc: object) -> None:
         # As ``close``, without a call: a turn reads a dozen snapshots.
         self._txn.abort()
+        # A transaction that has ended keeps its reader's slot until it is freed.
+        del self._txn
         self._environment.readers.leave(self)
 
     def close(self) -> None:
@@ -456,7 +458,10 @@ class Transaction(Snapshot):
         "_max_bytes",
         "_scrub",
         "blobs",
+        "events",
+        "journal_bytes",
         "now_ms",
+        "route",
         "rung",
     )
 
@@ -479,12 +484,17 @@ class Transaction(Snapshot):
         self._max_bytes = max_bytes
         self.now_ms = 0
         self.rung: set[str] = set()
+        self.events: list[tuple[JournalEvent, str]] = []
+        """The events that were appended, each with the route of the run that the update works on."""
+        self.journal_bytes = 0
+        self.route = ""
         self.blobs: set[tuple[str, int]] = set()
         """The chunks of blobs that exist, as far as the updates have looked them up or written them."""
 
     def begin_update(self, now_ms: int) -> None:
         """Begin the next update function."""
         self.now_ms = now_ms
+        self.route = ""
         self._bytes = 0
 
     @property
@@ -555,6 +565,7 @@ class Transaction(Snapshot):
             cause=cause,
         )
         line = encode_line(envelope, event)
+        self.events.append((event, self.route))
         if self._scrub is None:
             self._append(stream, envelope.cursor, line)
             return envelope, event
@@ -580,6 +591,7 @@ class Transaction(Snapshot):
         number = cursor.to_bytes(8, "big")
         entry = digest + line
         self._bytes += len(entry) + 64
+        self.journal_bytes += len(line)
         if self._bytes > self._max_bytes:
             raise UpdateTooLarge()
         is_new_entry = self._txn.put(head.prefix + number, entry, True, False, False, self._journal)

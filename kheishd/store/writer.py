@@ -194,6 +194,11 @@ class Store:
             collected, self.collected = self.collected, []
             self._queue.put(collected)
 
+    @property
+    def queue_length(self) -> int:
+        """The number of updates, or lists of them, that wait for the writer."""
+        return len(self.collected) + self._queue.qsize()
+
     def read(self) -> Snapshot:
         """Return a snapshot, for ``with``."""
         return Snapshot(self._environment)
@@ -268,7 +273,6 @@ class Store:
 
     def _flush(self, jobs: list[Job[Any]]) -> None:
         previous_failure = self._committer.failure
-        rung = self._committer.flush(jobs)
-        self._on_group(Group(jobs, rung))
+        self._on_group(self._committer.flush_group(jobs))
         if previous_failure is None and self._committer.failure is not None:
             self._on_failure(self._committer.failure)

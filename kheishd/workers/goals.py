@@ -17,7 +17,6 @@ import trio
 
 from kheishd.core import goal as rules
 from kheishd.core.account import is_used_up
-from kheishd.core.fallback import use_route
 from kheishd.core.goal import ContinueStep, ExhaustStep, ReviewStep, WaitStep
 from kheishd.core.run.budget import calculate_cost
 from kheishd.kernel.runtime import ModelFailure, ModelRequest
@@ -170,13 +169,14 @@ class GoalWorker(Worker):
         """Ask the run's model whether the goal is reached; return its verdict, or its failure."""
         from kheishd.core import judge
         from kheishd.workers.completion import complete
+        from kheishd.workers.runs.fallover import choose_beside
         from kheishd.workers.runs.transcript import TranscriptReader
 
         with self._state.read() as store:
             run = store.need(RUNS, step.run_id)
-            pinned = use_route(read_pinned(store, run), run.route)
             session = store.need(SESSIONS, session_id)
             bounds = bounds_of(store, self._runtimes.current(), session)
+            pinned = choose_beside(self._services, bounds, read_pinned(store, run), run.route)
         # The session may have changed since the run.
         problem = bounds.find_problem("route", pinned.route)
         if problem is not None or is_used_up(session):

@@ -14,7 +14,6 @@ import msgspec
 import trio
 
 from kheishd.core.account import is_used_up
-from kheishd.core.fallback import use_route
 from kheishd.core.run.budget import calculate_cost
 from kheishd.kernel.runtime import ModelFailure, ModelRequest
 from kheishd.objects.talk.bounds import bounds_of
@@ -31,7 +30,6 @@ from protocol.transcript import text_of
 
 if TYPE_CHECKING:
     from kheishd.core.run.record import RunRecord
-    from kheishd.kernel.runtime import Runtime
     from kheishd.kernel.services import Services
     from kheishd.store.environment import Snapshot, Transaction
     from protocol.objects.run import Pinned
@@ -52,6 +50,7 @@ class TitleWorker(Worker):
     name: ClassVar[str] = "titles"
 
     def __init__(self, services: Services) -> None:
+        self._services = services
         self._state = services.state
         self._runtimes = services.runtimes
         self._nursery: trio.Nursery | None = None
@@ -70,11 +69,13 @@ class TitleWorker(Worker):
             return
         try:
             with self._state.read() as store:
-                run = _run_to_name(store, runtime, run_id)
-                output = output_of(store, run) if run is not None else None
-                if run is None or output is None or not output.text or run.session_id in self._busy:
+                run = store.get(RUNS, run_id)
+                pinned = _pin_title(store, self._services, run) if run is not None else None
+                if run is None or pinned is None or run.session_id in self._busy:
                     return
-                pinned = use_route(read_pinned(store, run), run.route)
+                output = output_of(store, run)
+                if output is None or not output.text:
+                    return
                 question = _input_text(store, run)
         except (msgspec.DecodeError, Refusal):
             # An unreadable record is reported by the doctor.
@@ -117,18 +118,20 @@ class TitleWorker(Worker):
             self._busy.discard(run.session_id)
 
 
-def _run_to_name(store: Snapshot, runtime: Runtime, run_id: str) -> RunRecord | None:
-    """Return the run if its session needs a title that its model can make."""
-    run = store.get(RUNS, run_id)
-    if run is None or run.status != "completed" or run.kind != "input" or run.guest is not None:
+def _pin_title(store: Snapshot, services: Services, run: RunRecord) -> Pinned | None:
+    """Return the values of the call that names a run's session; None if it needs no title or gets none."""
+    if run.status != "completed" or run.kind != "input" or run.guest is not None:
         return None
-    pinned = use_route(read_pinned(store, run), run.route)
-    if pinned.driver == "offline" or pinned.route not in runtime.routes:
-        return None
-    session = store.get(SESSIONS, run.session_id)
+    session, runtime = store.get(SESSIONS, run.session_id), services.runtimes.current()
     if session is None or not _needs_title(session):
         return None
-    return run if bounds_of(store, runtime, session).allows_route(pinned.route) else None
+    from kheishd.workers.runs.fallover import choose_beside
+
+    bounds = bounds_of(store, runtime, session)
+    pinned = choose_beside(services, bounds, read_pinned(store, run), run.route)
+    if pinned.driver == "offline" or pinned.route not in runtime.routes:
+        return None
+    return pinned if bounds.allows_route(pinned.route) else None
 
 
 def _needs_title(session: Session) -> bool:

@@ -23,6 +23,14 @@ class McpCallFailed(Unavailable, reason="mcp_call_failed"):
     retryable = False
 
 
+class McpLoginNotFound(NotFound, reason="mcp_login_not_found"):
+    """There is no such login any more, or the server has no tokens; mcp.login begins a login."""
+
+
+class McpLoginFailed(Unprocessable, reason="mcp_login_failed"):
+    """The login at the server did not succeed; the message says at which step, and quotes the answer."""
+
+
 class McpServerInvalid(Unprocessable, reason="mcp_server_invalid"):
     """The settings of the server are invalid; the message names every problem."""
 

@@ -70,7 +70,8 @@ class ModelFailed(Event, frozen=True, tag="model_failed"):
 
     ``usage`` and ``cost`` are those of an unusable answer, such as an empty one. ``route`` is the route that
     failed, of a run with several, and ``auth_ref`` the key, of a route with several. ``next_route`` and
-    ``next_auth_ref`` are asked instead; without them, the call is repeated.
+    ``next_auth_ref`` are asked instead; without them, the call is repeated. ``passed_over`` are the routes
+    and keys that came first and were not asked, each with the reason.
     """
 
     item_id: str
@@ -84,6 +85,7 @@ class ModelFailed(Event, frozen=True, tag="model_failed"):
     auth_ref: str | None = None
     next_route: str | None = None
     next_auth_ref: str | None = None
+    passed_over: list[str] = []
 
 
 class MessageAppended(Event, frozen=True, tag="message_appended"):
@@ -92,7 +94,7 @@ class MessageAppended(Event, frozen=True, tag="message_appended"):
     ``stop_reason``: ``end``, ``length``, ``tool_calls``, ``refusal``, ``pause``, or ``cancelled`` for the
     part of an answer that had arrived when the run was stopped. ``follow_up`` marks a message that the daemon
     wrote, as the user, to make the model answer again. ``route`` is the route that answered, of a run with
-    several.
+    several; ``passed_over`` are the routes and keys that came first and were not asked, each with the reason.
     """
 
     item_id: str
@@ -103,6 +105,7 @@ class MessageAppended(Event, frozen=True, tag="message_appended"):
     follow_up: FollowUp | None = None
     cost: Cost | None = None
     route: str | None = None
+    passed_over: list[str] = []
 
 
 class Steered(Event, frozen=True, tag="steered"):

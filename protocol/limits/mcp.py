@@ -48,3 +48,15 @@ MAX_SERVER_SETTINGS_BYTES = 16 * KIB
 # A server's arguments, variables and headers.
 MAX_SERVER_ENTRIES = 256
 MAX_SERVER_VALUE_BYTES = 8 * KIB
+
+# Logins that have begun. Each takes 2 KiB, and expires after ten minutes.
+MAX_LOGINS = 16
+MAX_LOGIN_SECONDS = 600
+
+# A parameter that a browser brings back, and a token: signed ones have 2 to 6 KiB. Access and refresh token,
+# twice their length for escapes, fit a slot of 64 KiB.
+MAX_LOGIN_ANSWER_BYTES = 8 * KIB
+MAX_TOKEN_BYTES = 14 * KIB
+
+# A document of an authorization server: metadata have 1 to 8 KiB. A login reads up to eight of them.
+MAX_OAUTH_DOCUMENT_BYTES = 64 * KIB

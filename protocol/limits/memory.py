@@ -10,6 +10,11 @@ MAX_NOTE_INDEX_BYTES = 64 * KIB
 MAX_NOTE_NAME_BYTES = 128
 MAX_NOTE_ALIASES = 8
 
+# The characters of a message that are indexed, and of a text that an excerpt is made of: 5,000 words. Some
+# characters stand for a whole phrase: what counts is also the length without differences of case and width.
+# At most 20 ms in every script.
+MAX_SEARCHED_CHARACTERS = 32 * KIB
+
 # The notes of one agent: 64 MiB are 100,000 notes of a hundred words. Their index takes about five times as
 # much as their texts.
 MAX_NOTES = 100_000

@@ -26,3 +26,6 @@ MAX_PROVIDER_COOLDOWN_SECONDS = 3600
 
 # The part of each failure in the error of a run whose whole chain has failed: 45 of them are at most 12 KiB.
 MAX_CHAIN_FAILURE_BYTES = 256
+
+# The routes and keys that a call passed over, as its event lists them: at most 2 KiB beside an answer.
+MAX_PASSED_OVER = 8

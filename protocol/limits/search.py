@@ -3,8 +3,8 @@
 from protocol.limits.units import KIB
 
 # One step of the index is one transaction: it looks at 256 events, and indexes 16 messages, or fewer long
-# ones, in about 5 ms. A message writes at most 48 KiB of rows; one with more terms is found by its first
-# ones.
+# ones, in about 5 ms. No message follows once a step has read 32 Ki characters, as many as one message has. A
+# message writes at most 48 KiB of rows; one with more terms is found by its first ones.
 MAX_STEP_EVENTS = 256
 MAX_STEP_MESSAGES = 16
 MAX_MESSAGE_INDEX_BYTES = 48 * KIB

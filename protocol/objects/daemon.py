@@ -64,8 +64,29 @@ class SandboxStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     problem: str = ""
 
 
+class HealthWarning(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One thing that needs attention, and its remedy.
+
+    ``info``: worth knowing; ``warning``: some work fails, waits or is at risk; ``critical``: nothing is
+    written, or soon nothing will be. ``code`` is stable. ``related_id`` is the object concerned.
+    """
+
+    severity: Literal["info", "warning", "critical"]
+    code: str
+    message: str
+    remedy: str
+    related_id: str | None = None
+
+
+class DaemonHealth(Struct, frozen=True, kw_only=True):
+    """The health of the daemon. ``ok``: no warning is more severe than ``info``."""
+
+    ok: bool
+    warnings: list[HealthWarning]
+
+
 class DaemonStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The status of the daemon. ``warnings`` are sentences, each with its remedy; empty means healthy.
+    """The status of the daemon. ``warnings`` are those of ``health`` as sentences, each with its remedy.
 
     ``epoch`` is the id of the store's line of history: a cursor counts only together with its epoch.
     ``restored`` is the restore that began the line, if one did.
@@ -94,6 +115,40 @@ class DaemonStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     epoch: str = ""
     restored: RestoreStatus | None = None
     sandbox: SandboxStatus | None = None
+    health: DaemonHealth | None = None
+
+
+class Bucket(Struct, frozen=True):
+    """The number of values of a histogram that are at most ``le``."""
+
+    le: float
+    count: int
+
+
+class MetricSample(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A value of a metric for some labels; of a histogram, the number of values, their sum and buckets."""
+
+    value: float
+    labels: dict[str, str] = {}
+    sum: float | None = None
+    buckets: list[Bucket] = []
+
+
+class Metric(Struct, frozen=True, kw_only=True):
+    """A metric. A ``counter`` only rises until the daemon ends; a ``gauge`` is a present value."""
+
+    name: str
+    measure: Literal["counter", "gauge", "histogram"]
+    help: str
+    samples: list[MetricSample]
+
+
+class DaemonMetrics(Struct, frozen=True, kw_only=True):
+    """All metrics at one time. Their names and labels are those of the Prometheus text."""
+
+    started_at_ms: int
+    at_ms: int
+    metrics: list[Metric]
 
 
 class Reloaded(Struct, frozen=True, kw_only=True):
@@ -170,6 +225,13 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
 
 
 STATUS = Method("daemon.status", "query", NoParams, DaemonStatus, "Show the status of the daemon.")
+METRICS = Method(
+    "daemon.metrics",
+    "query",
+    NoParams,
+    DaemonMetrics,
+    "Show counters since the start of the daemon, and gauges of its present state.",
+)
 RELOAD = Method(
     "daemon.reload",
     "control",
@@ -208,4 +270,4 @@ DOCTOR = Method(
     scope="operate",
 )
 
-METHODS = (STATUS, RELOAD, SHUTDOWN, CONFIG, BACKUP, DOCTOR)
+METHODS = (STATUS, METRICS, RELOAD, SHUTDOWN, CONFIG, BACKUP, DOCTOR)

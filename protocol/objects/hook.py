@@ -169,7 +169,10 @@ class HookRef(Params, frozen=True, kw_only=True):
 
 
 class HookTestParams(Params, frozen=True, kw_only=True):
-    """Params of ``hook.test``: a sample event; without a subject, that of a typical one."""
+    """Params of ``hook.test``: a sample event; without a subject, that of a typical one.
+
+    The fields of ``payload`` replace those of a sample payload of the event.
+    """
 
     name: HookName
     subject: Annotated[str, Meta(max_length=1024)] | None = None

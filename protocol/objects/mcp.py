@@ -47,6 +47,8 @@ class McpServerSettings(Struct, frozen=True, kw_only=True, omit_defaults=True, f
     values are credentials, and ``auth_ref`` is the bearer token of a URL, all by reference (``env:NAME``).
     ``inherit_env`` names further variables of the daemon that the command gets. Of the server's tools,
     those in ``enabled_tools`` are offered (null: all), without ``disabled_tools``.
+    ``oauth``: a person logs in at the URL's server, by ``mcp.login``; ``oauth_hosts`` are hosts of its
+    authorization server that may have private addresses, and need no TLS.
     """
 
     enabled: bool = True
@@ -62,6 +64,8 @@ class McpServerSettings(Struct, frozen=True, kw_only=True, omit_defaults=True, f
     auth_ref: ServerText | None = None
     enabled_tools: ServerTexts | None = None
     disabled_tools: ServerTexts = []
+    oauth: bool = False
+    oauth_hosts: ServerTexts = []
     start_timeout_s: ServerTimeout = 30.0
     tool_timeout_s: ServerTimeout = 120.0
 
@@ -73,8 +77,10 @@ class McpServerSettings(Struct, frozen=True, kw_only=True, omit_defaults=True, f
         return [*([self.command] if isinstance(self.command, str) else self.command), *self.args]
 
 
-McpServerState = Literal["disabled", "starting", "ready", "failed", "closing"]
-"""``closing``: removed from the configuration, and its last calls still run."""
+McpServerState = Literal["disabled", "starting", "ready", "failed", "needs_login", "closing"]
+"""``needs_login``: a person has to log in, by ``mcp.login``. ``closing``: removed from the configuration, and
+its last calls still run.
+"""
 
 
 class McpServer(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -202,7 +202,7 @@ REMEMBER = Method(
 )
 RECALL = Method(
     "memory.recall",
-    "query",
+    "control",
     MemoryRecall,
     NoteHits,
     "Search the notes of an agent by words, the best first.",

@@ -260,7 +260,7 @@ TEST = Method(
     RouteTest,
     "Make one small call with one tool, and report step by step what worked.",
     scope="operate",
-    errors=(RouteNotFound,),
+    errors=(ScopeWouldWiden, RouteNotFound),
 )
 
 PUT = Method(
@@ -302,7 +302,7 @@ DELETE = Method(
     "mutation",
     RouteDelete,
     DeletedRoute,
-    "Delete a stored route; runs that are being executed keep it until they end.",
+    "Delete a stored route; runs that pinned it fail at their next model call.",
     scope="admin",
     errors=(
         ScopeWouldWiden,

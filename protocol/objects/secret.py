@@ -58,13 +58,14 @@ class SecretList(Struct, frozen=True):
 class SecretPut(Mutation, frozen=True, kw_only=True):
     """Params of ``secret.put``.
 
+    ``kind``: null keeps the kind of an API key's slot; any other becomes ``opaque``.
     ``replace_unreadable``: store the value although this slot or another one cannot be read with the current
     master key. Without any master key, a new one is made then.
     """
 
     slot_id: SlotId
     value: Annotated[str, Meta(min_length=1, max_length=MAX_SECRET_BYTES)]
-    kind: Literal["opaque", "api_key"] = "opaque"
+    kind: Literal["opaque", "api_key"] | None = None
     replace_unreadable: bool = False
 
 

@@ -9,6 +9,7 @@ import socket
 import stat
 import threading
 import time
+import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
@@ -585,3 +586,19 @@ def test_open_files_are_raised(shared_daemon: Daemon) -> None:
     limits = Path(f"/proc/{shared_daemon.pid}/limits").read_text()
     soft, hard = next(line for line in limits.splitlines() if "open files" in line).split()[3:5]
     assert soft == hard
+
+
+def test_prometheus_and_the_chain_in_the_log(home: Path) -> None:
+    """A collector reads the metrics over HTTP, and each line of a run's log names the request behind it."""
+    config = "[metrics]\nlisten = '127.0.0.1:0'\n[log]\nlevel = 'debug'\n"
+    home.mkdir(exist_ok=True)
+    (home / "config.toml").write_text(config)
+    with Daemon(home) as daemon:
+        daemon.say("hello")
+        (url,) = [name for name in daemon.call("daemon.status")["listeners"] if name.startswith("http:")]
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            text = answer.read().decode()
+        assert 'kheish_runs_ended_total{outcome="completed"} 1' in text
+        (line,) = [line for line in daemon.read_log().splitlines() if "a run is executed" in line]
+    assert "run_id=run_" in line
+    assert "request_id=" in line

@@ -56,6 +56,8 @@ NOT_OPTIONS = {
     "trigger.create": {"target"},
     # Asked for, or read from the standard input.
     "secret.put": {"value"},
+    "mcp.login_complete": {"code", "state", "iss"},
+    "mcp.login": {"redirect_uri"},
     # Given by the command, which prints an artifact whole.
     "run.debug": {"offset", "limit"},
     # Given by the command, which goes on where it was.
@@ -327,6 +329,9 @@ def test_completion_asks_the_daemon(daemon: Daemon, ctl: Ctl, sender: str) -> No
     assert sender in complete("send", "--as", sender[:7], home=home)
     assert complete("session", "show", sent["session_id"][:-1], home=home) == [sent["session_id"]]
     assert complete("run", "show", sent["run_id"][:-1], home=home) == [sent["run_id"]]
+    ctl.json("memory", "remember", f"{sender}-note", "x")
+    assert complete("memory", "show", f"{sender}-", home=home) == [f"{sender}-note"]
+    assert complete("memory", "show", "--agent", "nobody", f"{sender}-", home=home) == []
     assert complete("--home", home, "route", "show", "off", home="/nowhere") == ["offline"]
 
 

@@ -9,12 +9,12 @@ import pytest
 import trio
 import trio.testing
 
-from kheishd import control
 from kheishd.control import DaemonControl, Stopper, Vitals, memory_bytes
 from kheishd.core.workspace import Workspaces
 from kheishd.kernel.master_key import write_master_keys
 from kheishd.kernel.runtime import RouteSpec, Runtime
 from kheishd.kernel.state import State
+from kheishd.objects.node import health
 from kheishd.providers.caller import ProviderCaller
 from kheishd.records.writer import StreamWriter
 from kheishd.store.environment import Transaction
@@ -90,7 +90,7 @@ async def test_status(full_state: State) -> None:
 
 async def test_warnings(full_state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk, a refused reload, skipped agents, unready routes and an earlier crash are warnings."""
-    monkeypatch.setattr(control, "LOW_DISK_BYTES", 1 << 62)
+    monkeypatch.setattr(health, "LOW_DISK_BYTES", 1 << 62)
     broken = RouteSpec("broken", "openai", "m", "http://127.0.0.1:9", "env:NO_KEY")
     keys = ("env:KEY", "env:NO_KEY")
     keyed = RouteSpec("keyed", "openai", "m", "http://127.0.0.1:9", keys[0], auth_refs=keys)
@@ -150,7 +150,7 @@ async def test_parked_run(full_state: State) -> None:
 
 async def test_a_crash_warning_expires(full_state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     """The warning about a crash ends after an hour."""
-    monkeypatch.setattr(control, "CRASH_WARNING_SECONDS", 0)
+    monkeypatch.setattr("kheishd.control.CRASH_WARNING_SECONDS", 0)
     assert make(full_state, after_crash=True).status().warnings == []
 
 

@@ -9,10 +9,19 @@ from typing import Any
 
 import trio
 
-from kheishd.kernel.mcp import RemoteResult, RemoteTool, ServerFailure, ServerSpec, server_not_found, view_of
+from kheishd.kernel.mcp import (
+    BegunLogin,
+    RemoteResult,
+    RemoteTool,
+    ServerFailure,
+    ServerSpec,
+    server_not_found,
+    view_of,
+)
 from kheishd.mcp.pool import McpPool
 from kheishd.mcp.rows import make_rows
-from protocol.errors.mcp import McpServerUnavailable
+from protocol.errors.mcp import McpLoginNotFound, McpServerUnavailable
+from protocol.errors.refusal import Refusal
 from protocol.objects.mcp import McpServer, McpServerSettings, McpServerState
 
 TOY = Path(__file__).with_name("toy_mcp_server.py")
@@ -33,12 +42,36 @@ def listed(*names: str, **fields: Any) -> list[dict[str, Any]]:
     return [{"name": name, "inputSchema": {"type": "object"}, **fields} for name in names]
 
 
+class MemorySlots:
+    """Slots in memory (``kernel.secrets.SlotReader``), for the tokens of logins."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+
+    def read(self, slot_id: str) -> str | None:
+        """Return the value of a slot."""
+        return self.values.get(slot_id)
+
+    def problem(self, slot_id: str) -> str | None:
+        """Return whether it is empty."""
+        return None if slot_id in self.values else "is empty"
+
+    async def save(self, slot_id: str, value: str) -> None:
+        """Store a value."""
+        self.values[slot_id] = value
+
+
 @asynccontextmanager
 async def open_pool(
-    *specs: ServerSpec, environ: Mapping[str, str] = os.environ, home: Path = Path("/nowhere")
+    *specs: ServerSpec,
+    environ: Mapping[str, str] = os.environ,
+    home: Path = Path("/nowhere"),
+    slots: MemorySlots | None = None,
+    now_ms: Callable[[], int] = lambda: 0,
 ) -> AsyncIterator[McpPool]:
     """Provide a pool that has tried to connect to these servers."""
-    pool = McpPool(home, environ, lambda reference: f"value-of-{reference}", lambda: 0)
+    slots = slots or MemorySlots()
+    pool = McpPool(home, environ, lambda reference: f"value-of-{reference}", now_ms, slots, slots.save)
     with trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:
             await nursery.start(pool.serve)
@@ -59,6 +92,9 @@ class FakePool:
 
     ``calls`` are the calls so far. ``result`` is the result of each call: a failure is raised.
     """
+
+    refusal: Refusal | None = None
+    """The refusal of logins."""
 
     def __init__(self, *specs: ServerSpec, states: Mapping[str, McpServerState] | None = None) -> None:
         self.specs = {spec.name: spec for spec in specs}
@@ -138,3 +174,19 @@ class FakePool:
         if self.states.get(name) == "disabled":
             raise McpServerUnavailable(f"the MCP server '{name}' is disabled")
         self.restarted.append(name)
+
+    async def begin_login(self, name: str, redirect_uri: str) -> BegunLogin:
+        """Return a login whose URL is the redirect."""
+        self.find(name)
+        if self.refusal is not None:
+            raise self.refusal
+        return BegunLogin(f"login-{name}", redirect_uri, 600_000)
+
+    async def complete_login(self, login_id: str, code: str, state: str, iss: str | None) -> str:
+        """Return the server of a login."""
+        name = login_id.removeprefix("login-")
+        if self.refusal is not None:
+            raise self.refusal
+        if name not in self.specs:
+            raise McpLoginNotFound("there is no such login")
+        return name

@@ -10,6 +10,7 @@ from kheishd.config.sections.listen import ListenSection
 from kheishd.config.sections.log import LogSection
 from kheishd.config.sections.mcp import McpSection
 from kheishd.config.sections.memory import MemorySection
+from kheishd.config.sections.metrics import MetricsSection
 from kheishd.config.sections.permissions import PermissionsSection
 from kheishd.config.sections.routes import (
     BUILT_IN_ROUTE,
@@ -55,6 +56,7 @@ class Config(Section, frozen=True):
     titles: TitlesSection = TitlesSection()
     debug: DebugSection = DebugSection()
     mcp: dict[ServerName, McpSection] = {}
+    metrics: MetricsSection = MetricsSection()
     log: LogSection = LogSection()
     daemon: DaemonSection = DaemonSection()
 

@@ -42,7 +42,7 @@ class TcpSection(Section, frozen=True):
         except ValueError as error:
             yield Problem((*path, "address"), str(error))
             return
-        if not _is_loopback(host) and self.certificate is None and not self.insecure:
+        if not is_loopback(host) and self.certificate is None and not self.insecure:
             yield Problem(
                 (*path, "address"),
                 f"other machines can reach {host} and tokens would travel unencrypted; "
@@ -125,7 +125,8 @@ def split_address(address: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a host."""
     from ipaddress import ip_address
 
     if host == "localhost":

@@ -61,6 +61,12 @@ class McpSection(Section, frozen=True, kw_only=True):
     auth_ref: ServerText | None = None
     """Where the bearer token for `url` is: `"slot:NAME"`, `"env:NAME"` or `"credential:NAME"`."""
 
+    oauth: bool = False
+    """Whether a person logs in at the server of `url` (`mcp.login`). Its tokens are kept in a slot."""
+
+    oauth_hosts: ServerTexts = []
+    """Hosts of its authorization server that may have private addresses, and need no TLS."""
+
     enabled_tools: ServerTexts | None = None
     """The only tools of the server that are offered, by the server's names (default: all)."""
 
@@ -92,7 +98,7 @@ def find_server_problems(server: McpServerSettings, path: KeyPath = ()) -> Itera
     if server.url is None:
         if not argv or not argv[0]:
             yield Problem((*path, "command"), "names no program")
-        alien: tuple[str, ...] = ("headers", "auth_ref")
+        alien: tuple[str, ...] = ("headers", "auth_ref", "oauth", "oauth_hosts")
     else:
         yield from _find_address_problems(server.url, (*path, "url"))
         alien = ("args", "env", "env_refs", "inherit_env", "cwd")
@@ -100,6 +106,8 @@ def find_server_problems(server: McpServerSettings, path: KeyPath = ()) -> Itera
         if getattr(server, name):
             kind = "a command" if server.url is None else "a URL"
             yield Problem((*path, name), f"a server with {kind} has none; remove it")
+    if server.oauth and server.auth_ref is not None:
+        yield Problem((*path, "oauth"), "a server has either a login or 'auth_ref'; remove one")
     if any("\0" in text for text in (*argv, *server.env.values(), *server.inherit_env, server.cwd or "")):
         yield Problem(path, "contains a NUL character, which no program can be passed")
     for field, names in (

@@ -31,6 +31,26 @@ REQUEST_PATH = re.compile(
 )
 """The end of a URL that drivers add to a ``base_url``."""
 
+FRAMING_HEADERS = frozenset(
+    (
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "keep-alive",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    )
+)
+"""The headers that say how a request is sent, which no setting of a route replaces."""
+
 OPTION_NAMES = (
     "headers",
     "max_completion_tokens",
@@ -143,6 +163,9 @@ class RouteSection(Section, frozen=True, kw_only=True):
         yield from self._find_key_problems(path)
         if self.auth_header is not None and not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]{0,63}", self.auth_header):
             yield Problem((*path, "auth_header"), 'expected only the name of a header, such as "api-key"')
+        elif self.auth_header is not None and self.auth_header.lower() in FRAMING_HEADERS:
+            yield Problem((*path, "auth_header"), f"'{self.auth_header}' is a header of HTTP itself")
+        yield from _find_header_problems(self.options.get("headers", {}), (*path, "options", "headers"))
         if (self.price_input is None) != (self.price_output is None):
             yield Problem(path, "price_input and price_output go together; set both or neither")
         for name in ("price_cached_input", "price_cache_write"):
@@ -204,8 +227,9 @@ def find_fallback_problems(
 def _find_url_problems(url: str, path: KeyPath) -> Iterator[Problem]:
     from urllib.parse import parse_qsl, unquote, urlsplit
 
-    if re.search(r"\s", url):
-        yield Problem(path, "contains blanks; remove them")
+    blanks = "blanks" if re.search(r"\s", url) else "control characters"
+    if blanks == "blanks" or not unquote(url).isprintable():
+        yield Problem(path, f"contains {blanks}; remove them")
         return
     try:
         parts = urlsplit(url)
@@ -226,6 +250,24 @@ def _find_url_problems(url: str, path: KeyPath) -> Iterator[Problem]:
         )
     if (end := REQUEST_PATH.search(parts.path)) is not None:
         yield Problem(path, f"ends with {end[1]}, which kheish adds itself; remove it")
+
+
+def _find_header_problems(headers: Any, path: KeyPath) -> Iterator[Problem]:
+    """Yield the problems of ``options.headers``, such as a value that would begin another header."""
+    if not isinstance(headers, dict):
+        yield Problem(path, "expected a table: names of headers with their values")
+        return
+    for name, value in headers.items():
+        if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
+            yield Problem((*path, name), "is no name of a header")
+        elif name.lower() in FRAMING_HEADERS:
+            yield Problem((*path, name), "is a header of HTTP itself; remove it")
+        elif (
+            not isinstance(value, str | int | float)
+            or not (text := str(value)).isascii()
+            or not text.isprintable()
+        ):
+            yield Problem((*path, name), "expected a text of printable ASCII characters in one line")
 
 
 def _find_file_problems(file: str, path: KeyPath) -> Iterator[Problem]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, deque
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from protocol.lazy import lazy_pattern
-from protocol.limits.memory import MAX_SNIPPET_CHARACTERS, MAX_TERM_CHARACTERS
+from protocol.limits.memory import MAX_SEARCHED_CHARACTERS, MAX_SNIPPET_CHARACTERS, MAX_TERM_CHARACTERS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -31,6 +31,10 @@ _UNSPACED: Final = lazy_pattern(
     "\uf900-\ufaff\U00020000-\U0003ffff]+"
 )
 
+# A text is normalized in pieces, which end before a space if there is one: the time for a sequence of
+# combining marks is the square of its length.
+_PIECE: Final = lazy_pattern(r"(?s).{1,256}(?!\S)|.{1,256}")
+
 STOP_WORDS: Final = frozenset(
     "an and are as at be been but by can did do does for from had has have he her his how if in into is it "
     "its me my no not of on or our she so than that the their them then there these they this to was we were "
@@ -38,11 +42,23 @@ STOP_WORDS: Final = frozenset(
 )
 
 
-def fold(text: str) -> str:
-    """Return a text without differences of case and width."""
+def fold(text: str, max_characters: int | None = None) -> str:
+    """Return a text without differences of case and width.
+
+    Args:   ``max_characters`` limits the text and the result, which may be 18 times as long.
+    """
+    text = text[:max_characters]
     if text.isascii():
         return text.lower()
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    pieces: list[str] = []
+    length = 0
+    for piece in _PIECE.finditer(text):
+        normalized = unicodedata.normalize("NFKC", piece[0]).casefold()
+        pieces.append(unicodedata.normalize("NFKC", normalized))
+        length += len(pieces[-1])
+        if max_characters is not None and length >= max_characters:
+            break
+    return "".join(pieces)[:max_characters]
 
 
 def fold_name(name: str) -> str:
@@ -50,9 +66,16 @@ def fold_name(name: str) -> str:
     return " ".join(fold(name).split())
 
 
-def find_terms(text: str) -> list[str]:
-    """Return the terms of a text, in their order, each as often as it occurs."""
-    folded = fold(text)
+def find_terms(text: str, max_characters: int | None = None) -> list[str]:
+    """Return the terms of a text, in their order, each as often as it occurs.
+
+    Args:   ``max_characters`` limits the text, folded and not.
+    """
+    return split_terms(fold(text, max_characters))
+
+
+def split_terms(folded: str) -> list[str]:
+    """Return the terms of a text that is folded already."""
     words = _WORD.findall(folded)
     if folded.isascii():
         return [word[:MAX_TERM_CHARACTERS] for word in words if len(word) > 1 and word not in STOP_WORDS]
@@ -96,22 +119,32 @@ def choose_query_terms(query: str, max_terms: int) -> list[str]:
 
 
 def make_snippet(text: str, terms: Collection[str]) -> str:
-    """Return an excerpt of a text, in one line, where the most of the terms stand close together."""
+    """Return an excerpt of a text, in one line, where the most of the terms stand close together.
+
+    The first place with all of them will do. Only ``MAX_SEARCHED_CHARACTERS`` of the text are looked at.
+    """
     if len(text) <= MAX_SNIPPET_CHARACTERS:
         return " ".join(text.split())
     wanted = frozenset(terms)
-    matches = [
-        (word.start(), matching)
-        for word in _WORD.finditer(text)
-        if (matching := wanted.intersection(find_terms(word[0])))
-    ]
-    best, best_start, first = 0, 0, 0
-    for index, (position, _) in enumerate(matches):
-        while position - matches[first][0] > MAX_SNIPPET_CHARACTERS * 3 // 4:
-            first += 1
-        window = frozenset[str]().union(*(matching for _, matching in matches[first : index + 1]))
-        if len(window) > best:
-            best, best_start = len(window), matches[first][0]
+    # The matches of the last few words, and the number of each term in them.
+    window: deque[tuple[int, str]] = deque()
+    counts: Counter[str] = Counter()
+    best, best_start, room = 0, 0, MAX_SEARCHED_CHARACTERS
+    for word in _WORD.finditer(text, 0, MAX_SEARCHED_CHARACTERS):
+        folded = fold(word[0], room)
+        room -= len(folded)
+        for term in wanted.intersection(split_terms(folded)):
+            window.append((word.start(), term))
+            counts[term] += 1
+        while window and word.start() - window[0][0] > MAX_SNIPPET_CHARACTERS * 3 // 4:
+            _, term = window.popleft()
+            counts[term] -= 1
+            if not counts[term]:
+                del counts[term]
+        if len(counts) > best:
+            best, best_start = len(counts), window[0][0]
+        if best == len(wanted) or room <= 0:
+            break
     start = max(0, min(best_start - MAX_SNIPPET_CHARACTERS // 8, len(text) - MAX_SNIPPET_CHARACTERS))
     if start:
         # Begin at a word, if one begins soon.

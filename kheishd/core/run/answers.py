@@ -62,6 +62,7 @@ def decide(
         model=command.model,
         cost=cost,
         route=pinned.route if pinned.fallbacks else None,
+        passed_over=command.passed_over,
     )
     limit = find_exceeded_limit(run, pinned, command.usage, cost, left)
     calls = [item for item in command.items if isinstance(item, ToolCall)]

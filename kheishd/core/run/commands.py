@@ -51,6 +51,7 @@ class AcceptAnswer(Value, frozen=True):
     max_calls: int = MAX_CALLS
     checked: AnswerCheck | None = None
     provider_data: ProviderData | None = None
+    passed_over: list[str] = field(default_factory=list)
 
 
 class FailModelCall(Value, frozen=True):
@@ -65,6 +66,7 @@ class FailModelCall(Value, frozen=True):
     usage: Usage = NO_USAGE
     move: Candidate | None = None
     final_error: RunError | None = None
+    passed_over: list[str] = field(default_factory=list)
 
 
 class Compaction(Value, frozen=True):

@@ -297,6 +297,7 @@ def _fail_model_call(run: RunRecord, pinned: Pinned, command: FailModelCall) -> 
             auth_ref=pinned.auth_ref if pinned.auth_refs else None,
             next_route=move.route.route if move is not None else None,
             next_auth_ref=move.auth_ref if move is not None and move.route.auth_refs else None,
+            passed_over=command.passed_over,
         )
         attempts = [attempt]
     error = command.final_error or command.error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import urlsplit
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 _GUARD: Final = re.compile(rb"clos", re.IGNORECASE)
 """Something that may be meant as ``failure = "closed"``."""
+
+_PATH: Final = re.compile(r"\.{0,2}/[\w./+-]+(?=\s|$)")
+"""A program at the begin of a line for the shell, given as a path without quotes and variables."""
 
 _HEADER: Final = r"^[A-Za-z0-9-]{1,64}$(?!\n)"
 _OWN_HEADERS: Final = frozenset(
@@ -164,6 +168,19 @@ def _make_argv(command: str | list[str] | None) -> tuple[str, ...]:
     return ("/bin/sh", "-c", command) if isinstance(command, str) else tuple(command)
 
 
+def find_missing_program(hook: HookSpec) -> str | None:
+    """Return the problem of a hook whose program cannot be run. Of a shell's line, only a path counts."""
+    word = hook.argv[0] if hook.argv else ""
+    if hook.argv[:2] == ("/bin/sh", "-c"):
+        path = _PATH.match(hook.argv[2])
+        word = path[0] if path is not None else ""
+    if not word or shutil.which(os.path.join(hook.directory, word) if "/" in word else word):
+        return None
+    effect = ", so all that it guards is blocked" if hook.policy == "closed" else ""
+    text = f"the program {word} of the hook '{hook.name}' is missing or not executable{effect}"
+    return f"{text}; create it in {hook.directory}, or make it executable"
+
+
 def _read(path: str) -> bytes:
     """Return the content of a regular file. Errors: InvalidHooksFile."""
     name = os.path.basename(path)
@@ -213,6 +230,7 @@ def read_operators_hooks(directory: Path) -> tuple[tuple[HookSpec, ...], list[st
             problems.append(f"skipped the hooks in {error}")
         else:
             hooks |= {spec.name: spec for spec in specs}
+            problems += [problem for spec in specs if (problem := find_missing_program(spec)) is not None]
     if len(hooks) > MAX_HOOKS:
         raise ConfigInvalid(f"{directory} has {len(hooks)} hooks; the maximum is {MAX_HOOKS}")
     return tuple(hooks.values()), problems

@@ -107,7 +107,10 @@ class LifecycleRunner:
             else:
                 await self._record(hook, subject, trial)
                 if hook.policy == "closed":
-                    block = f"the hook '{hook.name}' failed, and without its consent this must not be done"
+                    block = (
+                        f"the hook '{hook.name}' failed, and without its consent this must not be done; "
+                        "hook.dead_letters has the reason"
+                    )
                     verdict = replace(verdict, block=block, blocked_by=hook.name)
             if verdict.block is not None:
                 break

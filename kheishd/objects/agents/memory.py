@@ -6,8 +6,15 @@ from typing import TYPE_CHECKING
 
 from kheishd.core.front_matter import FrontMatterError
 from kheishd.core.memory.note import format_file, parse_file
-from kheishd.kernel.call import Call, mutation, origin_of, query
-from kheishd.objects.agents.notes import find_note, forget_note, require_valid, search_notes, write_note
+from kheishd.kernel.call import Call, control, mutation, origin_of, query
+from kheishd.objects.agents.notes import (
+    add_snippets,
+    find_note,
+    forget_note,
+    require_valid,
+    search_notes,
+    write_note,
+)
 from kheishd.objects.pages import cursor_after, page_of
 from kheishd.store.tables import NOTES, NOTES_BY_KIND
 from protocol.errors.definition import AgentForbidden, AgentNotFound
@@ -101,8 +108,8 @@ def forget(tx: Transaction, call: Call, params: MemoryForget) -> Note:
     return note
 
 
-@query(rows.RECALL)
-def recall(call: Call, params: MemoryRecall) -> NoteHits:
+@control(rows.RECALL)
+async def recall(call: Call, params: MemoryRecall) -> NoteHits:
     """Search the notes of an agent. Errors: AgentForbidden."""
     _require_access(call, params.agent)
     with call.state.read() as store:
@@ -113,7 +120,7 @@ def recall(call: Call, params: MemoryRecall) -> NoteHits:
             params.limit,
             lambda note: params.kind in (None, note.kind),
         )
-    return NoteHits([hit for _, hit in hits])
+    return NoteHits([hit for _, hit in await add_snippets(hits, params.query)])
 
 
 @query(rows.GET)

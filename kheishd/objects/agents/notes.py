@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
+import trio
 from msgspec.structs import replace
 
 from kheishd.core.memory.note import digest_name, terms_of
 from kheishd.core.memory.ranking import Collection, rank
 from kheishd.core.memory.terms import choose_query_terms, fold_name, make_snippet
+from kheishd.core.trust import join_origins
 from kheishd.objects.talk.bounds import ancestors
 from kheishd.records.memory import note_stream, notebook_stream
 from kheishd.records.writer import StreamWriter
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot, Transaction
     from protocol.objects.memory import Note
     from protocol.objects.session import Session
+
+ARCHIVE_PREFIX: Final = "archive-"
 
 
 # Access.
@@ -97,7 +101,8 @@ def write_note(
 ) -> Note:
     """Write a note, or replace the one of its name; one that is the same already stays as it is.
 
-    ``session_id`` is the session that writes. With ``keeps_aliases``, a note that is replaced keeps its own.
+    ``session_id`` is the session that writes. With ``keeps_aliases``, a note that is replaced keeps its own,
+    and the origins of their author.
     Errors: NoteNameTaken, NoteProtected, NotebookFull.
     """
     agent = properties.agent
@@ -106,8 +111,9 @@ def write_note(
         if fold_name(note.name) != fold_name(properties.name):
             text = f"'{properties.name}' is an alias of the note '{note.name}'; use that name, or another one"
             raise NoteNameTaken(text, field="$.params.name")
-        if keeps_aliases:
-            properties = replace(properties, aliases=note.aliases)
+        if keeps_aliases and note.aliases:
+            origins = join_origins(note.origins, properties.origins)
+            properties = replace(properties, aliases=note.aliases, origins=origins)
         if fields_of(NoteProperties, note) == fields_of(NoteProperties, properties):
             return note
         if "archive" in (note.kind, properties.kind):
@@ -115,6 +121,12 @@ def write_note(
             if note.kind == "note":
                 text = f"there is a note '{note.name}' already; forget it before the archive is written"
             raise NoteProtected(text, field="$.params.name")
+    names = {"name": properties.name}
+    names |= {f"aliases[{index}]": alias for index, alias in enumerate(properties.aliases)}
+    for field, name in names.items() if properties.kind == "note" else ():
+        if fold_name(name).startswith(ARCHIVE_PREFIX):
+            text = f"names that begin with '{ARCHIVE_PREFIX}' are those of archives; choose another one"
+            raise NoteProtected(text, field=f"$.params.{field}")
     for index, alias in enumerate(properties.aliases):
         taken = find_note(tx, agent, alias)
         if taken is not None and (note is None or taken.number != note.number):
@@ -187,7 +199,7 @@ def search_notes(
 ) -> list[tuple[Note, NoteHit]]:
     """Return the notes of some agents that fit a query and are accepted, the best first.
 
-    A note with exactly this name comes before all others.
+    A note with exactly this name comes before all others. ``add_snippets`` completes the hits.
     """
     terms = choose_query_terms(query, MAX_QUERY_TERMS)
     # The work for one search is the same for any number of agents.
@@ -211,7 +223,7 @@ def search_notes(
         for number, score in scores.items():
             note = store.need(NOTES, number)
             if accept(note):
-                hits.append((note, _hit_of(note, score, terms)))
+                hits.append((note, _hit_of(note, score)))
                 accepted += 1
             if accepted == limit:
                 break
@@ -219,14 +231,24 @@ def search_notes(
     return hits[:limit]
 
 
-def _hit_of(note: Note, score: float, terms: list[str]) -> NoteHit:
+async def add_snippets(hits: Sequence[tuple[Note, NoteHit]], query: str) -> list[tuple[Note, NoteHit]]:
+    """Return the hits of a search with their excerpts; other tasks run between any two."""
+    terms = choose_query_terms(query, MAX_QUERY_TERMS)
+    completed: list[tuple[Note, NoteHit]] = []
+    for note, hit in hits:
+        completed.append((note, replace(hit, snippet=make_snippet(note.content, terms))))
+        await trio.lowlevel.checkpoint()
+    return completed
+
+
+def _hit_of(note: Note, score: float) -> NoteHit:
     return NoteHit(
         agent=note.agent,
         name=note.name,
         kind=note.kind,
         number=note.number,
         score=round(score, 4),
-        snippet=make_snippet(note.content, terms),
+        snippet="",
         updated_at_ms=note.updated_at_ms,
         aliases=note.aliases,
         origins=note.origins,

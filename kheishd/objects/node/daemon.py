@@ -9,14 +9,17 @@ from msgspec import to_builtins
 from msgspec.structs import replace
 
 from kheishd.kernel.call import Call, control, query
+from kheishd.objects.node.metrics import collect_metrics
 from kheishd.store.checkup import SMALL_BYTES, describe_problems
 from kheishd.store.tables import SECRET_VALUES
 from protocol.errors.daemon import PathRefused
+from protocol.errors.refusal import Refusal
 from protocol.objects import daemon as rows
 from protocol.objects.daemon import (
     BackupResult,
     DaemonBackup,
     DaemonConfig,
+    DaemonMetrics,
     DaemonShutdown,
     DaemonStatus,
     Diagnosis,
@@ -32,6 +35,12 @@ from protocol.rpc.method import NoParams
 def status(call: Call, params: NoParams) -> DaemonStatus:
     """Return the status of the daemon."""
     return call.control.status()
+
+
+@query(rows.METRICS)
+def metrics(call: Call, params: NoParams) -> DaemonMetrics:
+    """Return the metrics of the daemon."""
+    return collect_metrics(call.services, call.control.status())
 
 
 @control(rows.RELOAD)
@@ -65,7 +74,12 @@ async def backup(call: Call, params: DaemonBackup) -> BackupResult:
     """
     path = backup_path(params.path, call.state.store.directory)
     started = time.monotonic()
-    cursor = await call.state.backup(path)
+    try:
+        cursor = await call.state.backup(path)
+    except Refusal as refusal:
+        call.state.meter.failed_backup = refusal.message
+        raise
+    call.state.meter.failed_backup = None
     return BackupResult(
         path=str(path),
         bytes=sum(file.stat().st_size for file in path.iterdir()),
@@ -134,4 +148,4 @@ async def doctor(call: Call, params: DoctorParams) -> Diagnosis:
     return diagnosis
 
 
-HANDLERS = (status, reload, shutdown, config, backup, doctor)
+HANDLERS = (status, metrics, reload, shutdown, config, backup, doctor)

@@ -34,7 +34,10 @@ from protocol.objects.hook import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kheishd.store.environment import Transaction
+    from protocol.objects.hook import HookEvent
 
 SAMPLE_SUBJECTS = {
     "config_change": "reload",
@@ -43,6 +46,56 @@ SAMPLE_SUBJECTS = {
     "post_compact": "auto",
 }
 """Subjects of events that concern neither a tool nor an agent."""
+
+_RUN = {
+    "agent": "default",
+    "sender": "user",
+    "origins": ["user"],
+    "prompt": "Clean up the build directory.",
+    "route": "main",
+    "workspace": "/home/user/project",
+    "parent_session_id": None,
+}
+_CALL = {
+    "agent": "default",
+    "sender": "user",
+    "origins": ["user"],
+    "tool": "bash",
+    "kind": "command",
+    "call_id": "call_1",
+    "arguments": {"command": "rm -rf build"},
+    "workspace": "/home/user/project",
+}
+_END = {"outcome": "failed", "error": {"reason": "model_failed", "message": "the model does not answer"}}
+
+SAMPLE_PAYLOADS: Mapping[HookEvent, Mapping[str, object]] = {
+    "session_start": _RUN,
+    "subagent_start": {**_RUN, "parent_session_id": "ses_0EXAMPLE"},
+    "user_prompt_submit": _RUN,
+    "pre_tool_use": _CALL,
+    "permission_request": {**_CALL, "note": "commands are asked about"},
+    "post_tool_use": {**_CALL, "output": "done"},
+    "post_tool_use_failure": {**_CALL, "output": "rm: cannot remove 'build'"},
+    "permission_denied": {"agent": "default", "call_id": "call_1", "text": "the rules deny it"},
+    "stop": {"agent": "default", "sender": "user", "output": "The directory is clean.", "blocks": 0},
+    "stop_failure": _END,
+    "subagent_stop": _END,
+    "session_end": {"note": "finished"},
+    "pre_compact": {"agent": "default", "tokens": 150_000, "upto": 420},
+    "post_compact": {"agent": "default", "strategy": "summary", "pre_tokens": 150_000, "post_tokens": 9_000},
+    "task_created": {"agent": "default", "task_id": "task_0EXAMPLE"},
+    "task_completed": {"agent": "default"},
+    "worktree_create": {
+        "agent_id": "ses_0EXAMPLE",
+        "path": "/home/user/worktree",
+        "branch": "kheish/worker",
+        "source_root": "/home/user/project",
+    },
+    "worktree_remove": {"agent": "default", "note": ""},
+    "config_change": {"generation": 2, "warnings": []},
+    "notification": {"agent": "default", "approval_id": "apr_0EXAMPLE", "tool": "bash", "note": ""},
+}
+"""A payload of each event, with the fields of a real one."""
 
 
 def view_of(hook: HookSpec) -> LifecycleHook:
@@ -99,9 +152,14 @@ async def try_hook(call: Call, params: HookTestParams) -> HookTrial:
     hook = _find_hook(call, params.name)
     subject = params.subject
     if subject is None:
-        pattern = hook.matcher or SAMPLE_SUBJECTS.get(hook.event, "sample")
+        facts = SAMPLE_PAYLOADS[hook.event]
+        typical = SAMPLE_SUBJECTS.get(hook.event) or str(facts.get("tool") or facts.get("agent") or "sample")
+        pattern = hook.matcher or typical
         subject = pattern.replace("*", "").replace("?", "x") or "sample"
-    occurrence = HookSubject(hook.event, subject, f"test.{call.state.new_id(ids.RUN)}", params.payload)
+    payload = {**SAMPLE_PAYLOADS[hook.event], **params.payload}
+    if "tool" in payload and "tool" not in params.payload and hook.event != "notification":
+        payload["tool"] = subject
+    occurrence = HookSubject(hook.event, subject, f"test.{call.state.new_id(ids.RUN)}", payload)
     trial = await call.services.lifecycle.runner.test(hook, occurrence)
     return replace(trial, matches=matches(hook.matcher, subject))
 

@@ -124,9 +124,21 @@ def get_route(call: Call, params: RouteRef) -> Route:
 
 @control(rows.TEST)
 async def check_route(call: Call, params: RouteTestParams) -> RouteTest:
-    """Make one small call to a route with each key, and to each fallback. Errors: RouteNotFound."""
+    """Make one small call to a route with each key, and to each fallback; an answer ends its cooldown.
+
+    The calls are in no session's account, so only a caller without restrictions makes them, and a route has
+    one test at a time. Errors: ScopeWouldWiden, RouteNotFound.
+    """
+    _require_unrestricted(call)
     with call.services.runtimes.hold() as runtime:
-        return await try_chain(runtime.models, runtime.routes, _find_route(runtime, params.route_id))
+        spec = _find_route(runtime, params.route_id)
+        async with call.services.trials[spec.route_id]:
+            result = await try_chain(runtime.models, runtime.routes, spec)
+    for test in (result, *result.others):
+        if any(check.name == "stream" and check.status == "ok" for check in test.checks):
+            key = test.auth_ref or runtime.routes[test.route_id].auth_ref
+            call.services.cooldowns.note_answer(test.route_id, key)
+    return result
 
 
 def _find_route(runtime: Runtime, route_id: str) -> RouteSpec:

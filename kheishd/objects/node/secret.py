@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from msgspec.structs import replace
 
@@ -153,6 +153,13 @@ def require_redactable(call: Call, texts: Iterable[str], slot_id: str) -> None:
         )
 
 
+def _kind_of(store: Snapshot, params: SecretPut) -> Literal["opaque", "api_key"]:
+    """Return the kind of a value: unless it is given, an API key replaces an API key."""
+    record = store.get(SECRETS, params.slot_id)
+    is_key = record is not None and record.kind == "api_key"
+    return params.kind or ("api_key" if is_key else "opaque")
+
+
 def prepare_put(call: Call, params: SecretPut) -> SecretPut:
     """Validate a value, redact it from now on, and get the master key ready.
 
@@ -171,7 +178,9 @@ def prepare_put(call: Call, params: SecretPut) -> SecretPut:
         )
     secrets = call.services.secrets
     texts = list_redacted(value)
-    if params.kind == "api_key" and not (texts and value.strip().isascii() and value.strip().isprintable()):
+    with call.state.read() as store:
+        kind = _kind_of(store, params)
+    if kind == "api_key" and not (texts and value.strip().isascii() and value.strip().isprintable()):
         raise SecretUnusable(
             "an API key has at least 8 characters, all of them printable ASCII; any other text is 'opaque'",
             field="$.params.value",
@@ -200,7 +209,12 @@ def prepare_put(call: Call, params: SecretPut) -> SecretPut:
 def put_secret(tx: Transaction, call: Call, params: SecretPut) -> SecretSlot:
     """Store a value in a slot. Errors: SecretLimit, MasterKeyUnusable."""
     record = call.services.secrets.put_slot(
-        tx, params.slot_id, params.value, params.kind, origin=origin_of(call), is_trial=params.check
+        tx,
+        params.slot_id,
+        params.value,
+        _kind_of(tx, params),
+        origin=origin_of(call),
+        is_trial=params.check,
     )
     return _view_of(call, record, redacted=bool(list_redacted(params.value)), problem=None)
 

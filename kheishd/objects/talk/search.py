@@ -7,6 +7,7 @@ search that is cut short, or a crash, leaves an index that the next search exten
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import islice
 from struct import Struct as Layout
 from typing import TYPE_CHECKING, Final
@@ -19,7 +20,7 @@ from msgspec.structs import replace
 
 from kheishd.core.memory.messages import MESSAGE_TYPES, read_message
 from kheishd.core.memory.ranking import Collection, rank
-from kheishd.core.memory.terms import choose_query_terms, count_terms, make_snippet
+from kheishd.core.memory.terms import choose_query_terms, find_terms, make_snippet
 from kheishd.kernel.call import Call, control
 from kheishd.objects.talk.address import find_session
 from kheishd.records.projection import SESSION_STREAMS, stream_kind
@@ -29,7 +30,7 @@ from kheishd.store.tables import CURSORS, MESSAGE_POSTINGS, SEARCH_TOTALS, SESSI
 from protocol.errors.store import StorageFull, StoreDamaged
 from protocol.journal.line import decode_envelope, decode_event
 from protocol.lazy import LazyDecoder
-from protocol.limits.memory import MAX_QUERY_TERMS
+from protocol.limits.memory import MAX_QUERY_TERMS, MAX_SEARCHED_CHARACTERS
 from protocol.limits.search import (
     MAX_MESSAGE_INDEX_BYTES,
     MAX_POSTINGS_SCANNED,
@@ -74,7 +75,7 @@ def index_step(tx: Transaction) -> int:
     """Index the next messages of the journal; return the number of events that are not indexed yet."""
     whole = tx.get(SEARCH_TOTALS, WHOLE_INDEX) or SearchTotals()
     totals: dict[str, SearchTotals] = {}
-    cursor, messages = whole.indexed_cursor, 0
+    cursor, messages, room = whole.indexed_cursor, 0, MAX_SEARCHED_CHARACTERS
     for cursor, stream in islice(tx.feed(whole.indexed_cursor), MAX_STEP_EVENTS):
         entry = tx.entry(stream, cursor) if stream_kind(stream) == SESSION_STREAMS else None
         message = _find_message(entry[1]) if entry is not None else None
@@ -86,7 +87,8 @@ def index_step(tx: Transaction) -> int:
         length = _index_message(tx, session, cursor, message.text)
         totals[session.agent] = replace(current, messages=current.messages + 1, terms=current.terms + length)
         messages += 1
-        if messages == MAX_STEP_MESSAGES or tx.free_bytes < 2 * MAX_MESSAGE_INDEX_BYTES:
+        room -= len(message.text)
+        if messages == MAX_STEP_MESSAGES or room <= 0 or tx.free_bytes < 2 * MAX_MESSAGE_INDEX_BYTES:
             break
     if cursor != whole.indexed_cursor:
         tx.put(SEARCH_TOTALS, WHOLE_INDEX, value=replace(whole, indexed_cursor=cursor))
@@ -106,7 +108,7 @@ def _find_message(line: bytes) -> SearchedMessage | None:
 
 def _index_message(tx: Transaction, session: Session, cursor: int, text: str) -> int:
     """Write the rows of a message, as many as fit; return the number of its terms."""
-    counts = count_terms([text])
+    counts = Counter(find_terms(text, MAX_SEARCHED_CHARACTERS))
     length, room = counts.total(), MAX_MESSAGE_INDEX_BYTES
     overhead = _ROW_BYTES + len(session.agent.encode())
     digests = _DIGESTS.pack(_digest(session.session_id), _digest(session.sender))
@@ -212,14 +214,21 @@ async def search(call: Call, params: SessionSearch) -> SearchResult:
             until=2**63 - 1 if params.until_ms is None else _cursor_before(store, params.until_ms) + 1,
         )
         agents = _searched_agents(store, call.caller, params.agent)
-    hits: list[MessageHit] = []
+    terms = choose_query_terms(params.query, MAX_QUERY_TERMS)
+    hits: list[tuple[MessageHit, str]] = []
     for agent in agents:
         with call.state.read() as store:
-            hits += find_messages(store, wanted, agent)
+            hits += find_messages(store, wanted, agent, terms)
+        hits.sort(key=lambda hit: (-hit[0].score, -hit[0].cursor))
+        del hits[params.limit :]
         # Many agents with common words must not hold up the loop.
         await trio.lowlevel.checkpoint()
-    hits.sort(key=lambda hit: (-hit.score, -hit.cursor))
-    return SearchResult(hits[: params.limit], unindexed)
+    messages: list[MessageHit] = []
+    for hit, text in hits:
+        messages.append(replace(hit, snippet=make_snippet(text, terms)))
+        # Neither must long messages.
+        await trio.lowlevel.checkpoint()
+    return SearchResult(messages, unindexed)
 
 
 async def _extend_index(call: Call, seconds: float) -> int:
@@ -240,16 +249,17 @@ async def _extend_index(call: Call, seconds: float) -> int:
     return remaining
 
 
-def find_messages(store: Snapshot, wanted: Wanted, agent: str) -> list[MessageHit]:
-    """Return the wanted messages of an agent's sessions that fit the query, the best first."""
-    terms = choose_query_terms(wanted.params.query, MAX_QUERY_TERMS)
+def find_messages(
+    store: Snapshot, wanted: Wanted, agent: str, terms: list[str]
+) -> list[tuple[MessageHit, str]]:
+    """Return the wanted messages of an agent's sessions without snippets, and their texts, the best first."""
     totals = store.get(SEARCH_TOTALS, agent)
     if totals is None:
         return []
     collection = Collection(totals.messages, totals.terms, totals.first_cursor)
-    hits: list[MessageHit] = []
+    hits: list[tuple[MessageHit, str]] = []
     for cursor, score in rank(MessagePostings(store, agent, wanted), terms, collection):
-        hit = _hit_of(store, wanted, cursor, score, terms)
+        hit = _hit_of(store, wanted, cursor, score)
         if hit is not None:
             hits.append(hit)
         if len(hits) == wanted.params.limit:
@@ -266,10 +276,8 @@ def _searched_agents(store: Snapshot, caller: Caller, agent: str | None) -> list
     return list(islice(readable, MAX_SEARCHED_AGENTS))
 
 
-def _hit_of(
-    store: Snapshot, wanted: Wanted, cursor: int, score: float, terms: list[str]
-) -> MessageHit | None:
-    """Return a message as a result; None if it is not wanted after all, or no longer in the journal."""
+def _hit_of(store: Snapshot, wanted: Wanted, cursor: int, score: float) -> tuple[MessageHit, str] | None:
+    """Return a message as a result, and its text; None if it is not wanted, or no longer in the journal."""
     stream = store.get(CURSORS, cursor)
     entry = store.entry(stream, cursor) if stream is not None else None
     session = store.get(SESSIONS, stream) if stream is not None else None
@@ -282,7 +290,7 @@ def _hit_of(
         return None
     if params.until_ms is not None and envelope.at_ms >= params.until_ms:
         return None
-    return MessageHit(
+    hit = MessageHit(
         session_id=session.session_id,
         agent=session.agent,
         sender=session.sender,
@@ -291,10 +299,11 @@ def _hit_of(
         at_ms=envelope.at_ms,
         run_id=envelope.run_id,
         score=round(score, 4),
-        snippet=make_snippet(message.text, terms),
+        snippet="",
         author=(message.agent or session.agent) if message.is_answer else None,
         origin=message.origin,
     )
+    return hit, message.text
 
 
 def _cursor_before(store: Snapshot, at_ms: int) -> int:

@@ -25,6 +25,7 @@ from kheishd.core.run.due import ExecuteCalls, due
 from kheishd.core.run.machine import foresee
 from kheishd.kernel.hook import Deny, Invocation, Outcome, Stale, ToolError
 from kheishd.kernel.live import TOOL_KINDS
+from kheishd.kernel.log_fields import LogScope, set_log_scope
 from kheishd.workers.runs.judge import CallJudge
 from kheishd.workers.runs.results import MAX_INLINE_SCRUB_BYTES, cut_to_end, fit_evidence, fit_outcome
 from protocol.events.approval import ApprovalAnswered
@@ -220,6 +221,8 @@ class CallExecutor:
     async def _run(self, run: RunRecord, index: int, invocation: Invocation, judge: CallJudge) -> None:
         """Dispatch a call and commit its result."""
         active, call = self._active, run.calls[index]
+        set_log_scope(LogScope(active.state, run.run_id, run.session_id, call.call_id))
+        log.debug("a tool is called", extra={"tool": call.tool})
         began_ms = active.state.now_ms()
         live_text = active.live.begin(run.session_id, run.run_id, call.call_id, call.attempt, TOOL_KINDS)
         self._live_texts[call.call_id] = live_text
@@ -237,6 +240,7 @@ class CallExecutor:
                 invocation, _mention_changed_input(self._find_change(call), invocation, outcome)
             )
             self._ended[call.call_id] = replace(ended, outcome=outcome)
+            log.debug("a tool has returned", extra={"tool": call.tool, "took_ms": took_ms, "how": ended.how})
             await self._save(call)
         active.live.end(self._live_texts.pop(call.call_id))
 

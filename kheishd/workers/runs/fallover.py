@@ -3,7 +3,8 @@
 A run keeps to the route that answered last. Before each call, and after a failure that moves it on, it takes
 the first route and key of its chain that is usable: one that exists, that the session may use, whose
 credential is there, that is not cooling down, and whose context the prompt fits. Each is asked once in a
-round; once all have failed, the run pauses and a new round begins.
+round; once all have failed, the run pauses and a new round begins. A run whose own route is gone, has changed
+or has no credential ends instead: another route would hide the mistake.
 """
 
 from __future__ import annotations
@@ -13,14 +14,54 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from kheishd.core.context.compaction import max_prompt_tokens
-from kheishd.core.fallback import Candidate, concerns_key, join_failures, list_candidates, use_candidate
+from kheishd.core.fallback import (
+    Candidate,
+    concerns_key,
+    join_failures,
+    list_candidates,
+    use_candidate,
+    use_route,
+)
+from kheishd.kernel.route import find_route_error
 from kheishd.kernel.runtime import ModelFailure
+from protocol.limits.route import MAX_CHAIN_FAILURE_BYTES, MAX_PASSED_OVER
+from protocol.objects.run import RunError
+from protocol.text import truncate
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from kheishd.core.scope import Bounds
+    from kheishd.kernel.runtime import Runtime
+    from kheishd.kernel.services import Services
     from kheishd.workers.runs.active import ActiveRun
-    from protocol.objects.run import RunError
+    from protocol.objects.run import Pinned
+
+
+def find_error(runtime: Runtime, candidate: Candidate) -> RunError | None:
+    """Return why a candidate must not be asked by any run: its route is gone or changed, or has no key."""
+    route = replace(candidate.route, auth_ref=candidate.auth_ref)
+    if (error := find_route_error(runtime.routes, route)) is not None:
+        return error
+    spec = replace(runtime.routes[route.route], auth_ref=candidate.auth_ref, auth_refs=())
+    problem = runtime.models.problem(spec)
+    return RunError("credential_missing", problem) if problem is not None else None
+
+
+def choose_beside(services: Services, bounds: Bounds, pinned: Pinned, route_id: str | None) -> Pinned:
+    """Return the values of a call beside a run, such as a judge's.
+
+    It asks the first usable route and key of the run's chain, from the route that answered last on. Without a
+    usable one, it is that route.
+    """
+    runtime, answered = services.runtimes.current(), route_id or pinned.route
+    for candidate in sorted(list_candidates(pinned), key=lambda it: it.route.route != answered):
+        is_cooling = services.cooldowns.remaining_s(candidate.route.route, candidate.auth_ref) > 0
+        if is_cooling or find_error(runtime, candidate) is not None:
+            continue
+        if bounds.find_problem("route", candidate.route.route) is None:
+            return use_candidate(pinned, candidate)
+    return use_route(pinned, route_id)
 
 
 class RouteChain:
@@ -38,16 +79,28 @@ class RouteChain:
         self._tried: list[Candidate] = []
         self._notes: dict[str, str] = {}
         self._is_chosen = False
+        # The problems of those before the current one, and before the next one.
+        self.passed_over: list[str] = []
+        self._next_passed_over: list[str] = []
 
-    async def choose(self) -> None:
-        """Choose the route and key of the next call; without a usable one, that which may be asked first."""
+    async def choose(self) -> RunError | None:
+        """Choose the route and key of the next call; without a usable one, that which may be asked first.
+
+        Return the error of a run that must not ask its own route with any of its keys.
+        """
+        own_route = self._active.accepted.route
+        own = [candidate for candidate in self._candidates if candidate.route.route == own_route]
+        errors = [find_error(self._active.current_runtime, candidate) for candidate in own]
+        if None not in errors:
+            return errors[0]
         if self._is_chosen:
             self._is_chosen = False
-            return
+            return None
         usable = await self._find_usable()
+        self.passed_over = self._next_passed_over
         if usable is not None:
             self._use(usable)
-            return
+            return None
         cooldowns = self._active.services.cooldowns
         waiting = [
             (cooldowns.remaining_s(candidate.route.route, candidate.auth_ref), index, candidate)
@@ -55,6 +108,7 @@ class RouteChain:
             if await self._find_problem(candidate) is None
         ]
         self._use(min(waiting)[-1] if waiting else self._home)
+        return None
 
     def note_answer(self) -> None:
         """Keep to the route that has answered."""
@@ -78,6 +132,7 @@ class RouteChain:
         """Ask this route and key next."""
         self._use(candidate)
         self._is_chosen = True
+        self.passed_over = self._next_passed_over
 
     def combine(self, failure: ModelFailure) -> ModelFailure:
         """Return the last failure of a round, retryable if any of the round is, after the shortest delay."""
@@ -119,6 +174,8 @@ class RouteChain:
     async def _find_usable(self) -> Candidate | None:
         """Return the first candidate that can be asked now and has not failed in this round."""
         cooldowns = self._active.services.cooldowns
+        passed_over: list[str] = []
+        self._next_passed_over = passed_over
         for candidate in self._ordered():
             if candidate in self._tried:
                 continue
@@ -129,19 +186,18 @@ class RouteChain:
             if problem is None:
                 return candidate
             self._notes.setdefault(candidate.name, problem)
+            if len(passed_over) < MAX_PASSED_OVER:
+                passed_over.append(f"{candidate.name}: {truncate(problem, MAX_CHAIN_FAILURE_BYTES)}")
         return None
 
     async def _find_problem(self, candidate: Candidate) -> str | None:
         """Return why a candidate cannot be asked at all."""
         active, route = self._active, candidate.route
-        if route.route not in active.runtime.routes:
-            return "it is gone"
         bounds = active.context().bounds
         if bounds is not None and (forbidden := bounds.find_problem("route", route.route)) is not None:
             return forbidden
-        spec = replace(active.runtime.routes[route.route], auth_ref=candidate.auth_ref, auth_refs=())
-        if (problem := active.runtime.models.problem(spec)) is not None:
-            return problem
+        if (error := find_error(active.current_runtime, candidate)) is not None:
+            return error.message
         if route.context_tokens >= active.pinned.context_tokens:
             return None
         limit = max_prompt_tokens(active.runtime.config.context, route.context_tokens, route.options)

@@ -7,12 +7,20 @@ run see the same, also after a restart, and the journal holds what they saw.
 from __future__ import annotations
 
 import logging
+from itertools import count
 from typing import TYPE_CHECKING
 
 from kheishd.core.memory.recall import choose_notes
 from kheishd.core.run.commands import Compaction, NoteRecall
 from kheishd.core.trust import join_origins
-from kheishd.objects.agents.notes import readable_notebooks, search_notes, write_note
+from kheishd.objects.agents.notes import (
+    ARCHIVE_PREFIX,
+    add_snippets,
+    find_note,
+    readable_notebooks,
+    search_notes,
+    write_note,
+)
 from kheishd.objects.talk.bounds import bounds_of
 from kheishd.objects.talk.input import origins_read
 from kheishd.records.writer import Origin
@@ -54,14 +62,15 @@ async def load_recall(active: ActiveRun, context: RunContext, entries: Sequence[
         message = entries[-1].message if entries else None
         if not section.recall_limit or not context.allows("recall") or message is None:
             return ""
+        query = truncate(text_of(message.items), MAX_QUERY_BYTES, "")
         hits = search_notes(
             store,
             readable_notebooks(store, active.current_runtime, context.session),
-            truncate(text_of(message.items), MAX_QUERY_BYTES, ""),
+            query,
             section.recall_limit,
             lambda note: note.kind == "note",
         )
-    text, notes = choose_notes(hits, section.recall_tokens)
+    text, notes = choose_notes(await add_snippets(hits, query), section.recall_tokens)
     if not notes:
         return ""
     # A daemon that resumes the run reads the stored text, which has no secrets.
@@ -92,9 +101,11 @@ def _archive(active: ActiveRun, writer: SessionWriter, summary: str) -> None:
         return
     if not bounds_of(tx, active.current_runtime, session).allows_tool("recall"):
         return
+    # An operator may have imported an archive of this name.
+    names = (f"{ARCHIVE_PREFIX}{number}" for number in count(tx.last_cursor + 1))
     archive = NoteProperties(
         agent=session.agent,
-        name=f"archive-{tx.last_cursor + 1}",
+        name=next(name for name in names if find_note(tx, session.agent, name) is None),
         content=truncate_json(summary, MAX_NOTE_BYTES),
         kind="archive",
         origins=origins_read(tx, session),

@@ -12,6 +12,7 @@ from kheishd.core.run.answers import continued_cursors, fit_items, fit_message, 
 from kheishd.core.run.calls import normalize_calls
 from kheishd.core.run.commands import AcceptAnswer, BeginModelCall, EndEarly, Fail, FailModelCall, Steer
 from kheishd.core.run.due import next_attempt_at_ms
+from kheishd.kernel.route import find_route_error
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, TextDelta, ThinkingDelta
 from kheishd.objects.talk.contract import check_answer
 from kheishd.objects.talk.hook import decide
@@ -25,7 +26,6 @@ from protocol.limits.hook import MAX_HOOK_TEXT_BYTES, MAX_STOP_BLOCKS
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.limits.output import MAX_REPAIR_OVERHEAD_BYTES
 from protocol.limits.store import MAX_CHECKPOINT_BYTES
-from protocol.objects.run import RunError
 from protocol.text import truncate
 from protocol.transcript import Item, Text, ToolCall, text_of
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.live import LiveText
     from kheishd.records.writer import SessionWriter
     from kheishd.workers.runs.active import ActiveRun
+    from protocol.objects.run import RunError
 
 TOO_LONG_HINT = (
     "nothing more can be left out: send less at once, start over with another session, or name another "
@@ -74,10 +75,10 @@ class ModelTurn:
         active.is_call_begun = False
         self._has_answer_begun = False
         if self._chain is not None:
-            await self._chain.choose()
-        route = active.pinned.route
-        if route not in active.runtime.routes:
-            error = RunError("route_gone", f"the route '{route}', which this run is pinned to, is gone")
+            error = await self._chain.choose()
+        else:
+            error = find_route_error(active.current_runtime.routes, active.pinned)
+        if error is not None:
             await active.commit(Fail(error))
         elif active.record.kind == "compaction":
             await self._compact()
@@ -180,6 +181,7 @@ class ModelTurn:
             max_calls=active.current_runtime.config.tools.max_calls,
             checked=check,
             provider_data=provider_data,
+            passed_over=chain.passed_over if (chain := self._chain) is not None else [],
         )
         room = max_bytes - measure_data(provider_data) - measure_items(items)
         checkpoint = self._transcript.begin_checkpoint()
@@ -250,18 +252,21 @@ class ModelTurn:
     async def _fail(self, failure: ModelFailure) -> None:
         """Commit a failure: ask another route or key, repeat the call later, or end the run."""
         active, chain, error = self._active, self._chain, failure.error
+        passed_over = chain.passed_over if chain is not None else []
         if falls_over(error) and not self._has_answer_begun:
             route, auth_ref = active.pinned.route, active.pinned.auth_ref
             active.services.cooldowns.note_failure(route, auth_ref, error, failure.retry_after_s)
             if chain is not None and (candidate := await chain.find_next(failure)) is not None:
                 now_ms = active.state.now_ms()
-                await active.commit(FailModelCall(error, now_ms, failure.usage, move=candidate))
+                await active.commit(
+                    FailModelCall(error, now_ms, failure.usage, candidate, passed_over=passed_over)
+                )
                 chain.follow(candidate)
                 return
             failure = chain.combine(failure) if chain is not None else failure
         error, at_ms = self._find_retry(failure)
         final_error = chain.explain(error) if chain is not None and at_ms is None else None
-        await active.commit(FailModelCall(error, at_ms, failure.usage, final_error=final_error))
+        await active.commit(FailModelCall(error, at_ms, failure.usage, None, final_error, passed_over))
         if chain is not None:
             chain.begin_round()
 

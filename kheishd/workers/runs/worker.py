@@ -17,6 +17,7 @@ import msgspec
 import trio
 
 from kheishd.core.run.due import TakeUp, due
+from kheishd.kernel.log_fields import LogScope, set_log_scope
 from kheishd.records.run import read_pinned
 from kheishd.store.tables import RUNS, RUNS_CANCELLED, RUNS_READY
 from kheishd.workers.worker import Worker
@@ -207,6 +208,8 @@ class RunWorker(Worker):
         self._nursery.start_soon(self._execute, record.run_id, record.session_id, executor)
 
     async def _execute(self, run_id: str, session_id: str, executor: RunExecutor) -> None:
+        set_log_scope(LogScope(self._services.state, run_id, session_id))
+        log.debug("a run is executed")
         try:
             await executor.perform()
         except Exception:

@@ -18,6 +18,11 @@ def test_an_entry_from_its_preview_to_its_deletion(ctl: Ctl, sender: str) -> Non
     assert ctl("cron", "update", sender, "--schedule", "@daily", "--revision", "1").code == 1
     assert ctl.json("cron", "pause", sender, "--note", "holiday")["status"] == "paused"
     assert "the entry is paused: holiday" in ctl("cron", "explain", sender, "--at", "09:00").out
+    ctl("cron", "update", sender, "--zone", "Asia/Tokyo")
+    assert "2027-01-02 09:00:00+09:00: " in ctl("cron", "explain", sender, "--at", "2027-01-02T09:00").out
+    assert (
+        "2027-01-02 17:00:00+09:00: " in ctl("cron", "explain", sender, "--at", "2027-01-02T09:00+01:00").out
+    )
     assert ctl.json("cron", "resume", sender)["status"] == "active"
     fired = ctl.json("cron", "fire", sender)
     ctl("run", "wait", fired["run_id"])

@@ -52,6 +52,20 @@ def test_status(ctl: Ctl, daemon: Daemon) -> None:
         assert ctl.json(*words)["disk"]["used_bytes"] > 0
 
 
+def test_the_exit_code_tells_a_monitor(ctl: Ctl) -> None:
+    """With --exit-code, the status of a healthy daemon exits with 0."""
+    done = ctl("status", "--exit-code", "--json")
+    assert (done.code, done.json["health"]) == (0, {"ok": True, "warnings": []})
+
+
+def test_metrics(ctl: Ctl) -> None:
+    """The metrics count at least the request that asks for them."""
+    done = ctl("daemon", "metrics", "--json")
+    requests = next(row for row in done.json["metrics"] if row["name"] == "kheish_requests_total")
+    assert {"method": "daemon.metrics"} in [sample["labels"] for sample in requests["samples"]]
+    assert "kheish_uptime_seconds" in ctl("daemon", "metrics").out
+
+
 def test_status_without_a_daemon(tmp_path: Path) -> None:
     """Without a daemon, the message and the JSON error say how to start one."""
     done = Ctl(tmp_path)("status")

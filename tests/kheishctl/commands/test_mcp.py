@@ -1,13 +1,18 @@
 """``kheishctl mcp``."""
 
 import json
+import threading
+import webbrowser
 from collections.abc import Iterator
+from urllib.parse import urlencode
 
+import httpx2
 import pytest
 
 from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon, until
 from tests.support.mcp_servers import TOY_COMMAND
+from tests.support.oauth_mcp_server import run_oauth_server
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +43,8 @@ def test_list(servers: Ctl) -> None:
 def test_tools(servers: Ctl) -> None:
     """Tools are listed by their names for agents, of all servers or of one."""
     assert ["mcp__toy__read", "yes", "Does read."] in servers("mcp", "tools").rows
-    assert servers.json("mcp", "tools", "--server", "gone")["tools"] == []
-    refused = servers("mcp", "tools", "--server", "none")
+    assert servers.json("mcp", "tools", "gone")["tools"] == []
+    refused = servers("mcp", "tools", "none")
     assert refused.code == 1
     assert "mcp list" in refused.err
 
@@ -82,3 +87,45 @@ def test_put_and_delete(servers: Ctl) -> None:
     assert servers("mcp", "put", "bad", "--settings", "[]").code == 2
     assert servers("mcp", "delete", "live").code == 0
     until(lambda: "live" not in states(), "the server is closed")
+
+
+def test_login(servers: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person logs in by a browser here, by its last address, or in two steps, and logs out."""
+
+    def browse(url: str) -> bool:
+        threading.Thread(target=httpx2.get, args=(url,), kwargs={"follow_redirects": True}).start()
+        return True
+
+    monkeypatch.setattr(webbrowser, "open", browse)
+    with run_oauth_server() as server:
+        settings = ("--url", server.url, "--settings", '{"oauth": true}')
+        assert servers("mcp", "put", "guarded", *settings).code == 0
+
+        def state() -> str:
+            rows = servers.json("mcp", "list")["servers"]
+            return str(next((row["state"] for row in rows if row["name"] == "guarded"), ""))
+
+        until(lambda: state() == "needs_login", "the server needs a login")
+        warnings = servers.json("daemon", "status")["warnings"]
+        assert any("'guarded' needs a login" in warning for warning in warnings)
+        view = servers.json("mcp", "login", "guarded")
+        assert (view["state"], view["tools"]) == ("ready", 1)
+        assert servers("mcp", "call", "guarded", "echo", '{"text": "hi"}').code == 0
+        (slot,) = servers.json("secret", "list")["secrets"]
+        assert (slot["slot_id"], slot["kind"]) == ("mcp.oauth.guarded", "oauth")
+        assert servers("secret", "delete", "mcp.oauth.guarded").code == 1
+        assert servers.json("mcp", "logout", "guarded") == {"server": "guarded"}
+        assert state() == "needs_login"
+        begun = servers.json("mcp", "login", "guarded", "--begin")
+        parameters = server.visit(begun["url"])
+        address = f"http://127.0.0.1:1/callback?{urlencode(parameters)}"
+        assert servers("mcp", "login-complete", begun["login_id"], stdin="nothing").code == 2
+        assert servers.json("mcp", "login-complete", begun["login_id"], stdin=address)["state"] == "ready"
+        refused = servers("mcp", "login-complete", begun["login_id"], stdin=address)
+        assert (refused.code, "mcp login" in refused.err) == (1, True)
+        assert servers("mcp", "login", "guarded", "--paste", stdin="x").code == 2
+        tokens = [*server.authority.access]
+        log = (servers.home / "logs" / "kheishd.log").read_text() if (servers.home / "logs").exists() else ""
+        assert not [token for token in tokens if token in log]
+        assert servers("mcp", "logout", "guarded").code == 0
+    assert servers("mcp", "delete", "guarded").code == 0

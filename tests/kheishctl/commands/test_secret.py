@@ -24,9 +24,26 @@ def test_put_from_standard_input(ctl: Ctl) -> None:
     """The value is read without its last line break, and the output does not contain it."""
     slot = ctl.json("secret", "put", "ctl-a", "--stdin", "--kind", "api_key", stdin=f"{VALUE}\n")
     assert (slot["slot_id"], slot["kind"], slot["revision"]) == ("ctl-a", "api_key", 1)
-    done = ctl("secret", "put", "ctl-a", "--stdin", stdin="pin\r\n")
+    done = ctl("secret", "put", "ctl-a", "--stdin", "--kind", "opaque", stdin="pin\r\n")
     assert "so short that it is not redacted" in done.err
     assert "pin" not in done.out
+
+
+def test_put_keeps_the_kind(ctl: Ctl) -> None:
+    """A value that replaces an API key is one, unless another kind is given."""
+    ctl.json("secret", "put", "ctl-d", "--stdin", "--kind", "api_key", stdin=VALUE)
+    assert ctl.json("secret", "put", "ctl-d", "--stdin", stdin=f"{VALUE}a")["kind"] == "api_key"
+    assert "at least 8 characters" in ctl("secret", "put", "ctl-d", "--stdin", stdin="pin").err
+    slot = ctl.json("secret", "put", "ctl-d", "--stdin", "--kind", "opaque", stdin=VALUE)
+    assert slot["kind"] == "opaque"
+
+
+def test_put_does_not_print_an_argument(ctl: Ctl) -> None:
+    """A value that was given as an argument is not repeated; the message says how to give it."""
+    done = ctl("secret", "put", "ctl-e", VALUE, stdin="")
+    assert done.code == exit_codes.USAGE
+    assert "--stdin" in done.err
+    assert VALUE not in done.err + done.out
 
 
 def test_put_by_prompt(ctl: Ctl) -> None:

@@ -1,9 +1,10 @@
 """``kheishctl setup``."""
 
+import json
 import sys
 from typing import get_args
 
-from kheishctl.commands.setup import PROVIDERS
+from kheishctl.commands.setup import PROVIDERS, merge_settings
 from protocol.objects.route import PresetName
 from tests.support.ctl import Ctl
 from tests.support.terminal import Terminal
@@ -25,6 +26,42 @@ def test_every_preset_can_be_chosen() -> None:
     """Every server that the daemon knows is a choice."""
     presets = {name for name, provider in PROVIDERS.items() if provider.settings.get("preset") == name}
     assert presets == set(get_args(PresetName))
+
+
+def test_merged_settings() -> None:
+    """A route to the same server keeps what setup does not ask for; one to another server keeps nothing."""
+    stored = {
+        "model": "m",
+        "preset": "ollama",
+        "price_input": 1,
+        "fallback": ["b"],
+        "base_url": "http://a/v1",
+    }
+    again = {"model": "n", "preset": "ollama"}
+    assert merge_settings(stored, again) == {**stored, "model": "n"}
+    assert merge_settings(stored, {**again, "base_url": "http://b/v1"}) == {
+        **again,
+        "base_url": "http://b/v1",
+    }
+    assert merge_settings(stored, {"model": "n", "driver": "google"}) == {"model": "n", "driver": "google"}
+    keys = {**stored, "auth_refs": ["env:A", "env:B"]}
+    assert merge_settings(keys, {**again, "auth_ref": "env:B"}) == {**keys, "model": "n"}
+    assert merge_settings(keys, {**again, "auth_ref": "env:C"}) == {
+        **stored,
+        **again,
+        "auth_ref": "env:C",
+    }
+
+
+def test_it_keeps_the_other_settings(ctl: Ctl) -> None:
+    """Repeated, it keeps the prices and the fallback of a stored route, and prints the whole command."""
+    arguments = ["setup", "--preset", "stand-in", "--model", "m", "--route", "priced", "--skip", "agent"]
+    settings = {"driver": "offline", "model": "m", "price_input": 1.0, "price_output": 2.0}
+    assert ctl("route", "put", "priced", "--settings", json.dumps(settings)).code == 0
+    done = ctl(*arguments, "--yes", "--json")
+    assert (done.code, done.json["steps"][0]["result"]["settings"]) == (0, settings)
+    assert "price_input" in done.json["steps"][0]["command"]
+    remove(ctl, "priced")
 
 
 def test_without_a_terminal(ctl: Ctl) -> None:

@@ -1,9 +1,9 @@
 """The status of the daemon as text."""
 
-from kheishctl.render.daemon import format_daemon_status
+from kheishctl.render.daemon import format_daemon_status, format_metrics
 from kheishctl.render.layout import Display
 from protocol import __version__
-from protocol.objects.daemon import DaemonStatus
+from protocol.objects.daemon import DaemonMetrics, DaemonStatus
 from tests.support.samples import sample
 
 NOW = 1_795_000_000_000
@@ -13,7 +13,11 @@ WIDE = Display(100, False, NOW)
 
 def test_status() -> None:
     """The status holds version, counts and disk use, and ends with "healthy" or with warnings."""
-    result = sample(DaemonStatus, full=True) | {"version": __version__, "warnings": [], "draining": False}
+    result = (
+        sample(DaemonStatus, full=True)
+        | {"version": __version__, "warnings": [], "draining": False}
+        | {"health": {"ok": True, "warnings": []}}
+    )
     assert format_daemon_status(result, WIDE).endswith("healthy")
     assert "healthy" not in format_daemon_status(result, PIPE)
     assert "1 approval, 1 question, 1 call in doubt" in format_daemon_status(result, WIDE)
@@ -22,9 +26,27 @@ def test_status() -> None:
     for name in ("approvals", "questions", "indoubts"):
         del counts[name]
     assert "waiting" not in format_daemon_status(result | {"counts": counts}, PIPE)
+    del result["health"]
     ill = format_daemon_status(
         result | {"version": "9.9", "warnings": ["the disk is nearly full"], "draining": True}, WIDE
     )
     assert "the daemon is version 9.9" in ill
     assert "accepts no new work" in ill
     assert ill.endswith("warning: the disk is nearly full")
+
+
+def test_warnings_have_their_remedies_below() -> None:
+    """Each warning shows its severity, and its remedy in the next line."""
+    result = sample(DaemonStatus, full=True) | {"version": __version__, "draining": False}
+    warning = {"severity": "critical", "code": "x", "message": "the disk is full", "remedy": "free some"}
+    text = format_daemon_status(result | {"health": {"ok": False, "warnings": [warning]}}, PIPE)
+    assert text.endswith("critical: the disk is full\n  free some")
+
+
+def test_metrics() -> None:
+    """Each sample has a line with its labels; a histogram shows its number and its mean."""
+    metrics = sample(DaemonMetrics, full=True)
+    counter = {"name": "a", "measure": "counter", "samples": [{"value": 3.0, "labels": {"kind": "b"}}]}
+    histogram = {"name": "c", "measure": "histogram", "samples": [{"value": 4.0, "sum": 2.0}]}
+    text = format_metrics(metrics | {"metrics": [counter, histogram]}, PIPE)
+    assert [line.split() for line in text.splitlines()] == [["a{kind=b}", "3"], ["c", "4,", "mean", "0.5"]]

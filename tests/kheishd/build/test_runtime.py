@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from kheishd.build.agents import add_stored_agents
 from kheishd.build.runtime import Source, build_runtime
 from kheishd.config.sections.config import Config
 from kheishd.core.workspace import Workspaces
@@ -198,3 +199,22 @@ def test_trusted_roots(source: Source, tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid) as caught:
         trusted(f'[workspace]\ntrusted = ["{shop}", "/"]')
     assert "workspace.trusted[1]: / contains the home directory" in caught.value.message
+
+
+def test_rows_that_wake_unknown_agents(source: Source) -> None:
+    """A cron entry or a subscription is kept, with a warning that names it, the file and the agent."""
+    source.home.crons.parent.mkdir()
+    source.home.crons.write_text('[[cron]]\nid = "c"\nschedule = "0 5 * * *"\nagent = "ghost"\nprompt = "x"')
+    source.home.subscriptions.parent.mkdir()
+    row = '[[subscription]]\nid = "{}"\nsource = "ci.*"\nagent = "{}"\nprompt = "x"\n'
+    rows = (row.format(*facts) for facts in (("s", "ghost"), ("t", "default")))
+    source.home.subscriptions.write_text("".join(rows))
+    runtime = add_stored_agents(build(source), ())
+    assert runtime.warnings == (
+        "the cron entry 'c' in cron/crons.toml wakes the agent 'ghost', which does not exist; "
+        "define the agent, or correct the row",
+        "the subscription 's' in events/subscriptions.toml wakes the agent 'ghost', which does not exist; "
+        "define the agent, or correct the row",
+    )
+    assert runtime.crons is not None
+    assert "c" in runtime.crons.rows

@@ -74,6 +74,15 @@ def test_split_address() -> None:
     assert split_address("[::1]:443") == ("::1", 443)
 
 
+@pytest.mark.parametrize("address", ["0.0.0.0:9464", "[::]:9464", "example.com:9464", "9464"])
+def test_metrics_stay_on_this_machine(address: str) -> None:
+    """Metrics have no token, so only an address of this machine is accepted."""
+    with pytest.raises(ConfigInvalid, match=r"metrics\.listen"):
+        parse(f"[metrics]\nlisten = '{address}'")
+    for local in ("127.0.0.1:9464", "localhost:0", "[::1]:9464"):
+        assert parse(f"[metrics]\nlisten = '{local}'").metrics.listen == local
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

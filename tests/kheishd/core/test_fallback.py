@@ -64,6 +64,8 @@ def test_the_route_that_answered_last() -> None:
         ("timed_out", None, True),
         ("connection_failed", None, True),
         ("overloaded", None, True),
+        ("quota_exhausted", 529, True),
+        ("bad_request", 503, True),
         ("context_too_long", 429, False),
         ("context_too_long", 500, False),
         ("unauthorized", 401, False),

@@ -85,6 +85,23 @@ async def test_a_note_carries_the_origins_of_its_author(desk: Desk) -> None:
     assert "connector" in desk.session(session_id).origins
 
 
+async def test_aliases_keep_their_origins(desk: Desk) -> None:
+    """A note whose aliases stay is their author's, too; one that is wholly replaced is not."""
+    await call(desk, "remember", {"name": "n", "content": "x", "aliases": ["a"]}, origin="connector")
+    await call(desk, "remember", {"name": "n", "content": "y"}, sender="bob")
+    assert cast("Note", find(desk, "n")).origins == ["person", "connector"]
+    await call(desk, "remember", {"name": "n", "content": "y", "aliases": []}, sender="cy")
+    assert cast("Note", find(desk, "n")).origins == ["person"]
+    await call(desk, "remember", {"name": "n", "content": "z"}, sender="dan")
+    assert cast("Note", find(desk, "n")).origins == ["person"]
+
+
+async def test_no_tool_takes_the_name_of_an_archive(desk: Desk) -> None:
+    """An agent cannot keep a later archive from being written."""
+    assert "those of archives" in await call(desk, "remember", {"name": "archive-9", "content": "x"})
+    assert find(desk, "archive-9") is None
+
+
 async def test_archives_are_protected_and_private(desk: Desk) -> None:
     """No tool changes or deletes an archive, and only its own sender's conversations recall it."""
     await archive(desk, "ann")

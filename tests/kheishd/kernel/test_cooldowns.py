@@ -50,6 +50,21 @@ async def test_the_provider_says_how_long(autojump_clock: MockClock) -> None:
         assert cooldowns.remaining_s("r", "k") == expected
 
 
+async def test_a_repair_ends_a_cooldown(autojump_clock: MockClock) -> None:
+    """A route with other settings, or a key with another value, has not failed."""
+    values: dict[str | None, int] = {"k": 1, None: 1}
+    cooldowns = Cooldowns(lambda route, auth_ref: (route, values[auth_ref]))
+    cooldowns.note_failure("r", "k", BUSY, 600.0)
+    cooldowns.note_failure("r", None, DOWN, 60.0)
+    assert cooldowns.remaining_s("r", "k") == 600
+    values["k"] = 2
+    assert cooldowns.remaining_s("r", "k") == 60
+    values[None] = 2
+    assert (cooldowns.remaining_s("r", "k"), cooldowns.list_current("r", 0)) == (0, [])
+    cooldowns.note_failure("r", "k", BUSY, None)
+    assert cooldowns.list_current("r", 0)[0].failures == 1
+
+
 async def test_keys_and_routes(autojump_clock: MockClock) -> None:
     """A busy key is passed over alone; a broken server with all keys of its route."""
     cooldowns = Cooldowns()

@@ -13,7 +13,7 @@ from kheishd.kernel.mcp import ServerFailure, ServerSpec
 from kheishd.mcp.pool import McpPool
 from protocol.errors.mcp import McpServerNotFound, McpServerUnavailable
 from protocol.objects.mcp import McpServerSettings
-from tests.support.mcp_servers import TOY_COMMAND, open_pool, spec_of, until
+from tests.support.mcp_servers import TOY_COMMAND, MemorySlots, open_pool, spec_of, until
 
 
 async def text_of(pool: McpPool, server: str, tool: str, text: str = "") -> str:
@@ -119,7 +119,8 @@ async def test_a_missing_credential(tmp_path: Path) -> None:
     def resolve(reference: str) -> str:
         raise ValueError(f"'{reference}' is not set")
 
-    pool = McpPool(tmp_path, os.environ, resolve, lambda: 0)
+    slots = MemorySlots()
+    pool = McpPool(tmp_path, os.environ, resolve, lambda: 0, slots, slots.save)
     async with trio.open_nursery() as nursery:
         await nursery.start(pool.serve)
         pool.adopt(

@@ -1,9 +1,11 @@
 """The model caller: every driver through one interface, against a server that imitates providers."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import trio
+from msgspec.structs import replace
 from trio.testing import MockClock
 
 from kheishd.config.sections.runs import RunsSection
@@ -199,6 +201,36 @@ async def test_a_missing_credential_is_a_failure(server: ModelServer) -> None:
     """Nothing is sent if the credential is missing."""
     call = await ask(ProviderCaller(environ={}), make_server_request(server, "openai", "echo"))
     assert (call.require_failure().reason, call.require_failure().retryable) == ("credential_missing", False)
+    assert not server.requests
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"base_url": "https://b.example/v1"}, "base_url"),
+        ({"driver": "anthropic"}, "driver"),
+        ({"auth_header": "api-key"}, "auth_header"),
+        ({"auth_ref": "env:OTHER"}, "auth_ref"),
+        ({"auth_ref": "env:OTHER", "auth_refs": ("env:OTHER", "env:KEY")}, None),
+        ({"model": "other", "context_tokens": 5_000}, None),
+    ],
+)
+async def test_a_key_goes_only_to_the_server_of_its_route(
+    server: ModelServer, changes: dict[str, Any], field: str | None
+) -> None:
+    """A run that is pinned to the former server, header or key of a route sends nothing there."""
+    request = make_server_request(server, "openai", "echo")
+    pinned = request.pinned
+    spec = RouteSpec(pinned.route, "openai", "echo", pinned.base_url, "env:KEY")
+    routes = {pinned.route: replace(spec, **changes)}
+    caller = ProviderCaller(environ={"KEY": SECRET}, in_thread=inline, routes=lambda: routes)
+    call = await ask(caller, request)
+    await caller.aclose()
+    if field is None:
+        assert call.answer is not None
+        return
+    assert (call.require_failure().reason, call.require_failure().retryable) == ("route_changed", False)
+    assert f"({field})" in call.require_failure().message
     assert not server.requests
 
 

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from kheishd.store.environment import Readers, Snapshot, Transaction
 from kheishd.store.journal import verify_chain
-from kheishd.store.opening import open_for_reading, open_lmdb
+from kheishd.store.opening import MAX_READERS, open_for_reading, open_lmdb
 from kheishd.store.table import Key, Table
 from kheishd.store.tables import (
     AGENTS_BY_TIME,
@@ -195,6 +195,15 @@ def test_a_scan_does_not_outlive_its_snapshot(store: Store) -> None:
         next(entries)
     with pytest.raises(lmdb.Error):
         next(entries)
+
+
+def test_a_closed_snapshot_keeps_no_slot(store: Store) -> None:
+    """Snapshots that are closed but not freed, as by suspended tasks, do not use up the readers of LMDB."""
+    kept = []
+    for _ in range(2 * MAX_READERS):
+        with store.read() as snapshot:
+            kept.append(snapshot)
+            assert snapshot.last_cursor == 0
 
 
 def test_reading_requires_that_cursors_rise(store: Store) -> None:

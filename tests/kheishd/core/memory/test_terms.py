@@ -1,18 +1,25 @@
 """Terms: the words of texts in every script, and excerpts around them."""
 
+import sys
+import unicodedata
+from types import FrameType
+from typing import Literal
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kheishd.core.memory import terms as room
 from kheishd.core.memory.terms import (
     STOP_WORDS,
     choose_query_terms,
     count_terms,
     find_terms,
+    fold,
     fold_name,
     make_snippet,
 )
-from protocol.limits.memory import MAX_SNIPPET_CHARACTERS, MAX_TERM_CHARACTERS
+from protocol.limits.memory import MAX_SEARCHED_CHARACTERS, MAX_SNIPPET_CHARACTERS, MAX_TERM_CHARACTERS
 
 
 @pytest.mark.parametrize(
@@ -74,3 +81,58 @@ def test_an_excerpt_is_where_the_terms_are() -> None:
     assert snippet.endswith(" …")
     assert len(snippet) <= MAX_SNIPPET_CHARACTERS + 4
     assert make_snippet(text, ["nothing"]).startswith("before")
+
+
+def record_words(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that receives each folded word that is split into terms."""
+    folded: list[str] = []
+    split = room.split_terms
+
+    def record(text: str) -> list[str]:
+        folded.append(text)
+        return split(text)
+
+    monkeypatch.setattr(room, "split_terms", record)
+    return folded
+
+
+@pytest.mark.parametrize("text", ["aa " * 40_000, "\ufdfa" * 40_000, "\ufdfa " * 40_000, "zz " * 40_000])
+def test_the_work_for_an_excerpt_is_bounded(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text is read up to a length, folded, in a few steps for each word, however often a term occurs."""
+    folded = record_words(monkeypatch)
+    steps = 0
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal steps
+        steps += 1
+
+    sys.setprofile(count)
+    try:
+        make_snippet(text, ["aa", "\u0635\u0644\u0649", "missing"])
+    finally:
+        sys.setprofile(None)
+    assert sum(map(len, folded)) <= MAX_SEARCHED_CHARACTERS
+    assert steps < 2 * MAX_SEARCHED_CHARACTERS * 10
+
+
+def test_an_excerpt_ends_its_search_at_all_terms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No place is better than one with all of the terms."""
+    folded = record_words(monkeypatch)
+    make_snippet("one aa bb " + "aa bb " * 1_000, ["aa", "bb"])
+    assert folded == ["one", "aa", "bb"]
+
+
+def test_a_text_is_folded_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long sequences of combining marks, for which the time grows with the square, are cut; words are not."""
+    lengths: list[int] = []
+    normalize = unicodedata.normalize
+
+    def count(form: Literal["NFKC"], text: str) -> str:
+        lengths.append(len(text))
+        return normalize(form, text)
+
+    monkeypatch.setattr(unicodedata, "normalize", count)
+    fold("a" + "\u0301\u0323" * 16_000)
+    assert max(lengths) <= 512
+    assert fold("e\u0301t\u00c9 " * 1_000) == "\u00e9t\u00e9 " * 1_000
+    assert len(fold("\ufdfa" * 1_000, 100)) == 100

@@ -141,6 +141,7 @@ def test_a_bad_file_is_skipped_and_a_bad_guard_is_refused(tmp_path: Path) -> Non
     assert read_operators_hooks(tmp_path / "hooks") == ((), [])
     for name, text in (("b.toml", GUARD), ("a.toml", SERVER), (".c.toml", "["), ("d.toml~", "[")):
         (tmp_path / name).write_text(text)
+    (tmp_path / "guard.py").touch(mode=0o755)
     hooks, problems = read_operators_hooks(tmp_path)
     assert ([hook.name for hook in hooks], problems) == (["server", "guard"], [])
     (tmp_path / "e.toml").write_text("[[")
@@ -180,7 +181,7 @@ def test_names_are_unique_over_all_files(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text(GUARD)
     (tmp_path / "b.toml").write_text('[[hook]]\nname = "guard"\nevent = "stop"\ncommand = "x"')
     hooks, problems = read_operators_hooks(tmp_path)
-    assert (len(hooks), "b.toml: another hook is called 'guard'" in problems[0]) == (1, True)
+    assert (len(hooks), "b.toml: another hook is called 'guard'" in problems[-1]) == (1, True)
     (tmp_path / "b.toml").write_text(GUARD)
     with pytest.raises(ConfigInvalid, match="another hook is called 'guard'"):
         read_operators_hooks(tmp_path)
@@ -205,3 +206,21 @@ def test_a_workspace_file_is_not_behind_a_link(tmp_path: Path) -> None:
     (root / "v/.kheish").symlink_to("../w/.kheish")
     with pytest.raises(InvalidHooksFile, match="behind one"):
         read_workspace_hooks(f"{root}/v")
+
+
+def test_a_missing_program_is_a_warning(tmp_path: Path) -> None:
+    """A program that cannot be run is named at a reload, and so is the effect of a guard without it."""
+    (tmp_path / "a.toml").write_text(GUARD)
+    (tmp_path / "b.toml").write_text('[[hook]]\nname = "b"\nevent = "stop"\ncommand = "./b.sh -v | wc"')
+    (tmp_path / "c.toml").write_text('[[hook]]\nname = "c"\nevent = "stop"\ncommand = ["true"]')
+    hooks, problems = read_operators_hooks(tmp_path)
+    assert len(hooks) == 3
+    assert problems == [
+        f"the program ./guard.py of the hook 'guard' is missing or not executable, so all that it guards is "
+        f"blocked; create it in {tmp_path}, or make it executable",
+        f"the program ./b.sh of the hook 'b' is missing or not executable; create it in {tmp_path}, "
+        "or make it executable",
+    ]
+    for name in ("guard.py", "b.sh"):
+        (tmp_path / name).touch(mode=0o755)
+    assert read_operators_hooks(tmp_path)[1] == []

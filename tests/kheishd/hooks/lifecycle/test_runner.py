@@ -59,7 +59,10 @@ async def test_failures(desk: Desk, line: str, problem: str) -> None:
     runner = desk.services.lifecycle.runner
     hook = shell_hook("guard", "pre_tool_use", line, policy="closed", timeout_s=0.3 if "100" in line else 5.0)
     verdict = await runner.decide([hook, shell_hook("b", "pre_tool_use", "exit 2")], EVENT)
-    assert verdict.block == "the hook 'guard' failed, and without its consent this must not be done"
+    assert verdict.block == (
+        "the hook 'guard' failed, and without its consent this must not be done; "
+        "hook.dead_letters has the reason"
+    )
     (letter,) = dead_letters(desk)
     assert problem in letter.problem
     assert (letter.invocation_key, letter.on_run) == ("key.guard", "run_1")

@@ -76,6 +76,15 @@ async def test_memory_remember_note_protected(idle: Household) -> None:
     assert (type(refusal), refusal.field) == (NoteProtected, "$.params.name")
 
 
+async def test_the_names_of_archives_are_reserved(idle: Household) -> None:
+    """No note takes the name of an archive before it is written."""
+    for names, field in (({"name": "ARCHIVE-7"}, "name"), ({"aliases": ["x", "archive-7"]}, "aliases[1]")):
+        refusal = await idle.refusal_of("memory.remember", **(BUILD | names))
+        assert (type(refusal), refusal.field) == (NoteProtected, f"$.params.{field}")
+    params = {"agent": "default", "content": "# archive-7", "filename": "x.md"}
+    assert isinstance(await idle.refusal_of("memory.import", **params), NoteProtected)
+
+
 async def test_memory_remember_notebook_full(idle: Household, monkeypatch: pytest.MonkeyPatch) -> None:
     """The notes of an agent and their bytes have limits; a change of a note that exists fits."""
     await remember(idle)
@@ -251,8 +260,9 @@ async def test_memory_import_note_protected(idle: Household) -> None:
     for content in (f"{ARCHIVE} more", "---\nname: archive-1\n---\nx"):
         refusal = await idle.refusal_of("memory.import", agent="default", content=content, filename="x.md")
         assert isinstance(refusal, NoteProtected)
-    await remember(idle, agent="critic", name="archive-1")
-    refusal = await idle.refusal_of("memory.import", agent="critic", content=ARCHIVE, filename="x.md")
+    await remember(idle, agent="critic", name="Talk")
+    named = ARCHIVE.replace("archive-1", "Talk")
+    refusal = await idle.refusal_of("memory.import", agent="critic", content=named, filename="x.md")
     assert isinstance(refusal, NoteProtected)
 
 

@@ -3,8 +3,16 @@
 from pathlib import Path
 
 import pytest
+import trio
 
-from kheishd.objects.agents.notes import find_note, forget_note, readable_notebooks, search_notes, write_note
+from kheishd.objects.agents.notes import (
+    add_snippets,
+    find_note,
+    forget_note,
+    readable_notebooks,
+    search_notes,
+    write_note,
+)
 from kheishd.records.doctor import examine_whole
 from kheishd.records.writer import BY_DAEMON
 from kheishd.store.tables import NOTE_POSTINGS, NOTEBOOKS, NOTES, NOTES_BY_KIND, NOTES_BY_NAME, SESSIONS
@@ -77,6 +85,31 @@ def test_a_search_over_several_agents(store_dir: Path) -> None:
         hits = search_notes(snapshot, ["a", "b", "nobody"], "pets cats", 5, accept)
     assert sorted(hit.name for _, hit in hits) == ["birds", "cats"]
     store.close()
+
+
+async def test_excerpts_let_other_tasks_run(store_dir: Path) -> None:
+    """Between any two excerpts of a search, other tasks run."""
+    store = open_inline(store_dir)
+    for number in range(5):
+        properties = note(f"n{number}", "pets")
+        update(store, lambda tx, properties=properties: write_note(tx, properties, BY_DAEMON))  # type: ignore[misc]
+    with store.read() as snapshot:
+        hits = search_notes(snapshot, ["default"], "pets", 5, lambda note: True)
+    store.close()
+    turns = 0
+    async with trio.open_nursery() as nursery:
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await trio.lowlevel.checkpoint()
+
+        nursery.start_soon(count)
+        completed = await add_snippets(hits, "pets")
+        nursery.cancel_scope.cancel()
+    assert [hit.snippet for _, hit in completed] == ["pets"] * 5
+    assert turns >= 4
 
 
 READERS = {

@@ -152,6 +152,18 @@ def test_backup_paths(tmp_path: Path) -> None:
     assert backup_path(str(tmp_path / "copy"), state) == tmp_path / "copy"
 
 
+async def test_daemon_metrics_ok(tmp_path: Path) -> None:
+    """The metrics are served over the wire, and count the refusals before them."""
+    async with rpc_server(tmp_path, HANDLERS, control=Control()) as server:
+        client = await server.connect()
+        with pytest.raises(PathRefused):
+            await client.call("daemon.backup", path="relative")
+        result = await client.call("daemon.metrics")
+    samples = {metric["name"]: metric["samples"] for metric in result["metrics"]}
+    assert samples["kheish_refusals_total"] == [{"value": 1.0, "labels": {"reason": "path_refused"}}]
+    assert result["started_at_ms"] <= result["at_ms"]
+
+
 async def test_daemon_doctor_ok(tmp_path: Path, store_dir: Path) -> None:
     """The doctor examines a store with history over the wire, deep or not."""
     store = Store.open(store_dir, on_group=lambda group: None, threaded=False, version="test")

@@ -3,16 +3,19 @@
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from kheishd.kernel.lifecycle import HookSpec, HookSubject
+from kheishd.objects.node.hook import SAMPLE_PAYLOADS
 from protocol.errors.hook import DeadLetterAlreadyResolved, DeadLetterNotFound, HookNotFound
 from protocol.errors.token import ScopeMissing, ScopeWouldWiden
+from protocol.objects.hook import HookEvent
 from tests.support.hooked import answer_hook, shell_hook
 from tests.support.household import Household, household, pages, refusal_of
 
+DOCUMENTATION = Path(__file__).parents[4] / "contrib/docs/hooks.md"
 SERVER = HookSpec("server", "stop", "/h/hooks/s.toml", "/h/hooks", url="https://e.org/x", auth_ref="env:X")
 
 
@@ -63,14 +66,29 @@ async def test_hook_get_hook_not_found(node: Household) -> None:
 async def test_hook_test_ok(node: Household) -> None:
     """The outcome is shown, and nothing follows: not even a failure is recorded."""
     trial = await node.call("hook.test", name="guard", subject="edit", payload={"tool": "edit"})
-    assert (trial["matches"], trial["payload"]["payload"]) == (False, {"tool": "edit"})
+    assert (trial["matches"], trial["payload"]["payload"]["tool"]) == (False, "edit")
     assert trial["outcome"] == {"decision": "block", "reason": "no"}
     assert json.loads(trial["stdout"]) == trial["outcome"]
     trial = await node.call("hook.test", name="guard")
     assert (trial["matches"], trial["payload"]["subject"]) == (True, "ba")
+    sample = trial["payload"]["payload"]
+    assert (sample["tool"], sample["kind"], sample["arguments"]) == (
+        "ba",
+        "command",
+        {"command": "rm -rf build"},
+    )
     trial = await node.call("hook.test", name="broken")
     assert (trial["problem"], trial["exit_code"]) == ("it ended with exit code 1: broken", 1)
     assert await pages(node.client, "hook.dead_letters", "dead_letters", state="any") == []
+
+
+def test_samples_are_documented() -> None:
+    """Each event has a sample, and the documentation lists every field of it."""
+    assert SAMPLE_PAYLOADS.keys() == set(get_args(HookEvent))
+    rows = [line for line in DOCUMENTATION.read_text().splitlines() if line.startswith("| `")]
+    for event, payload in SAMPLE_PAYLOADS.items():
+        fields = [row for row in rows if f"`{event}`" in row.split("|")[1]][-1]
+        assert all(f"`{name}`" in fields for name in payload), event
 
 
 async def test_hook_test_hook_not_found(node: Household) -> None:

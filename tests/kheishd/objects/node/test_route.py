@@ -1,12 +1,17 @@
 """Routes over a socket: list, show, test, store and delete them, and set the default one."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
+import trio.testing
 from msgspec.structs import replace
 
-from kheishd.kernel.runtime import RouteSpec, Runtime
+from kheishd.kernel.runtime import ModelEvent, ModelRequest, RouteSpec, Runtime
 from kheishd.objects.node import definition
 from kheishd.objects.node import route as handlers
 from kheishd.objects.node.route import HANDLERS
@@ -115,6 +120,44 @@ async def test_route_test_route_not_found(tmp_path: Path) -> None:
         with pytest.raises(RouteNotFound, match="'nowhere'") as refused:
             await client.call("route.test", route_id="nowhere")
     assert refused.value.field == "$.params.route_id"
+
+
+class CountedModels(ProviderCaller):
+    """A caller that counts the calls at once; every call is answered by the stand-in."""
+
+    active = most = 0
+
+    @asynccontextmanager
+    async def ask(self, request: ModelRequest) -> AsyncIterator[AsyncIterator[ModelEvent]]:
+        """Count a call while it lasts."""
+        self.active += 1
+        self.most = max(self.most, self.active)
+        await trio.testing.wait_all_tasks_blocked()
+        async with super().ask(request) as events:
+            yield events
+        self.active -= 1
+
+
+async def test_one_test_at_a_time(tmp_path: Path) -> None:
+    """Tests of one route wait for each other; an answer ends the route's cooldown."""
+    models = CountedModels()
+    async with rpc_server(tmp_path, HANDLERS, runtimes=make_runtime(models=models)) as server:
+        cooldowns = server.services.cooldowns
+        cooldowns.note_failure("offline", None, RunError("server_error", "down", 503), None)
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                client = await server.connect()
+                nursery.start_soon(partial(client.call, "route.test", route_id="offline"))
+    assert (models.most, cooldowns.remaining_s("offline", None)) == (1, 0)
+
+
+async def test_route_test_scope_would_widen(tmp_path: Path) -> None:
+    """A token that covers some agents makes no call that costs money outside of every account."""
+    async with rpc_server(tmp_path, HANDLERS, runtimes=runtime(), tcp=TcpListen("127.0.0.1", 0)) as server:
+        _, secret = await server.token(scopes=["operate"], agents=["writer"])
+        client = await server.connect_websocket(secret)
+        with pytest.raises(ScopeWouldWiden):
+            await client.call("route.test", route_id="offline")
 
 
 def chained() -> Runtime:

@@ -16,6 +16,7 @@ from protocol.errors.definition import AgentForbidden
 from protocol.errors.session import SessionNotFound
 from protocol.events.run import InputReceived, MessageAppended
 from protocol.events.session import SessionCreated
+from protocol.limits.memory import MAX_SEARCHED_CHARACTERS
 from protocol.limits.session import MAX_INPUT_BYTES
 from protocol.transcript import Message, Text
 from tests.support.histories import spoil_line
@@ -131,10 +132,45 @@ def test_the_index_is_a_cache(store_dir: Path) -> None:
     # A damaged line is left out.
     spoil_line(store, "ses_1", 2, lambda stored: stored.replace(b'"item_id"', b'"jtem_id"'))
     steps = [update(store, index_step) for _ in range(3)]
-    assert steps[0] > steps[1] == steps[2] == 0
+    # The longest message is a step of its own, then come sixteen short ones.
+    assert steps[0] > steps[1] > steps[2] == 0
     with store.read() as snapshot:
         assert snapshot.need(SEARCH_TOTALS, "default").messages == 20
         assert snapshot.need(SEARCH_TOTALS, "*").indexed_cursor == snapshot.last_cursor
+    store.close()
+
+
+async def test_a_search_makes_few_excerpts(house: Household, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the messages that are returned have excerpts, however many agents have others."""
+    texts: list[str] = []
+
+    def make_snippet(text: str, terms: list[str]) -> str:
+        texts.append(text)
+        return text
+
+    monkeypatch.setattr(room, "make_snippet", make_snippet)
+    for name in ("default", "critic"):
+        await house.ask("lentils", agent=name)
+    assert [hit["snippet"] for hit in await search(house, "lentils", limit=1)] == texts
+    assert len(texts) == 1
+
+
+def test_the_indexed_part_of_a_message(store_dir: Path) -> None:
+    """Of a message, so many characters are indexed, also if few of them stand for many."""
+    store = open_inline(store_dir)
+
+    def write(tx: Transaction) -> None:
+        writer = SessionWriter(tx, "ses_1", session=None)
+        writer.append(SessionCreated(agent="default"))
+        for text in ("aa " * 13_000, "\ufdfa " * 10_000):
+            message = Message("assistant", [Text(text)])
+            writer.append(MessageAppended(item_id="m", message=message))
+        writer.write()
+
+    update(store, write)
+    assert [update(store, index_step) for _ in range(2)] == [1, 0]
+    with store.read() as snapshot:
+        assert snapshot.need(SEARCH_TOTALS, "default").terms < 2 * MAX_SEARCHED_CHARACTERS / 3
     store.close()
 
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from msgspec.structs import replace
 
 from kheishd.config.sections.context import ContextSection
 from kheishd.config.sections.runs import RunsSection
 from kheishd.kernel.runtime import RouteSpec, TextDelta
 from kheishd.objects.talk import compaction, session
+from kheishd.objects.talk.bounds import bounds_of
+from kheishd.records.run import read_pinned
+from kheishd.store.tables import SESSIONS
+from kheishd.workers.runs.fallover import choose_beside
 from protocol.budget import Budget, Cost, Prices
 from protocol.events.run import MessageAppended, ModelFailed
 from protocol.objects.conversation import ConversationCompact
@@ -144,7 +149,12 @@ async def test_a_run_keeps_to_the_route_that_answered(tmp_path: Path, autojump_c
         assert (await desk.ask()).output == "b"
         assert models.asked == ["a", "b", "b"]
         # The route is passed over for 5 seconds.
-        assert (await desk.ask()).output == "b"
+        sent = await desk.ask()
+        messages = [it for _, it in desk.journal(sent.session_id) if isinstance(it, MessageAppended)]
+        assert (sent.output, messages[-1].passed_over) == (
+            "b",
+            ["a: it failed a moment ago and is passed over for 5 s"],
+        )
         autojump_clock.jump(6)
         assert (await desk.ask()).output == "a"
         assert models.asked == ["a", "b", "b", "b", "a"]
@@ -219,8 +229,10 @@ async def test_several_keys(tmp_path: Path, autojump_clock: MockClock) -> None:
         ]
         models.broken.add("env:K1")
         autojump_clock.jump(60)
-        assert (await desk.ask()).output == "a"
-        assert models.asked[3:] == ["env:K2"]
+        sent = await desk.ask()
+        assert (sent.output, models.asked[3:]) == ("a", ["env:K2"])
+        messages = [it for _, it in desk.journal(sent.session_id) if isinstance(it, MessageAppended)]
+        assert messages[-1].passed_over == ["a (env:K1): a is not set"]
 
 
 async def test_the_delay_of_a_provider(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -289,6 +301,73 @@ async def test_a_route_that_is_gone(tmp_path: Path, autojump_clock: MockClock) -
         others = {name: spec for name, spec in current.routes.items() if name != "b"}
         desk.holder.amend(change_runtime(current, routes=others))
         assert (await desk.ask()).output == "c"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (None, "route_gone"),
+        ({"base_url": "https://b.example/v1"}, "route_changed"),
+        ({"auth_ref": "env:OTHER"}, "route_changed"),
+    ],
+)
+async def test_the_own_route_is_another_one_now(
+    tmp_path: Path, autojump_clock: MockClock, change: dict[str, Any] | None, reason: str
+) -> None:
+    """A run whose own route was deleted or leads to another server ends, also one that had moved on."""
+
+    def amend(request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        current = desk.holder.current()
+        others = {name: spec for name, spec in current.routes.items() if name != "a"}
+        changed = {"a": replace(current.routes["a"], **change)} if change is not None else {}
+        desk.holder.amend(change_runtime(current, routes=others | changed))
+        return calls_a_tool(request)
+
+    models = RouteModels(a=[busy], b=[amend, answers])
+    async with working_desk(tmp_path, models, route("a", auth_ref="env:KEY"), route("b")) as desk:
+        sent = await desk.ask()
+        assert sent.error is not None
+        assert (sent.status, sent.error.reason, models.asked) == ("failed", reason, ["a", "b"])
+
+
+async def test_the_own_route_has_no_key(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A missing credential of the run's own route is an error, and no other route hides it."""
+    models = RouteModels(a=[answers], b=[answers])
+    async with working_desk(tmp_path, models, route("a", auth_ref="env:KEY"), route("b")) as desk:
+        gate = await desk.ask()
+        assert gate.output == "a"
+
+        def lose(request: ModelRequest) -> AsyncIterator[ModelEvent]:
+            models.broken.add("a")
+            return calls_a_tool(request)
+
+        models.scripts["a"] = [lose, answers]
+        sent = await desk.ask()
+        assert sent.error is not None
+        assert (sent.error.reason, models.asked) == ("credential_missing", ["a", "a"])
+
+
+async def test_a_call_beside_a_run(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A judge's or a title's call takes the first usable route and key, that which answered last first."""
+    keys = ("env:K1", "env:K2")
+    models = RouteModels(b=[answers])
+    models.scripts |= {"env:K1": [busy], "env:K2": [answers]}
+    specs = (route("a", auth_ref=keys[0], auth_refs=keys), route("b"))
+    async with working_desk(tmp_path, models, *specs) as desk:
+        sent = await desk.ask()
+        with desk.state.read() as store:
+            pinned = read_pinned(store, desk.run(sent.run_id))
+            bounds = bounds_of(store, desk.holder.current(), store.need(SESSIONS, sent.session_id))
+
+        def choose(route_id: str | None) -> tuple[str, str | None]:
+            chosen = choose_beside(desk.services, bounds, pinned, route_id)
+            return chosen.route, chosen.auth_ref
+
+        assert (choose(None), choose("b")) == (("a", "env:K2"), ("b", None))
+        models.broken |= {"env:K2"}
+        assert choose("a") == ("b", None)
+        models.broken |= {"b"}
+        assert choose("a") == ("a", "env:K1")
 
 
 async def test_a_compaction_falls_over(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -163,6 +163,17 @@ async def test_a_compaction_leaves_an_archive(tmp_path: Path) -> None:
         assert recalls(desk, session_id) == []
 
 
+async def test_an_archive_takes_a_free_name(tmp_path: Path) -> None:
+    """Archives that were imported under the next names suppress none."""
+    async with long_desk(tmp_path) as desk, working(desk):
+        for number in range(100):
+            await write(desk, f"archive-{number}", "x", kind="archive")
+        await talk(desk)
+        with desk.state.read() as store:
+            *_, (_, archive) = store.scan(NOTES)
+        assert archive.content == "They talked."
+
+
 @pytest.mark.parametrize("params", [{"agent": "none"}, {"agent": "untooled"}])
 async def test_an_agent_without_memory_leaves_no_archive(tmp_path: Path, params: dict[str, Any]) -> None:
     """A conversation that cannot recall its archives has none."""

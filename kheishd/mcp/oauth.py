@@ -1,0 +1,526 @@
+"""OAuth of HTTP servers: a login by a person, and tokens that are renewed before they expire.
+
+All that a server says about its authorization is the text of a stranger: each document is bounded, no
+redirect is followed, and only the server itself and configured hosts may have private addresses or no TLS.
+Tokens are bound to the server's URL, and go to nowhere else; they are renewed at the token endpoint that was
+found at the login, whatever an answer of the server names later.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import logging
+import secrets
+from collections import defaultdict
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, urlencode, urlsplit
+
+import httpcore2
+import httpx2
+import msgspec
+import trio
+from mcp.client.auth import OAuthFlowError, OAuthRegistrationError
+from mcp.client.auth import utils as flow
+from mcp.shared.auth import OAuthClientMetadata, OAuthToken
+from mcp.shared.auth_utils import check_resource_allowed, resource_url_from_server_url
+from msgspec import Struct
+
+from kheishd.core.text.spellings import MIN_SECRET_CHARACTERS
+from kheishd.hooks.network.addresses import is_public
+from kheishd.hooks.network.connector import AddressForbidden
+from kheishd.hooks.web.fetch import PinnedBackend
+from kheishd.kernel.mcp import BegunLogin, LoginNeeded
+from protocol import __version__
+from protocol.errors.mcp import McpLoginFailed, McpLoginNotFound
+from protocol.errors.refusal import Refusal
+from protocol.limits.mcp import (
+    MAX_LOGIN_SECONDS,
+    MAX_LOGINS,
+    MAX_OAUTH_DOCUMENT_BYTES,
+    MAX_SERVER_ERROR_BYTES,
+    MAX_TOKEN_BYTES,
+)
+from protocol.structs import Value
+from protocol.text import sanitize, truncate
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+    from mcp.shared.auth import OAuthClientInformationFull, OAuthMetadata
+
+    from kheishd.hooks.network.addresses import Address
+    from kheishd.kernel.mcp import ServerSpec
+
+log = logging.getLogger("kheishd.mcp")
+
+# One request, and all requests of one step together.
+REQUEST_SECONDS: Final = 15.0
+STEP_SECONDS: Final = 60.0
+
+# A token is renewed this long before it expires, or when a fifth of its life is left if that is shorter.
+RENEW_SECONDS: Final = 300.0
+
+# After a renewal that failed for now, and at the latest: the clock may have been set, or have slept.
+RENEW_AGAIN_SECONDS: Final = 30.0
+LOOK_AGAIN_SECONDS: Final = 600.0
+
+# The answer 401 to a request reaches its caller before the connection ends.
+GRACE_SECONDS: Final = 0.1
+
+LONGEST_LIFE_SECONDS: Final = 10 * 366 * 24 * 3600
+
+
+class OAuthFailed(Exception):
+    """A step that did not succeed for now; the message says which."""
+
+
+class Tokens(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The tokens of a login, as they are kept in a slot, with all that a renewal needs."""
+
+    server_url: str
+    token_endpoint: str
+    client_id: str
+    client_secret: str | None = None
+    auth_method: str = "none"
+    resource: str
+    access_token: str
+    refresh_token: str | None = None
+    issued_at_ms: int
+    expires_at_ms: int | None = None
+
+    @property
+    def renew_at_ms(self) -> int | None:
+        """The time from which the access token is renewed; None if it does not expire."""
+        if self.expires_at_ms is None:
+            return None
+        life_ms = self.expires_at_ms - self.issued_at_ms
+        return self.expires_at_ms - round(min(RENEW_SECONDS * 1000, life_ms / 5))
+
+
+class _Pending(Value, frozen=True):
+    """A login that has begun."""
+
+    spec: ServerSpec
+    redirect_uri: str
+    state: str
+    verifier: str
+    metadata: OAuthMetadata
+    client: OAuthClientInformationFull
+    resource: str
+    expires_at_ms: int
+
+
+class Logins:
+    """The logins of all servers, and their tokens.
+
+    ``read`` returns the value of a slot, and ``save`` stores one. Logins that have begun are in memory: after
+    a restart of the daemon, a person begins again.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[str], str | None],
+        save: Callable[[str, str], Awaitable[None]],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._read = read
+        self._save = save
+        self._now_ms = now_ms
+        self._pending: dict[str, _Pending] = {}
+        self._locks: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
+
+    # The login.
+
+    async def begin(self, spec: ServerSpec, redirect_uri: str) -> BegunLogin:
+        """Find the authorization server, and register as its client. Errors: McpLoginFailed."""
+        try:
+            with trio.fail_after(STEP_SECONDS):
+                metadata, resource, scope = await _discover(spec)
+                client = await _register(spec, metadata, redirect_uri, scope)
+        except trio.TooSlowError:
+            raise McpLoginFailed(f"finding out how to log in took more than {STEP_SECONDS:g} s") from None
+        except OAuthFailed as failure:
+            raise McpLoginFailed(str(failure)) from None
+        now_ms = self._now_ms()
+        for login_id, pending in list(self._pending.items()):
+            if pending.expires_at_ms <= now_ms or len(self._pending) >= MAX_LOGINS:
+                del self._pending[login_id]
+        login_id, state = secrets.token_urlsafe(16), secrets.token_urlsafe(32)
+        verifier, expires_at_ms = secrets.token_urlsafe(64), now_ms + MAX_LOGIN_SECONDS * 1000
+        self._pending[login_id] = _Pending(
+            spec, redirect_uri, state, verifier, metadata, client, resource, expires_at_ms
+        )
+        challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).decode().rstrip("=")
+        query = {
+            "response_type": "code",
+            "client_id": client.client_id,
+            "redirect_uri": redirect_uri,
+            "state": state,
+            "code_challenge": challenge,
+            "code_challenge_method": "S256",
+            "resource": resource,
+            **({} if scope is None else {"scope": scope}),
+        }
+        endpoint = str(metadata.authorization_endpoint)
+        separator = "&" if urlsplit(endpoint).query else "?"
+        return BegunLogin(login_id, f"{endpoint}{separator}{urlencode(query)}", expires_at_ms)
+
+    async def complete(
+        self, login_id: str, code: str, state: str, iss: str | None, current: Callable[[str], ServerSpec]
+    ) -> str:
+        """Exchange the code of a login for tokens, once; return the name of the server.
+
+        ``current`` returns a server as it is configured now.
+        Errors: McpLoginFailed, McpLoginNotFound, and those of ``current`` and of storing the tokens.
+        """
+        pending = self._pending.pop(login_id, None)
+        if pending is None or pending.expires_at_ms <= self._now_ms():
+            text = "there is no such login, or it was completed or has expired: begin another one"
+            raise McpLoginNotFound(text, field="$.params.login_id")
+        if not secrets.compare_digest(pending.state.encode(), state.encode(errors="replace")):
+            text = "the state is not that of the login, which has ended now: begin another one"
+            raise McpLoginFailed(text, field="$.params.state")
+        spec = pending.spec
+        if current(spec.name).digest != spec.digest:
+            raise McpLoginFailed("the server was configured anew meanwhile: begin another login")
+        try:
+            flow.validate_authorization_response_iss(iss, pending.metadata)
+        except OAuthFlowError as error:
+            raise McpLoginFailed(_quote(str(error)), field="$.params.iss") from None
+        client = pending.client
+        tokens = Tokens(
+            server_url=spec.settings.url or "",
+            token_endpoint=str(pending.metadata.token_endpoint),
+            client_id=client.client_id,
+            client_secret=client.client_secret,
+            auth_method=_choose_method(client),
+            resource=pending.resource,
+            access_token="",
+            issued_at_ms=0,
+        )
+        form = {
+            "grant_type": "authorization_code",
+            "code": code,
+            "redirect_uri": pending.redirect_uri,
+            "code_verifier": pending.verifier,
+        }
+        try:
+            tokens = await self._fetch_tokens(spec, tokens, form)
+        except (OAuthFailed, LoginNeeded) as failure:
+            raise McpLoginFailed(f"the code was not exchanged for a token: {failure}") from None
+        async with self._locks[spec.login_slot]:
+            await self._save(spec.login_slot, msgspec.json.encode(tokens).decode())
+        return spec.name
+
+    # The tokens.
+
+    async def get_token(self, spec: ServerSpec, refused: str | None = None) -> str:
+        """Return the access token of a server; renew it if it expires soon, or is the ``refused`` one.
+
+        Concurrent calls renew it once. Errors: LoginNeeded, OAuthFailed.
+        """
+        async with self._locks[spec.login_slot]:
+            tokens, now_ms = self._load(spec), self._now_ms()
+            is_refused = tokens.access_token == refused
+            if not is_refused and (tokens.renew_at_ms is None or now_ms < tokens.renew_at_ms):
+                return tokens.access_token
+            is_usable = not is_refused and now_ms < (tokens.expires_at_ms or 0)
+            if tokens.refresh_token is None:
+                if is_usable:
+                    return tokens.access_token
+                raise LoginNeeded("its token was refused" if is_refused else "its token has expired")
+            form = {"grant_type": "refresh_token", "refresh_token": tokens.refresh_token}
+            try:
+                tokens = await self._fetch_tokens(spec, tokens, form)
+            except OAuthFailed as failure:
+                if not is_usable:
+                    raise
+                log.warning("a token is not renewed yet: %s", failure, extra={"server": spec.name})
+                return tokens.access_token
+            try:
+                # The previous ones may be worthless now, so a cancellation must not lose these.
+                with trio.CancelScope(shield=True):
+                    await self._save(spec.login_slot, msgspec.json.encode(tokens).decode())
+            except Refusal as refusal:
+                raise OAuthFailed(f"the new token cannot be stored: {refusal.message}") from None
+            return tokens.access_token
+
+    async def keep_fresh(self, spec: ServerSpec) -> None:
+        """Renew the token of a server before it expires, until cancelled. Errors: LoginNeeded."""
+        delay_s = 0.0
+        while True:
+            await trio.sleep(delay_s)
+            try:
+                await self.get_token(spec)
+            except OAuthFailed as failure:
+                log.warning("a token is not renewed: %s", failure, extra={"server": spec.name})
+            renew_at_ms = self._load(spec).renew_at_ms
+            delay_s = LOOK_AGAIN_SECONDS
+            if renew_at_ms is not None:
+                remaining_s = (renew_at_ms - self._now_ms()) / 1000
+                delay_s = RENEW_AGAIN_SECONDS if remaining_s <= 0 else min(remaining_s, delay_s)
+
+    def _load(self, spec: ServerSpec) -> Tokens:
+        value = self._read(spec.login_slot)
+        if value is None:
+            raise LoginNeeded("nobody has logged in yet, or the slot of its tokens cannot be read")
+        try:
+            tokens = msgspec.json.decode(value, type=Tokens)
+        except msgspec.DecodeError:
+            raise LoginNeeded("the slot of its tokens holds something else") from None
+        if tokens.server_url != spec.settings.url:
+            raise LoginNeeded("its tokens are those of another URL")
+        return tokens
+
+    async def _fetch_tokens(self, spec: ServerSpec, tokens: Tokens, form: dict[str, str]) -> Tokens:
+        """Return the tokens for a grant. Errors: LoginNeeded if it was refused, OAuthFailed."""
+        form |= {"client_id": tokens.client_id, "resource": tokens.resource}
+        headers = {}
+        if tokens.client_secret is not None and tokens.auth_method == "client_secret_post":
+            form["client_secret"] = tokens.client_secret
+        elif tokens.client_secret is not None and tokens.auth_method == "client_secret_basic":
+            pair = f"{quote(tokens.client_id, safe='')}:{quote(tokens.client_secret, safe='')}"
+            headers["authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
+        requested_at_ms = self._now_ms()
+        response = await _send(spec, "POST", tokens.token_endpoint, headers, form=form)
+        if response.status_code != 200:
+            text = f"the status is {response.status_code}: {_quote(response.text)}"
+            if response.status_code in (400, 401, 403):
+                raise LoginNeeded(f"its authorization server refused a new token ({text})")
+            raise OAuthFailed(f"the authorization server issued no token ({text})")
+        try:
+            answer = OAuthToken.model_validate_json(response.content)
+        except ValueError:
+            # The error of the library quotes the answer, and with it the tokens.
+            raise OAuthFailed("the answer of the authorization server is no token") from None
+        for token in (answer.access_token, *([answer.refresh_token] if answer.refresh_token else [])):
+            is_sound = token.isascii() and token.isprintable() and " " not in token
+            if not is_sound or not MIN_SECRET_CHARACTERS <= len(token) <= MAX_TOKEN_BYTES:
+                raise OAuthFailed("the authorization server issued a token that no header can hold")
+        life_s = answer.expires_in
+        expires_at_ms = None
+        if life_s is not None:
+            expires_at_ms = requested_at_ms + 1000 * max(0, min(life_s, LONGEST_LIFE_SECONDS))
+        return msgspec.structs.replace(
+            tokens,
+            access_token=answer.access_token,
+            refresh_token=answer.refresh_token or tokens.refresh_token,
+            issued_at_ms=requested_at_ms,
+            expires_at_ms=expires_at_ms,
+        )
+
+
+class LoginAuth(httpx2.Auth):
+    """The token of a login for each request of one connection.
+
+    A request that the server refused (401) is sent once more, with a renewed token: it has done nothing. If
+    that is refused, too, or there is none, the login is needed again: ``problem`` says why.
+    """
+
+    def __init__(self, logins: Logins, spec: ServerSpec) -> None:
+        self.problem: LoginNeeded | None = None
+        self._has_problem = trio.Event()
+        self._logins = logins
+        self._spec = spec
+
+    async def async_auth_flow(self, request: httpx2.Request) -> Any:
+        """Add the token to a request."""
+        token = await self._get_token(None)
+        request.headers["authorization"] = f"Bearer {token}"
+        response = yield request
+        if response.status_code != 401:
+            return
+        try:
+            request.headers["authorization"] = f"Bearer {await self._get_token(token)}"
+        except httpx2.RequestError:
+            return
+        response = yield request
+        if response.status_code == 401:
+            self._report(LoginNeeded("it refused a token that was just issued"))
+
+    async def _get_token(self, refused: str | None) -> str:
+        try:
+            return await self._logins.get_token(self._spec, refused)
+        except LoginNeeded as needed:
+            self._report(needed)
+            raise httpx2.RequestError(str(needed)) from None
+        except OAuthFailed as failure:
+            raise httpx2.RequestError(str(failure)) from None
+
+    def _report(self, needed: LoginNeeded) -> None:
+        self.problem = self.problem or needed
+        self._has_problem.set()
+
+    async def watch(self) -> None:
+        """Keep the token fresh. Errors: LoginNeeded once a login is needed."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._logins.keep_fresh, self._spec)
+            await self._has_problem.wait()
+            await trio.sleep(GRACE_SECONDS)
+            assert self.problem is not None, "there is a problem"
+            raise self.problem
+
+
+# Steps of a login.
+
+
+async def _discover(spec: ServerSpec) -> tuple[OAuthMetadata, str, str | None]:
+    """Return the authorization server of a server, the resource, and the scopes. Errors: OAuthFailed."""
+    url = spec.settings.url or ""
+    # Without a token, a server names the place of its metadata.
+    probe = await _send(spec, "POST", url, json={"jsonrpc": "2.0", "id": 0, "method": "ping"}, has_body=False)
+    named = flow.extract_resource_metadata_from_www_auth(probe)
+    protected = None
+    for place in flow.build_protected_resource_metadata_discovery_urls(named, url):
+        try:
+            response = await _send(spec, "GET", place)
+        except OAuthFailed as failure:
+            if place != named:
+                raise
+            log.warning("the metadata that an MCP server names are not read: %s", failure)
+            continue
+        protected = await flow.handle_protected_resource_response(response)
+        if protected is not None:
+            break
+    resource, issuer = resource_url_from_server_url(url), None
+    if protected is not None:
+        claimed = str(protected.resource)
+        if not check_resource_allowed(requested_resource=resource, configured_resource=claimed):
+            raise OAuthFailed(f"its metadata are those of another server: {_quote(claimed)}")
+        resource, issuer = claimed, str(protected.authorization_servers[0])
+    metadata = None
+    for place in flow.build_oauth_authorization_server_metadata_discovery_urls(issuer, url):
+        is_answer, metadata = await flow.handle_auth_metadata_response(await _send(spec, "GET", place))
+        if metadata is not None or not is_answer:
+            break
+    if metadata is None:
+        raise OAuthFailed("it has no authorization server whose metadata can be read")
+    parts = urlsplit(url)
+    if not flow.issuers_match(str(metadata.issuer), issuer or f"{parts.scheme}://{parts.netloc}"):
+        raise OAuthFailed(f"the metadata are those of another issuer: {_quote(str(metadata.issuer))}")
+    if "S256" not in (metadata.code_challenge_methods_supported or ()):
+        raise OAuthFailed("its authorization server does not support PKCE with S256")
+    for endpoint in (metadata.authorization_endpoint, metadata.token_endpoint):
+        _find_privacy(spec, str(endpoint))
+    grants = ["authorization_code", "refresh_token"]
+    scope = flow.get_client_metadata_scopes(
+        flow.extract_scope_from_www_auth(probe), protected, metadata, grants
+    )
+    return metadata, resource, scope
+
+
+async def _register(
+    spec: ServerSpec, metadata: OAuthMetadata, redirect_uri: str, scope: str | None
+) -> OAuthClientInformationFull:
+    """Register as a client of an authorization server. Errors: OAuthFailed."""
+    if metadata.registration_endpoint is None:
+        raise OAuthFailed("its authorization server lets no client register; use auth_ref with a token")
+    wish = OAuthClientMetadata.model_validate(
+        {
+            "redirect_uris": [redirect_uri],
+            "token_endpoint_auth_method": "none",
+            "client_name": "kheish",
+            "scope": scope,
+        }
+    )
+    content = wish.model_dump(by_alias=True, mode="json", exclude_none=True)
+    response = await _send(spec, "POST", str(metadata.registration_endpoint), json=content)
+    try:
+        client = await flow.handle_registration_response(response)
+    except OAuthRegistrationError as error:
+        raise OAuthFailed(_quote(str(error))) from None
+    if _choose_method(client) not in ("none", "client_secret_post", "client_secret_basic"):
+        raise OAuthFailed(f"the client cannot authenticate itself by {_quote(_choose_method(client))}")
+    if len(client.client_id) + len(client.client_secret or "") > MAX_TOKEN_BYTES:
+        raise OAuthFailed("the id of the client is too long")
+    return client
+
+
+def _choose_method(client: OAuthClientInformationFull) -> str:
+    """Return how a client authenticates itself."""
+    default = "none" if client.client_secret is None else "client_secret_basic"
+    return client.token_endpoint_auth_method or default
+
+
+# Requests.
+
+
+def _find_privacy(spec: ServerSpec, url: str) -> bool:
+    """Whether a URL may have a private address, and no TLS. Errors: OAuthFailed without permitted TLS."""
+    parts, own = urlsplit(url), urlsplit(spec.settings.url or "")
+    is_own = (parts.scheme, parts.netloc) == (own.scheme, own.netloc)
+    is_private = is_own or (parts.hostname or "") in spec.settings.oauth_hosts
+    if parts.scheme != "https" and not is_private:
+        raise OAuthFailed(f"{_quote(url)} has no TLS; list the host in 'oauth_hosts' if that is meant")
+    return is_private
+
+
+async def _send(
+    spec: ServerSpec,
+    method: str,
+    url: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    form: Mapping[str, str] | None = None,
+    json: Any = None,
+    has_body: bool = True,
+) -> httpx2.Response:
+    """Make a request, without redirects and proxies. Errors: OAuthFailed."""
+    is_private = _find_privacy(spec, url)
+
+    def is_allowed(address: Address, port: int) -> bool:
+        return is_private or is_public(address)
+
+    fixed = {
+        "accept": "application/json, text/event-stream" if json is not None else "application/json",
+        "accept-encoding": "identity",
+        "user-agent": f"kheish/{__version__}",
+    }
+    request = httpx2.Request(method, url, headers={**fixed, **(headers or {})}, data=form, json=json)
+    secure = None
+    if request.url.scheme == "https":
+        secure = await trio.to_thread.run_sync(httpcore2.default_ssl_context)
+    try:
+        with trio.fail_after(REQUEST_SECONDS):
+            async with (
+                httpcore2.AsyncConnectionPool(
+                    ssl_context=secure, network_backend=PinnedBackend(is_allowed), max_keepalive_connections=0
+                ) as pool,
+                pool.stream(
+                    method, str(request.url), headers=request.headers.raw, content=request.content
+                ) as response,
+            ):
+                body = await _read_body(response.aiter_stream()) if has_body else b""
+                return httpx2.Response(
+                    response.status,
+                    headers=[
+                        pair for pair in response.headers if not pair[0].lower().startswith(b"content-")
+                    ],
+                    content=body,
+                    request=request,
+                )
+    except AddressForbidden as forbidden:
+        text = f"{forbidden}; list the host in 'oauth_hosts' if that is meant"
+        raise OAuthFailed(text) from None
+    except trio.TooSlowError:
+        raise OAuthFailed(f"no answer from {request.url.host} within {REQUEST_SECONDS:g} s") from None
+    except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException) as error:
+        text = str(error) or type(error).__name__
+        raise OAuthFailed(f"no answer from {request.url.host}: {text}") from None
+
+
+async def _read_body(stream: AsyncIterator[bytes]) -> bytes:
+    body = bytearray()
+    async with aclosing(stream) as pieces:  # type: ignore[type-var]
+        async for piece in pieces:
+            body += piece
+            if len(body) > MAX_OAUTH_DOCUMENT_BYTES:
+                raise OAuthFailed(f"a document has more than {MAX_OAUTH_DOCUMENT_BYTES} bytes")
+    return bytes(body)
+
+
+def _quote(text: str) -> str:
+    """Return a text of a stranger on one line."""
+    return truncate(" ".join(sanitize(text).split()), MAX_SERVER_ERROR_BYTES // 4)
