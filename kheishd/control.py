@@ -16,6 +16,7 @@ from msgspec import Struct
 from kheishd.config.sections.workspace import WorkspaceSection
 from kheishd.kernel.meter import BootClock
 from kheishd.kernel.route import keys_of
+from kheishd.objects.agents.agent import find_agent_warnings
 from kheishd.objects.node.health import (
     find_failed_hooks,
     find_failed_servers,
@@ -326,6 +327,10 @@ class DaemonControl:
             *(
                 split_warning("cron_failing", sentence, "correct it")
                 for sentence in find_cron_warnings(store)
+            ),
+            *(
+                split_warning("close_stuck", sentence, "read the daemon's log")
+                for sentence in find_agent_warnings(store, now_ms)
             ),
             *(
                 warn(

@@ -182,7 +182,7 @@ def plan_reservation(
     if run is not None and pinned is not None:
         sources.append((f"the run {run.run_id}", remainder_of_run(run, pinned, now_ms)))
     account = parent.account or Account()
-    shares = max(max_children - len(account.reserved), 0) + 1
+    shares = max(max_children - len(account.reserved), 1) + 1
     given, reserved = msgspec.structs.asdict(amounts_of(requested)), dict.fromkeys(FIELDS, 0)
     for name, field in FIELDS.items():
         lefts = [

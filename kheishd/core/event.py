@@ -114,6 +114,7 @@ def evolve_wait(
             after=event.after,
             expires_at_ms=event.expires_at_ms,
             created_cursor=envelope.cursor,
+            created_at_ms=envelope.at_ms,
         )
     assert wait is not None, "the first event of a wait is its begin"
     return replace(wait, is_pending=False)

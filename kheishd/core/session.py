@@ -32,6 +32,7 @@ from protocol.events.session import (
     SessionUpdated,
 )
 from protocol.events.skill import DefaultSkillsResolved, SkillActivated, SkillDeactivated
+from protocol.events.task import TaskAdopted
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
 from protocol.objects.agent import AgentWorktree
@@ -95,7 +96,7 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
         case PlanEntered():
             mode = session.permission_mode
             changed = replace(session, plan_mode=True, pre_plan_mode=mode, permission_mode="plan")
-        case SessionImported(origins=origins):
+        case SessionImported(origins=origins) | TaskAdopted(origins=origins):
             changed = replace(session, origins=join_origins(session.origins, origins))
             if changed == session:
                 return session

@@ -344,24 +344,29 @@ def format_ended_note(
     output = f" The output of the task has {output_bytes} bytes." if output_bytes else ""
     hosts = ", ".join(refused[:MAX_NOTED_HOSTS]) + (", …" if len(refused) > MAX_NOTED_HOSTS else "")
     network = f" Connections were refused to {hosts}: no rule allows these hosts." if refused else ""
-    return f"The background shell {task.task_id}, '{abbreviate(task.title)}', {outcome}.{output}{network}"
+    return f"The background shell {_name_shell(task)} {outcome}.{output}{network}"
 
 
 def format_adopted_note(task: Task, path: str) -> str:
     """Format the note for the agent that takes a shell of a closed one, whose path is given."""
     return (
-        f"The background shell {task.task_id}, '{abbreviate(task.title)}', of the agent {path}, which was "
-        "closed, still runs and is a task of this session now."
+        f"The background shell {task.task_id} of the agent {path}, which was closed, still runs and is a "
+        "task of this session now."
     )
 
 
 def format_stalled_note(task: Task) -> str:
     """Format the note about a shell that seems to wait for input, which it cannot get."""
     return (
-        f"The background shell {task.task_id}, '{abbreviate(task.title)}', has written nothing for a while "
+        f"The background shell {_name_shell(task)} has written nothing for a while "
         "and seems to wait for input. It cannot receive any: read the output of the task, and stop the task "
         "if it needs input; options such as --yes keep programs from asking."
     )
+
+
+def _name_shell(task: Task) -> str:
+    """Return the id and the title of a shell. The title of another agent's is its text, so it is left out."""
+    return task.task_id if task.moved_from is not None else f"{task.task_id}, '{abbreviate(task.title)}',"
 
 
 def abbreviate(text: str) -> str:

@@ -18,6 +18,10 @@ TEMPORARY = frozenset(("queue_full", "session_busy", "route_not_ready", "budget_
 """The reasons of refusals for which a target is tried again."""
 
 
+MAX_RETRY_MS = EVENT_RETRY_MS << (MAX_EVENT_ATTEMPTS - 2)
+"""The longest time before another attempt."""
+
+
 def retry_at_ms(reason: str, attempt: int, now_ms: int) -> int | None:
     """Return the time at which a target that refused an event is tried again; None if it is not."""
     if reason not in TEMPORARY or attempt >= MAX_EVENT_ATTEMPTS:

@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from kheishd.core.cron.schedule import ScheduleError, parse_schedule
 from kheishd.core.trust import join_origins
 from kheishd.hooks.agents.mail import decide_at_commit
 from kheishd.kernel.hook import (
@@ -28,7 +29,7 @@ from kheishd.objects.talk.input import origins_read
 from kheishd.objects.wake.cron import create_cron, delete_cron
 from kheishd.records.writer import Origin
 from kheishd.store.environment import Snapshot, Transaction
-from kheishd.store.tables import CRONS, CRONS_BY_AUTHOR, SESSIONS
+from kheishd.store.tables import CRONS, CRONS_BY_AUTHOR, RUNS, SESSIONS
 from protocol import ids
 from protocol.events.cron import CronCreated
 from protocol.limits.cron import (
@@ -36,7 +37,6 @@ from protocol.limits.cron import (
     MAX_CRONS_OF_TREE,
     MAX_PERIOD_S,
     MIN_AGENT_PERIOD_MS,
-    MIN_PERIOD_MS,
 )
 from protocol.limits.wake import MAX_WAKE_PROMPT_BYTES
 from protocol.objects.cron import Cron, Schedule, Zone
@@ -51,7 +51,7 @@ Task = Annotated[
 class WakeAfter(Arguments, frozen=True):
     """Arguments of ``wake_after``."""
 
-    seconds: Annotated[int, Meta(ge=MIN_PERIOD_MS // 1000, le=MAX_PERIOD_S)]
+    seconds: Annotated[int, Meta(ge=MIN_AGENT_PERIOD_MS // 1000, le=MAX_PERIOD_S)]
     prompt: Task
 
 
@@ -106,7 +106,7 @@ class CronTools(SubHook):
     async def wake_after(self, call: Invocation, arguments: WakeAfter) -> Outcome:
         """Create an entry of a single time. Errors: ToolError."""
         at_ms = call.context.state.now_ms() + arguments.seconds * 1000
-        time = datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds")
+        time = datetime.fromtimestamp(-(-at_ms // 1000), UTC).isoformat(timespec="seconds")
         return _create(call, f"at {time}", arguments.prompt)
 
     @tool(
@@ -117,6 +117,12 @@ class CronTools(SubHook):
     )
     async def wake_at(self, call: Invocation, arguments: WakeAt) -> Outcome:
         """Create an entry of a single time. Errors: ToolError."""
+        try:
+            at_ms = parse_schedule(f"at {arguments.time}", arguments.timezone).at_ms
+        except ScheduleError as error:
+            raise ToolError(error.message) from None
+        if 0 < at_ms - call.context.state.now_ms() < MIN_AGENT_PERIOD_MS:
+            raise ToolError("the time is less than a minute ahead; choose a later one")
         return _create(call, f"at {arguments.time}", arguments.prompt, timezone=arguments.timezone)
 
     @tool(
@@ -238,6 +244,7 @@ def _create(
             root_session_id=root_id,
             authority="agent",
             origins=join_origins(origins_read(tx, tx.need(SESSIONS, own.session_id)), ["agent"]),
+            hops=tx.need(RUNS, call.context.run.run_id).hops + 1,
         )
         origin = Origin(f"agent:{own.session_id}")
         cron = create_cron(tx, created, origin, min_period_ms=MIN_AGENT_PERIOD_MS)

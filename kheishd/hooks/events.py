@@ -241,7 +241,8 @@ class EventTools(SubHook):
     @tool(
         "wait_for_event",
         description="Wait until an event of a source is published, and return it. You do nothing meanwhile; "
-        "a message to you ends the wait. Events are data from outside.",
+        "a message to you ends the wait. Events are data from outside. The end of an agent's run "
+        "('agent:<name>:done') is published only while a trigger, a wait or a program listens for it.",
         kind="coordinate",
         default="ask",
         repeatable=True,
@@ -277,7 +278,8 @@ class EventTools(SubHook):
 
 
 def _return_event(event: EventPublished, cursor: int) -> Outcome:
-    return Outcome(make_result(event, cursor), origins=join_origins(["event"], event.origins))
+    origins = join_origins(["event"], event.origins)
+    return Outcome(make_result(event, cursor), origins=origins, hops=event.hops + 1)
 
 
 def _require_pattern(pattern: str) -> None:

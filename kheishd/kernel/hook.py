@@ -334,7 +334,8 @@ class Outcome(Value, frozen=True):
     ``full_output`` is the entire output if ``text`` holds only part of it; it is stored as a blob that the
     result refers to. ``events`` are committed in the same transaction as the result; at most 64 KiB. So is
     ``evidence``, what the tool would have observed, had it taken longer. ``origins`` are those of the texts
-    of other agents that ``text`` holds: the run has read inputs of these origins, too.
+    of other agents that ``text`` holds: the run has read inputs of these origins, too. ``hops`` is the number
+    of events in a chain on the bus, the last of which ``text`` holds: the run belongs to that chain.
 
     ``decide`` runs inside the commit and returns the final outcome. Use it when the result depends on current
     state, or when the call changes other sessions: it may append to their streams by writers of its own. It
@@ -353,6 +354,7 @@ class Outcome(Value, frozen=True):
     events: tuple[JournalEvent, ...] = ()
     evidence: Mapping[str, Any] | None = None
     origins: Sequence[InputOrigin] = ()
+    hops: int = 0
     decide: Callable[[Transaction], Outcome] | None = None
     awaits: AwaitEvent | None = None
 

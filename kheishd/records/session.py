@@ -25,6 +25,7 @@ from protocol.events.session import (
     SessionUpdated,
 )
 from protocol.events.skill import DefaultSkillsResolved, SkillActivated, SkillDeactivated
+from protocol.events.task import TaskAdopted
 
 if TYPE_CHECKING:
     from protocol.objects.session import Session
@@ -59,6 +60,7 @@ EVENTS: Final = (
     GoalReviewed,
     GoalCleared,
     TodosWritten,
+    TaskAdopted,
     PlanEntered,
     PlanExited,
     SkillActivated,

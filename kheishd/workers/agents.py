@@ -2,15 +2,15 @@
 
 After each commit that touches an agent or a run, the worker reads four lists: agents whose worktree is to be
 made, agents whose spawning run has not completed, agents that close once they have settled, and agents to be
-closed. Each step is one transaction
-and leaves a state from which the next step follows, also after a crash. An agent is closed after all agents
-and sessions below it, and once nothing of it runs. Git works beside the other steps, one call at a time in
-a repository.
+closed. Each step is one transaction and leaves a state from which the next step follows, also after a crash.
+An agent is closed after all agents and sessions below it, once nothing of it runs and its background shells
+have passed on or stop. Git works beside the other steps, one call at a time in a repository.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -24,7 +24,7 @@ from kheishd.objects.agents.tree import live_children, root_id_of
 from kheishd.objects.talk.bounds import has_work_below, open_children
 from kheishd.objects.talk.budget import has_open_children, settle
 from kheishd.objects.talk.hook import decide
-from kheishd.objects.work.shell import live_shells, pass_on_shells, request_stop_all
+from kheishd.objects.work.shell import leave_shell, live_shells
 from kheishd.records.checkpoint import delete_checkpoint
 from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import (
@@ -40,6 +40,7 @@ from kheishd.store.tables import (
     RUNS,
     SESSIONS,
     SHELLS_LIVE,
+    TASKS,
 )
 from kheishd.workers.worker import Worker
 from protocol.errors.agent import WorktreeUnavailable
@@ -47,7 +48,9 @@ from protocol.errors.refusal import Refusal
 from protocol.errors.store import StorageFull
 from protocol.events.agent import AgentClosed, AgentCloseRequested, AgentPrepared
 from protocol.events.session import SessionEnded
+from protocol.events.task import TaskStopRequested
 from protocol.objects.run import RunError
+from protocol.objects.task import OPEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,19 +66,23 @@ log = logging.getLogger("kheishd.agents")
 RETRY_SECONDS: Final = 1.0
 """How long to wait before a step is repeated while the disk is full."""
 
+RETRY_FAILED_SECONDS: Final = 60.0
+"""How long to leave out an agent for which a step has failed."""
+
 Step = tuple[str, "Callable[[Transaction, ManagedAgent], None]"]
 """An agent's id, and the transaction function of the step that is due."""
 
 
 class AgentWorker(Worker):
-    """Prepares and closes agents. One for which it fails is logged and skipped until the daemon restarts."""
+    """Prepares and closes agents. One for which it fails is logged and tried again later."""
 
     name: ClassVar[str] = "agents"
 
     def __init__(self, services: Services) -> None:
         self._services = services
         self._state = services.state
-        self._skipped: set[str] = set()
+        # When an agent for which a step has failed is tried again.
+        self._skipped: dict[str, float] = {}
         # The agents for which git works.
         self._busy: set[str] = set()
         self._repositories: dict[str, trio.Lock] = {}
@@ -98,13 +105,16 @@ class AgentWorker(Worker):
                             nursery.start_soon(self._use_git, agent_id, change)
                         else:
                             await self._perform(agent_id, change)
-                await bell.wait()
+                with trio.move_on_at(min(self._skipped.values(), default=math.inf)):
+                    await bell.wait()
+                now = trio.current_time()
+                self._skipped = {agent_id: at for agent_id, at in self._skipped.items() if at > now}
 
     def _find_step(self) -> Step | None:
         """Return the next step that is due; None if there is none."""
         with self._state.read() as store:
             for find in (_find_unprepared, _find_tied, _find_settled, _find_closing):
-                step = find(store, self._skipped | self._busy)
+                step = find(store, {*self._skipped, *self._busy})
                 if step is not None:
                     return step
         return None
@@ -128,7 +138,7 @@ class AgentWorker(Worker):
             return False
         except Exception:
             log.exception("a step of the agent %s has failed", agent_id)
-            self._skipped.add(agent_id)
+            self._skipped[agent_id] = trio.current_time() + RETRY_FAILED_SECONDS
         return True
 
     def _find_worktree(self, agent_id: str) -> AgentWorktree | None:
@@ -171,7 +181,7 @@ class AgentWorker(Worker):
                 pass
         except Exception:
             log.exception("git has failed for the agent %s", agent_id)
-            self._skipped.add(agent_id)
+            self._skipped[agent_id] = trio.current_time() + RETRY_FAILED_SECONDS
         finally:
             self._busy.discard(agent_id)
 
@@ -198,11 +208,10 @@ class AgentWorker(Worker):
         while True:
             bell = self._state.bell(SHELLS_LIVE.name)
             with self._state.read() as store:
-                # The agents below are closed, and have been asked to stop theirs. The workspaces of agents
-                # above are not in the worktree, and other people's sessions do not matter.
+                # Also those of forks of its session. Other people's sessions do not matter.
                 root_id = store.need(AGENTS, agent_id).root_id
                 inside = [
-                    task.session_id
+                    task
                     for task in live_shells(store)
                     if task.shell is not None
                     and is_within(task.shell.workspace, path)
@@ -210,8 +219,8 @@ class AgentWorker(Worker):
                 ]
             if not inside:
                 return
-            if agent_id in inside:
-                await self._perform(agent_id, stop_shells)
+            for task in inside:
+                await self._perform(agent_id, partial(stop_shell, task_id=task.task_id))
             await bell.wait()
 
 
@@ -276,6 +285,10 @@ def _find_ending(store: Snapshot, skipped: set[str], agent: ManagedAgent, sessio
             return agent.agent_id, partial(stop_run, run_id=run_id)
     if children or session.open_runs:
         return None
+    # One by one: the commands of all shells of a session do not fit into one transaction.
+    for task in live_shells(store, session.session_id):
+        if task.shell is not None and task.shell.stop_requested_at_ms is None:
+            return agent.agent_id, partial(leave_shell, task_id=task.task_id)
     if session.session_id == agent.agent_id:
         return agent.agent_id, finish
     return agent.agent_id, partial(end_created, session_id=session.session_id)
@@ -319,18 +332,17 @@ def stop_run(tx: Transaction, agent: ManagedAgent, *, run_id: str) -> None:
         writer.write()
 
 
-def stop_shells(tx: Transaction, agent: ManagedAgent) -> None:
-    """Request the stop of the background shells of an agent that is to be closed."""
-    writer = SessionWriter(tx, agent.agent_id, session=tx.need(SESSIONS, agent.agent_id))
-    request_stop_all(writer, "the agent was closed")
-    writer.write()
+def stop_shell(tx: Transaction, agent: ManagedAgent, *, task_id: str) -> None:
+    """Request the stop of a background shell in the worktree of an agent that is to be closed."""
+    task = tx.need(TASKS, task_id)
+    if task.status in OPEN and task.shell is not None and task.shell.stop_requested_at_ms is None:
+        writer = SessionWriter(tx, task.session_id, session=tx.need(SESSIONS, task.session_id))
+        writer.append(TaskStopRequested(task_id=task_id, note=f"the worktree of {agent.path} is removed"))
+        writer.write()
 
 
 def finish(tx: Transaction, agent: ManagedAgent, *, kept: KeptWork | None = None) -> None:
-    """Close an agent of which nothing runs, and end its session. ``kept`` is what stays of its worktree.
-
-    Its background shells pass to the agent above it, or are stopped, as was declared when it was spawned.
-    """
+    """Close an agent of which nothing runs, and end its session. ``kept`` is what stays of its worktree."""
     session = tx.need(SESSIONS, agent.agent_id)
     if session.open_runs or has_open_children(tx, session):
         return
@@ -340,7 +352,6 @@ def finish(tx: Transaction, agent: ManagedAgent, *, kept: KeptWork | None = None
         note = f"{agent.close_note}; {kept.note}"
         closed = AgentClosed(note=note, kept_worktree=kept.path, kept_branch=kept.branch)
     writer.append(closed)
-    pass_on_shells(writer, agent)
     end(writer, agent.close_note)
 
 
@@ -355,11 +366,10 @@ def end_created(tx: Transaction, agent: ManagedAgent, *, session_id: str) -> Non
 
 
 def end(writer: SessionWriter, note: str) -> None:
-    """End a session, stop its background shells, settle its budget and delete its checkpoint."""
+    """End a session, settle its budget and delete its checkpoint."""
     tx, session_id = writer.tx, writer.session.session_id
     if writer.session.status == "open":
         writer.append(SessionEnded(note=note))
-    request_stop_all(writer, "the agent was closed")
     writer.write()
     settle(tx, writer.session)
     delete_checkpoint(tx, session_id)

@@ -2,7 +2,8 @@
 
 The expiry worker is level-triggered: it reads the list of deadlines, lapses the due objects, and sleeps until
 the earliest other deadline or until a commit touches the list. Deadlines are wall-clock times, and that clock
-can be set: so while there is a deadline the worker reads the clock at least every half minute.
+can be set: so while there is a deadline the worker reads the clock at least every half minute. If it was set
+back to before the begin of a wait for an event, that wait is over; other deadlines have more time then.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from kheishd.records.approval import APPROVAL
 from kheishd.records.event import WAIT
 from kheishd.records.mailbox import MAIL_KIND
 from kheishd.records.question import QUESTION
-from kheishd.store.tables import DEADLINES
+from kheishd.store.tables import DEADLINES, EVENT_WAITS
 from kheishd.workers.worker import Worker
 from protocol.errors.store import StorageFull
 
@@ -62,6 +63,7 @@ class ExpiryWorker(Worker):
     def __init__(self, services: Services) -> None:
         self._state = services.state
         self._skipped: set[_Deadline] = set()
+        self._newest_ms: float = float("inf")
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Lapse objects until cancelled."""
@@ -74,6 +76,15 @@ class ExpiryWorker(Worker):
 
     async def _lapse_due(self) -> float:
         """Lapse every due object; return the number of seconds to sleep."""
+        now_ms = self._state.now_ms()
+        if now_ms < self._newest_ms:
+            # At the start, or because the clock was set back.
+            with self._state.read() as store:
+                waits = [key for key, _ in store.scan(DEADLINES) if key[1] == WAIT]
+                over = [key for key in waits if event.is_over(store.need(EVENT_WAITS, key[2]), now_ms)]
+            for key in over:
+                await self._lapse(key)
+        self._newest_ms = now_ms
         while True:
             with self._state.read() as store:
                 keys = (key for key, _ in store.scan(DEADLINES))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from protocol.errors.refusal import Conflict, LimitReached, NotFound, Unprocessable
+from protocol.errors.refusal import Conflict, Forbidden, LimitReached, NotFound, Unprocessable
 
 
 class CronNotFound(NotFound, reason="cron_not_found"):
@@ -23,6 +23,10 @@ class CronNotActive(Conflict, reason="cron_not_active"):
 
 class CronFromFile(Conflict, reason="cron_from_file"):
     """The cron entry is in a file; change the file and reload."""
+
+
+class CronForbidden(Forbidden, reason="cron_forbidden"):
+    """The cron entry is an operator's; a token whose inputs are data changes only others."""
 
 
 class CronInvalid(Unprocessable, reason="cron_invalid"):

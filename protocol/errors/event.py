@@ -10,7 +10,10 @@ class EventSourceReserved(Forbidden, reason="event_source_reserved"):
 
 
 class EventBusForbidden(Forbidden, reason="event_bus_forbidden"):
-    """A token that is limited to agents or senders neither reads events nor changes triggers."""
+    """A token that is limited to agents or senders neither reads events nor changes triggers.
+
+    One whose inputs are data changes no trigger of an operator.
+    """
 
 
 class EventBusFull(LimitReached, reason="event_bus_full"):

@@ -35,7 +35,8 @@ class ToolReturned(Event, frozen=True, tag="tool_returned"):
     """A call has its only result. ``text`` is the model's input; ``blob`` names the complete output.
 
     ``how``: ``returned``, ``failed``, ``denied`` (it never ran), ``in_doubt``, ``stopped`` or ``answered``
-    (by a person). ``origins`` are those of the texts of other agents that it holds.
+    (by a person). ``origins`` are those of the texts of other agents that it holds. ``hops``: the number of
+    events in a chain on the bus, the last of which it holds.
     """
 
     call_id: str
@@ -47,6 +48,7 @@ class ToolReturned(Event, frozen=True, tag="tool_returned"):
     bytes: int | None = None
     took_ms: int | None = None
     origins: list[InputOrigin] = []
+    hops: int = 0
 
 
 class CallProbed(Event, frozen=True, tag="call_probed"):

@@ -9,7 +9,8 @@ class CronCreated(CronProperties, Event, frozen=True, tag="cron_created"):
     """A cron entry was created. ``next_due_ms`` is its first due time.
 
     ``owner_session_id`` is the session of the agent that created it, and ``root_session_id`` that of its
-    tree. ``authority`` is the author of the task, who had read inputs of the ``origins``.
+    tree. ``authority`` is the author of the task, who had read inputs of the ``origins``. ``hops`` is the
+    number of events on the bus that led to it, plus one for the entry of an agent.
     """
 
     cron_id: str
@@ -19,6 +20,7 @@ class CronCreated(CronProperties, Event, frozen=True, tag="cron_created"):
     root_session_id: str | None = None
     authority: Authority | None = None
     origins: list[InputOrigin] = []
+    hops: int = 0
 
 
 class CronUpdated(CronProperties, Event, frozen=True, tag="cron_updated"):
@@ -73,7 +75,8 @@ class CronSettled(Event, frozen=True, tag="cron_settled"):
 class CronPlanned(Event, frozen=True, tag="cron_planned"):
     """The due times of a cron entry were computed anew, because the clock was set back.
 
-    ``drops``: after a restore, what it had queued or deferred is dropped.
+    ``drops``: after a restore, what it had queued or deferred is dropped. ``anchor_ms``: intervals count
+    from this time on, because the former one is still to come.
     """
 
     cron_id: str
@@ -81,6 +84,7 @@ class CronPlanned(Event, frozen=True, tag="cron_planned"):
     deferred_until_ms: int | None = None
     note: str = ""
     drops: bool = False
+    anchor_ms: int | None = None
 
 
 class CronDeleted(Event, frozen=True, tag="cron_deleted"):

@@ -9,6 +9,7 @@ from msgspec import UNSET, UnsetType
 
 from protocol.journal.envelope import Event
 from protocol.objects.task import ShellCommand, ShellEnding, Task, TaskEnding, TaskKind, TaskStatus
+from protocol.transcript import InputOrigin
 
 
 class TaskCreated(Event, frozen=True, tag="task_created"):
@@ -89,11 +90,15 @@ class TaskMoved(Event, frozen=True, tag="task_moved"):
 
 
 class TaskAdopted(Event, frozen=True, tag="task_adopted"):
-    """A shell of a closed agent is a task of this session now. ``task`` is its state before."""
+    """A shell of a closed agent is a task of this session now. ``task`` is its state before.
+
+    ``origins`` are those of everything that the agent had read: its command and its output are data of them.
+    """
 
     task_id: str
     task: Task
     note: str = ""
+    origins: list[InputOrigin] = []
 
 
 TaskEvent = (

@@ -44,5 +44,8 @@ DEFAULT_UPCOMING = 5
 # The wait before an entry of a single time is tried again, doubled after each refusal: 31 minutes in all.
 RETRY_MS = 60_000
 
+# The last time that can be explained, in the year 6429: arithmetic with zones fails in 9999.
+MAX_EXPLAINED_MS = 2**47
+
 # The file of entries: 10,000 rows of 200 bytes.
 MAX_CRON_FILE_BYTES = 2 * MIB

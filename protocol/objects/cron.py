@@ -8,6 +8,7 @@ from protocol.errors.conversation import SenderForbidden, SenderInvalid
 from protocol.errors.cron import (
     CronChanged,
     CronExists,
+    CronForbidden,
     CronFromFile,
     CronInvalid,
     CronLimit,
@@ -23,6 +24,7 @@ from protocol.limits.cron import (
     DEFAULT_GRACE_S,
     DEFAULT_UPCOMING,
     MAX_CRON_NAME_BYTES,
+    MAX_EXPLAINED_MS,
     MAX_GRACE_S,
     MAX_SCHEDULE_BYTES,
     MAX_UPCOMING,
@@ -106,12 +108,13 @@ class Cron(CronProperties, frozen=True, kw_only=True, omit_defaults=True):
     """An entry, as stored. The record is the fold of its events; ``revision`` counts changes by clients.
 
     ``next_due_ms`` is the next due time. ``deferred_due_ms`` is the occurrence that is tried again at
-    ``deferred_until_ms``, ``queued_due_ms`` that which waits for the run in flight. ``executions`` counts the
-    firings, ``failures`` the failed ones since the last success. ``recent`` are the newest occurrences, the
-    oldest first; the journal has all. ``anchor_ms`` is the time from which intervals count. ``covered`` are
-    ranges of due times that were decided, so that none fires again after the clock was set back; they were
-    ``planned_at_ms``. ``source``, ``owner_session_id``, ``root_session_id``, ``authority`` and ``origins``
-    are about the author.
+    ``deferred_until_ms``, ``queued_due_ms`` that which waits for the run in flight. ``executions`` counts
+    the firings by the schedule, ``failures`` the failed ones since the last success. ``recent`` are the
+    newest occurrences, the oldest first; the journal has all. ``anchor_ms`` is the time from which
+    intervals count. ``covered`` are ranges of due times that were decided, so that none fires again after
+    the clock was set back; they were ``planned_at_ms``. ``source``, ``owner_session_id``,
+    ``root_session_id``, ``authority`` and ``origins`` are about the author, and so is ``hops``: the depth
+    of the chain of events to which its runs belong.
     """
 
     cron_id: str
@@ -122,6 +125,7 @@ class Cron(CronProperties, frozen=True, kw_only=True, omit_defaults=True):
     root_session_id: str | None = None
     authority: Authority | None = None
     origins: list[InputOrigin] = []
+    hops: int = 0
     next_due_ms: int | None = None
     deferred_due_ms: int | None = None
     deferred_until_ms: int | None = None
@@ -247,7 +251,7 @@ class CronExplain(Params, frozen=True, kw_only=True):
     """Params of ``cron.explain``. ``at_ms`` is the time to explain; null: the newest occurrences."""
 
     cron_id: Id
-    at_ms: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    at_ms: Annotated[int, Meta(ge=0, le=MAX_EXPLAINED_MS)] | None = None
     count: Count = DEFAULT_UPCOMING
 
 
@@ -304,7 +308,7 @@ UPDATE = Method(
     CronView,
     "Change a cron entry; its history remains.",
     scope="operate",
-    errors=(CronNotFound, CronChanged, CronFromFile, CronInvalid, *_TARGET, StorageFull),
+    errors=(CronNotFound, CronForbidden, CronChanged, CronFromFile, CronInvalid, *_TARGET, StorageFull),
 )
 PAUSE = Method(
     "cron.pause",
@@ -313,7 +317,7 @@ PAUSE = Method(
     Cron,
     "Pause a cron entry.",
     scope="operate",
-    errors=(CronNotFound, CronNotActive, StorageFull),
+    errors=(CronNotFound, CronForbidden, CronNotActive, StorageFull),
 )
 RESUME = Method(
     "cron.resume",
@@ -322,7 +326,7 @@ RESUME = Method(
     CronView,
     "Resume a cron entry that is paused, disabled or completed.",
     scope="operate",
-    errors=(CronNotFound, CronNotActive, StorageFull),
+    errors=(CronNotFound, CronForbidden, CronNotActive, StorageFull),
 )
 FIRE = Method(
     "cron.fire",
@@ -340,7 +344,7 @@ DELETE = Method(
     Cron,
     "Delete a cron entry; the answer is the entry as it was.",
     scope="operate",
-    errors=(CronNotFound, CronFromFile, StorageFull),
+    errors=(CronNotFound, CronForbidden, CronFromFile, StorageFull),
 )
 EXPLAIN = Method(
     "cron.explain",

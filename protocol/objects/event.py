@@ -84,6 +84,7 @@ class EventWait(Struct, frozen=True, kw_only=True, omit_defaults=True):
     after: Cursor
     expires_at_ms: int
     created_cursor: Cursor
+    created_at_ms: int = 0
     is_pending: bool = True
 
 

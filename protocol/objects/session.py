@@ -552,6 +552,7 @@ FORK = Method(
     scope="operate",
     errors=(
         SessionNotFound,
+        SessionAlreadyEnded,
         AgentNotFound,
         AgentForbidden,
         CursorPruned,

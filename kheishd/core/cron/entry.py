@@ -109,6 +109,7 @@ def evolve(cron: Cron | None, envelope: Envelope, event: CronEvent) -> Cron | No
                 _drop_pending(cron) if event.drops else cron,
                 next_due_ms=event.next_due_ms,
                 deferred_until_ms=event.deferred_until_ms,
+                anchor_ms=cron.anchor_ms if event.anchor_ms is None else event.anchor_ms,
                 planned_at_ms=at_ms,
             )
         case CronSettled():
@@ -131,6 +132,9 @@ def _drop_pending(cron: Cron) -> Cron:
 
 def _occur(cron: Cron, event: CronOccurred, at_ms: int) -> Cron:
     row = event.occurrence
+    if row.reason == "manual":
+        # It is beside the schedule, also at the time of an occurrence that waits.
+        return replace(cron, recent=_bound([*cron.recent, row]), planned_at_ms=at_ms)
     due, deferred_due = row.due_ms, cron.deferred_due_ms
     recent = [
         replace(previous, outcome="missed", note="a later firing took its place")
@@ -159,9 +163,8 @@ def _occur(cron: Cron, event: CronOccurred, at_ms: int) -> Cron:
         planned_at_ms=at_ms,
         status=status,
         note=event.note or cron.note,
+        covered=cover(cron.covered, due, is_contiguous=not row.missed),
     )
-    if row.reason != "manual":
-        changed = replace(changed, covered=cover(cron.covered, due, is_contiguous=not row.missed))
     return _drop_pending(replace(changed, next_due_ms=None)) if status in OVER else changed
 
 
@@ -263,7 +266,8 @@ def decide(cron: Cron, now_ms: int) -> CronDecision | None:
         due, following = latest, next_due(cron, timetable, now_ms)
     elif cron.deferred_until_ms is not None and cron.deferred_until_ms <= now_ms:
         assert cron.deferred_due_ms is not None
-        due, following, is_late = cron.deferred_due_ms, cron.next_due_ms, False
+        due, following = cron.deferred_due_ms, cron.next_due_ms
+        is_late = now_ms - cron.deferred_until_ms > cron.grace_s * 1000
     else:
         return None
     row = Occurrence(due_ms=due, at_ms=now_ms, outcome=LIVE, missed=missed, since_ms=since)
@@ -296,6 +300,9 @@ def judge_overlap(cron: Cron, row: Occurrence, max_parallel: int) -> Occurrence 
     live = live_rows(cron)
     if not live or (cron.overlap == "parallel" and len(live) < max_parallel):
         return None
+    if row.reason == "manual":
+        # It takes no place from the schedule.
+        return replace(row, outcome="skipped", note=f"{live[-1].run_id} has not ended")
     if cron.overlap == "queue_one" and cron.queued_due_ms is None:
         note = f"it fires once {live[-1].run_id} has ended"
         return replace(row, outcome="queued", reason="overlap", note=note)

@@ -63,6 +63,9 @@ _UPWARD: Final = lazy_pattern(r"(^|/)\.\.(/|$)")
 MAX_SUBJECT_CHARACTERS: Final = 64
 
 # Denials without a note of their own, as the model reads them.
+SOURCE_TOOLS: Final = ("subscribe_event", "wait_for_event")
+"""The tools whose subject is a pattern of the sources of events."""
+
 DENIED: Final = "the permission rules deny this"
 DENIED_IN_PLAN: Final = "plan mode only reads and asks: describe the change instead of making it"
 DENIED_FETCH_IN_PLAN: Final = "plan mode fetches only from hosts that a rule allows"
@@ -283,7 +286,8 @@ def find_match(rule: Rule, tool: ToolFacts, claim: Claim) -> tuple[bool, str | N
     """Return whether a rule matches a claim and, if it does not hold all the same, the reason.
 
     A rule without a subject is about the call. The subject of an edit may be several paths, one per line: a
-    deny or an ask matches if one of the paths does, an allow only if all of them do.
+    deny or an ask matches if one of the paths does, an allow only if all of them do. Where the subject is a
+    pattern of sources, a deny or an ask matches if the two patterns have a source in common.
     """
     pattern = rule.subject
     if not matches_tool(rule.tool, tool.name):
@@ -295,6 +299,9 @@ def find_match(rule: Rule, tool: ToolFacts, claim: Claim) -> tuple[bool, str | N
         return both and matches_destination(pattern, claim.subject), None
     if tool.kind == "execute":
         return _find_command_match(rule, pattern, claim)
+    if tool.name in SOURCE_TOOLS and rule.decision != "allow" and claim.subject.endswith("*"):
+        literal, stem = pattern.partition("*")[0], claim.subject[:-1]
+        return literal.startswith(stem) or ("*" in pattern and stem.startswith(literal)), None
     paths = claim.subject.split("\n") if tool.kind == "edit" else [claim.subject]
     quantifier = all if rule.decision == "allow" else any
     distrusted = rule.decision == "allow" and "*" in pattern and _UPWARD.search(claim.subject)

@@ -322,6 +322,7 @@ def _make_result(call: OpenCall, result: CallReturn) -> ToolReturned:
         bytes=result.bytes,
         took_ms=result.took_ms,
         origins=list(result.origins),
+        hops=result.hops,
     )
 
 

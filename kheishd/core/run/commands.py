@@ -131,6 +131,7 @@ class CallReturn(Value, frozen=True):
     bytes: int | None = None
     took_ms: int | None = None
     origins: Sequence[InputOrigin] = ()
+    hops: int = 0
 
 
 class Judgement(Value, frozen=True):

@@ -552,7 +552,12 @@ def _evolve_calls(run: RunRecord, envelope: Envelope, event: JournalEvent) -> Ru
             return replace(changed, origins=join_origins(run.origins or ["person"], origins))
         case ToolReturned(bytes=size, text=text):
             output_bytes = size if size is not None else len(text.encode())
-            changed = replace(changed, starts_without_progress=0, tool_bytes=run.tool_bytes + output_bytes)
+            changed = replace(
+                changed,
+                starts_without_progress=0,
+                tool_bytes=run.tool_bytes + output_bytes,
+                hops=max(run.hops, event.hops),
+            )
             origins = origins_of(event)
             if set(origins) <= set(run.origins):
                 return changed

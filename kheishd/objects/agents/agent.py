@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -22,7 +23,7 @@ from kheishd.objects.agents.tree import find_agent, make_nickname, snapshot_of, 
 from kheishd.objects.pages import PageTokens, cursor_after, page_of
 from kheishd.objects.talk.pin import choose_model
 from kheishd.records.writer import SessionWriter
-from kheishd.store.tables import AGENTS, SESSIONS
+from kheishd.store.tables import AGENTS, AGENTS_CLOSING, SESSIONS
 from protocol.errors.agent import AgentAlreadyClosed
 from protocol.errors.refusal import Refusal
 from protocol.errors.rpc import InvalidParams
@@ -55,6 +56,22 @@ if TYPE_CHECKING:
 
 AUDIT_SLICE_ENTRIES: Final = 500
 """How many entries of a journal an audit reads before other tasks have their turn: about 5 ms."""
+
+SLOW_CLOSE_MS: Final = 120_000
+"""How long a close may be without progress before a status names the agent."""
+
+MAX_WARNED: Final = 5
+"""The closing agents that a status looks at."""
+
+
+def find_agent_warnings(store: Snapshot, now_ms: int) -> Iterator[str]:
+    """Yield a sentence about each agent whose close makes no progress."""
+    for (agent_id,), _ in islice(store.scan(AGENTS_CLOSING), MAX_WARNED):
+        agent = store.need(AGENTS, agent_id)
+        entry = store.entry(agent_id, agent.updated_cursor)
+        if entry is not None and now_ms - decode_envelope(entry[1]).at_ms > SLOW_CLOSE_MS:
+            yield f"the close of the agent {agent.path} makes no progress; see the daemon's log"
+
 
 # Spawn.
 

@@ -1,9 +1,9 @@
 """The person who answers for an agent: anyone, a declared owner, or nobody.
 
-The approvals and questions of a spawned agent go to the owner that was declared when it or an agent above it
-was spawned. Without one, anyone may answer if it works for a person: its session has the sender of its
-parent, or of the run that spawned it. Without both, they go to ``agents.owner`` where ``agents.unattended``
-is ``owner``; otherwise they are denied at once, so that no agent waits for nobody.
+The approvals and questions of a spawned agent, and of forks of it, go to the owner that was declared when it
+or an agent above it was spawned. Without one, anyone may answer if it works for a person: its session has the
+sender of its parent, or of the run that spawned it. Without both, they go to ``agents.owner`` where
+``agents.unattended`` is ``owner``; otherwise they are denied at once, so that no agent waits for nobody.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from kheishd.core.audience import NOBODY
 from kheishd.objects.talk.bounds import ancestors
-from kheishd.store.tables import AGENTS
+from kheishd.objects.talk.lineage import agent_of
 from protocol.audience import Audience
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def find_attendance(store: Snapshot, runtime: Runtime, session: Session) -> Audi
     if session.parent_session_id is None:
         return None
     line = (session, *ancestors(store, session))
-    agents = (store.get(AGENTS, member.session_id) for member in line)
+    agents = (agent_of(store, member) for member in line)
     owner = next((agent.owner for agent in agents if agent is not None and agent.owner is not None), None)
     if owner is None and session.sender is not None:
         return None

@@ -45,10 +45,11 @@ from protocol.errors.agent import MemberForbidden, SpawnConflict, SpawnLimit
 from protocol.errors.definition import AgentNotFound
 from protocol.errors.route import RouteForbidden, RouteNotReady
 from protocol.errors.rpc import InvalidParams
-from protocol.errors.session import WorkspaceMissing
+from protocol.errors.session import InputTooLarge, WorkspaceMissing
 from protocol.events.agent import AgentSpawned, ChildSpawned
 from protocol.events.run import InputReceived, RunAccepted
 from protocol.events.session import SessionCreated
+from protocol.limits.agent import MAX_AGENT_DESCRIPTION_BYTES, MAX_AGENT_PROMPT_BYTES
 from protocol.limits.names import MAX_PATH_BYTES, MAX_SOURCE_BYTES
 from protocol.limits.session import MAX_INPUT_BYTES
 from protocol.objects.agent import LimitUse
@@ -132,6 +133,13 @@ def prepare_spawn(
 
     Errors: InvalidParams, InputTooLarge, WorkspaceMissing, WorkspaceForbidden, WorktreeUnavailable.
     """
+    for name, value, limit in (
+        ("instructions", request.instructions, MAX_AGENT_PROMPT_BYTES),
+        ("description", request.description, MAX_AGENT_DESCRIPTION_BYTES),
+    ):
+        if len(value.encode()) > limit:
+            text = f"the {name} of an agent may have {limit} bytes; it has {len(value.encode())}"
+            raise InputTooLarge(text, field=f"$.params.{name}")
     workspace = None
     with state.read() as store:
         # A repeated request finds its agent, whatever has become of the directory.

@@ -15,7 +15,7 @@ from kheishd.core.scope import choose_mode, intersect_scopes, narrower_mode
 from kheishd.kernel.call import Call, mutation, origin_of
 from kheishd.objects.node.journal import pruned_until
 from kheishd.objects.talk.address import find_definition, find_session
-from kheishd.objects.talk.bounds import bounds_of, default_mode, require_mode, scope_of
+from kheishd.objects.talk.bounds import bounds_of, default_mode, find_closed, require_mode, scope_of
 from kheishd.objects.talk.budget import reserve
 from kheishd.objects.talk.input import origins_read
 from kheishd.objects.talk.lineage import lineage
@@ -25,7 +25,7 @@ from protocol import ids
 from protocol.errors.definition import AgentNotFound
 from protocol.errors.journal import CursorPruned
 from protocol.errors.rpc import InvalidParams
-from protocol.errors.session import TooDeep
+from protocol.errors.session import SessionAlreadyEnded, TooDeep
 from protocol.events.permission import PermissionsChanged
 from protocol.events.session import SessionCreated
 from protocol.events.skill import SkillActivated
@@ -57,8 +57,8 @@ def _prepare(call: Call, params: SessionFork) -> _Fork:
 def fork(tx: Transaction, call: Call, request: _Fork) -> Session:
     """Create a session that continues another one.
 
-    Errors: SessionNotFound, AgentNotFound, ScopeMissing, InvalidParams, CursorPruned, TooDeep,
-    BudgetExhausted.
+    Errors: SessionNotFound, SessionAlreadyEnded, AgentNotFound, ScopeMissing, InvalidParams, CursorPruned,
+    TooDeep, BudgetExhausted.
     """
     source = find_session(tx, call, request.params.session_id)
     definition = request.definition or call.runtime.definitions.get(source.agent)
@@ -74,6 +74,10 @@ def fork(tx: Transaction, call: Call, request: _Fork) -> Session:
     if source.parent_session_id is not None:
         # A fork is one more child of the same parent.
         parent = tx.need(SESSIONS, source.parent_session_id)
+        closed = find_closed(tx, parent)
+        if closed is not None:
+            text = f"a fork would work below the parent of the session: {closed.message}"
+            raise SessionAlreadyEnded(text, field="$.params.session_id")
         properties["budget"] = reserve(
             tx, call.runtime, parent, source.budget, child_id=request.session_id, origin=origin_of(call)
         )

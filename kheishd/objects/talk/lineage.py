@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from kheishd.store.tables import SESSIONS
+from kheishd.store.tables import AGENTS, SESSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from kheishd.store.environment import Snapshot
+    from protocol.objects.agent import ManagedAgent
     from protocol.objects.session import Session
 
 
@@ -35,6 +36,12 @@ def lineage(store: Snapshot, session: Session) -> list[Segment]:
         segments.append(Segment(child.fork_of.session_id, child.fork_of.cursor))
         child = store.get(SESSIONS, child.fork_of.session_id)
     return segments[::-1]
+
+
+def agent_of(store: Snapshot, session: Session) -> ManagedAgent | None:
+    """Return the record of a spawned agent by its session, or by a fork of that; None if there is none."""
+    agents = (store.get(AGENTS, segment.session_id) for segment in reversed(lineage(store, session)))
+    return next((agent for agent in agents if agent is not None), None)
 
 
 def entries_of(

@@ -12,9 +12,10 @@ from kheishd.core.session import leave_plan_mode
 from kheishd.kernel.route import chain_of, pin_route
 from kheishd.objects.talk.address import find_route
 from kheishd.objects.talk.bounds import bounds_of
+from kheishd.objects.talk.lineage import agent_of
 from kheishd.objects.talk.workspace import workspace_of
 from kheishd.store.blobs import blob_name, put_chunk
-from kheishd.store.tables import AGENTS, BLOBS
+from kheishd.store.tables import BLOBS, SESSIONS
 from protocol.errors.route import RouteForbidden, RouteNotReady
 from protocol.errors.rpc import InvalidParams
 from protocol.objects.run import Pinned, PinnedRoute
@@ -122,11 +123,16 @@ def choose_model(
 
 
 def instructions_of(store: Snapshot, session: Session, speaker: Definition) -> str:
-    """Return a speaker's instructions, with those of its own that a spawned agent was given for its task."""
+    """Return a speaker's instructions, with those of its own that a spawned agent was given for its task.
+
+    A fork of the agent's session has them, too, unless it works as another definition.
+    """
     agent = None
     if session.parent_session_id is not None and speaker.name == session.agent:
-        agent = store.get(AGENTS, session.session_id)
+        agent = agent_of(store, session)
     if agent is None or agent.prompt_digest is None:
+        return speaker.instructions
+    if store.need(SESSIONS, agent.agent_id).agent != speaker.name:
         return speaker.instructions
     prompt = store.need(BLOBS, agent.prompt_digest, 0).decode()
     return prompt if agent.prompt_mode == "replace" else f"{speaker.instructions}\n\n{prompt}"

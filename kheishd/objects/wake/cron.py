@@ -40,6 +40,7 @@ from protocol import ids
 from protocol.errors.cron import (
     CronChanged,
     CronExists,
+    CronForbidden,
     CronFromFile,
     CronInvalid,
     CronLimit,
@@ -108,6 +109,14 @@ def find_cron(store: Snapshot, call: Call, cron_id: str) -> Cron:
         raise CronNotFound(
             f"there is no cron entry '{cron_id}'; cron.list shows them", field="$.params.cron_id"
         )
+    return cron
+
+
+def _find_changeable(tx: Transaction, call: Call, cron_id: str) -> Cron:
+    """Return an entry that the caller may change. Errors: CronNotFound, CronForbidden."""
+    cron = find_cron(tx, call, cron_id)
+    if cron.authority == "operator" and authority_of(call.caller)[0] is None:
+        raise CronForbidden(field="$.params.cron_id")
     return cron
 
 
@@ -296,10 +305,17 @@ def _explain_time(cron: Cron, at_ms: int, now_ms: int, occurrences: list[Occurre
 
 @query(rows.EXPORT)
 def export(call: Call, params: CronExportParams) -> CronExport:
-    """Write the entries that the caller may read as a file of entries."""
+    """Write the entries that the caller may read as a file of entries.
+
+    A file has only instructions of the operator, so entries with tasks of others are left out.
+    """
     with call.state.read() as store:
-        crons = [cron for _, cron in store.scan(CRONS) if _may_read(store, call, cron)]
-    text = "\n".join(map(format_row, crons))
+        readable = [cron for _, cron in store.scan(CRONS) if _may_read(store, call, cron)]
+    crons = [cron for cron in readable if cron.authority == "operator"]
+    rows = [format_row(cron) for cron in crons]
+    if len(crons) < len(readable):
+        rows.append(f"# Left out, because their tasks are not an operator's: {len(readable) - len(crons)}\n")
+    text = "\n".join(rows)
     if len(text.encode()) > MAX_CRON_FILE_BYTES:
         raise InputTooLarge(
             f"the entries take more than {MAX_CRON_FILE_BYTES} bytes; the file may have no more"
@@ -380,9 +396,9 @@ def create_cron(
 def update(tx: Transaction, call: Call, draft: _Draft) -> CronView:
     """Change an entry, if anything differs.
 
-    Errors: CronNotFound, CronChanged, CronFromFile, CronInvalid.
+    Errors: CronNotFound, CronForbidden, CronChanged, CronFromFile, CronInvalid.
     """
-    cron = find_cron(tx, call, draft.cron_id)
+    cron = _find_changeable(tx, call, draft.cron_id)
     if draft.revision is not None and draft.revision != cron.revision:
         text = f"the cron entry has revision {cron.revision}, not {draft.revision}; read it again"
         raise CronChanged(text, field="$.params.revision")
@@ -434,8 +450,8 @@ def _append(tx: Transaction, event: Any, origin: Origin = BY_DAEMON) -> Cron:
 
 @mutation(rows.PAUSE)
 def pause(tx: Transaction, call: Call, params: CronChange) -> Cron:
-    """Pause an entry. Errors: CronNotFound, CronNotActive."""
-    cron = find_cron(tx, call, params.cron_id)
+    """Pause an entry. Errors: CronNotFound, CronForbidden, CronNotActive."""
+    cron = _find_changeable(tx, call, params.cron_id)
     if cron.status == "paused":
         return cron
     if cron.status != "active":
@@ -448,9 +464,9 @@ def pause(tx: Transaction, call: Call, params: CronChange) -> Cron:
 def resume(tx: Transaction, call: Call, params: CronChange) -> CronView:
     """Resume an entry; due times that passed meanwhile are not made up for.
 
-    Errors: CronNotFound, CronNotActive.
+    Errors: CronNotFound, CronForbidden, CronNotActive.
     """
-    cron = find_cron(tx, call, params.cron_id)
+    cron = _find_changeable(tx, call, params.cron_id)
     if cron.status == "active":
         return _view(cron, tx.now_ms)
     try:
@@ -467,8 +483,11 @@ def resume(tx: Transaction, call: Call, params: CronChange) -> CronView:
 
 @mutation(rows.DELETE)
 def delete(tx: Transaction, call: Call, params: CronChange) -> Cron:
-    """Delete an entry; return it as it was. Its runs go on. Errors: CronNotFound, CronFromFile."""
-    cron = find_cron(tx, call, params.cron_id)
+    """Delete an entry; return it as it was. Its runs go on.
+
+    Errors: CronNotFound, CronForbidden, CronFromFile.
+    """
+    cron = _find_changeable(tx, call, params.cron_id)
     _require_no_file(cron)
     delete_cron(tx, cron, origin_of(call))
     return cron
@@ -585,17 +604,19 @@ def _carry_out(
     if decision.fires:
         blocked = entry.judge_overlap(cron, row, MAX_PARALLEL_FIRINGS)
         row = blocked if blocked is not None else _wake(tx, runtime, cron, row, plan, cause)
-    is_manual = row.reason == "manual"
+    # A manual firing is beside the schedule: it completes nothing.
+    is_manual = decision.occurrence.reason == "manual"
+    is_last = decision.next_due_ms is None and not is_manual
     if row.outcome == entry.LIVE:
-        limit = 1 if cron.once and not is_manual else cron.max_executions
-        if (limit is not None and cron.executions + 1 >= limit) or _is_over(decision, is_manual):
+        limit = 1 if cron.once else cron.max_executions
+        if is_last or (limit is not None and cron.executions + 1 >= limit and not is_manual):
             status, note = "completed", ""
     elif row.outcome == "refused":
         deferred_until_ms = None if is_manual else entry.retry_ms(cron, tx.now_ms)
         status, note = entry.status_after_failure(cron, cron.failures + 1)
         if cron.source == "agent" and row.reason in GONE:
             status, note = "completed", "the session has ended"
-    elif row.outcome in ("skipped", "missed") and _is_over(decision, is_manual) and deferred_until_ms is None:
+    elif row.outcome in ("skipped", "missed") and is_last and deferred_until_ms is None:
         status, note = "completed", f"its only due time was {row.outcome}"
     if status == "completed" and cron.status != "active":
         status = None
@@ -621,11 +642,6 @@ GONE = ("session_not_found", "session_already_ended", "agent_already_closed")
 """The refusals of a target that never takes an input again."""
 
 
-def _is_over(decision: entry.CronDecision, is_manual: bool) -> bool:
-    """Whether no due time follows a scheduled one."""
-    return decision.next_due_ms is None and not is_manual
-
-
 def _wake(
     tx: Transaction, runtime: Runtime, cron: Cron, row: Occurrence, plan: WakePlan, cause: Origin
 ) -> Occurrence:
@@ -638,6 +654,7 @@ def _wake(
         source=f"cron:{cron.name or cron.cron_id}",
         authority=cron.authority,
         origins=cron.origins,
+        hops=cron.hops,
         cause=cause,
     )
     if isinstance(woken, Woken):
@@ -719,6 +736,9 @@ def replan(tx: Transaction, cron_ids: list[str], note: str) -> None:
         cron = tx.get(CRONS, cron_id)
         if cron is None or cron.status != "active" or cron.planned_at_ms <= tx.now_ms:
             continue
+        anchor = tx.now_ms if cron.anchor_ms > tx.now_ms else None
+        if anchor is not None:
+            cron = replace(cron, anchor_ms=anchor)
         try:
             due = entry.next_due(cron, entry.timetable_of(cron), tx.now_ms)
         except ScheduleError:
@@ -727,9 +747,12 @@ def replan(tx: Transaction, cron_ids: list[str], note: str) -> None:
         deferred = cron.deferred_until_ms
         if deferred is not None:
             deferred = min(deferred, tx.now_ms + 86_400_000)
-        if cron.next_due_ms is None or (due, deferred) == (cron.next_due_ms, cron.deferred_until_ms):
+        if (due, deferred) == (cron.next_due_ms, cron.deferred_until_ms):
             continue
-        _append(tx, CronPlanned(cron_id=cron_id, next_due_ms=due, deferred_until_ms=deferred, note=note))
+        planned = CronPlanned(
+            cron_id=cron_id, next_due_ms=due, deferred_until_ms=deferred, note=note, anchor_ms=anchor
+        )
+        _append(tx, planned)
 
 
 HANDLERS = (create, get, list_, update, pause, resume, fire, delete, explain, export)

@@ -267,10 +267,19 @@ def end_wait(
     writer.write()
 
 
+def is_over(wait: EventWait, now_ms: int) -> bool:
+    """Whether the time of a wait is over, or not to be told: the clock was set back to before its begin."""
+    return now_ms >= wait.expires_at_ms or now_ms < wait.created_at_ms - SET_BACK_MS
+
+
+SET_BACK_MS: Final = 1_000
+"""The clock was set back if it shows so much less than before; smaller steps are corrections."""
+
+
 def expire_wait(tx: Transaction, wait_id: str) -> None:
     """End a wait whose time is over. Leave others alone."""
     wait = tx.get(EVENT_WAITS, wait_id)
-    if wait is None or not wait.is_pending or tx.now_ms < wait.expires_at_ms:
+    if wait is None or not wait.is_pending or not is_over(wait, tx.now_ms):
         return
     text = (
         f"No event of '{wait.source}' came in time. To miss no later one, wait again with after={wait.after}."

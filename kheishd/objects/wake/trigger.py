@@ -20,7 +20,7 @@ from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.address import find_session
 from kheishd.objects.talk.wake import Woken, authority_of, prepare_wake, require_valid_target, wake
 from kheishd.records.event import TRIGGER
-from kheishd.records.writer import StreamWriter
+from kheishd.records.writer import BY_DAEMON, StreamWriter
 from kheishd.store.tables import RECORDS_BY_SESSION, SESSIONS, TRIGGERS, TRIGGERS_DUE, TRIGGERS_TROUBLED
 from protocol import ids
 from protocol.errors.event import (
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.runtime import Runtime
     from kheishd.kernel.state import State
     from kheishd.objects.talk.wake import WakePlan
+    from kheishd.records.writer import Origin
     from kheishd.store.environment import Snapshot, Transaction
 
 MAX_WARNED = 5
@@ -99,19 +100,21 @@ def create(tx: Transaction, call: Call, created: TriggerCreated) -> Trigger:
     """Create a trigger. Errors: TriggerLimit."""
     if tx.count(TRIGGERS) >= MAX_TRIGGERS:
         raise TriggerLimit(f"there are {MAX_TRIGGERS} triggers, the maximum; delete some")
-    writer = StreamWriter(tx, BUS_STREAM, origin=origin_of(call))
-    writer.append(created)
-    writer.write()
+    _append(tx, created, origin_of(call))
     return tx.need(TRIGGERS, created.trigger_id)
 
 
+def _append(tx: Transaction, event: Any, origin: Origin = BY_DAEMON) -> None:
+    """Append an event of a trigger."""
+    writer = StreamWriter(tx, BUS_STREAM, origin=origin)
+    writer.append(event)
+    writer.write()
+
+
 def _change(tx: Transaction, call: Call, params: TriggerChange, status: TriggerStatus) -> Trigger:
-    _require_unrestricted(call)
-    trigger = _find(tx, call, params.trigger_id)
+    trigger = _find_changeable(tx, call, params.trigger_id)
     if trigger.status != status or (status == "active" and trigger.problem):
-        writer = StreamWriter(tx, BUS_STREAM, origin=origin_of(call))
-        writer.append(TriggerChanged(trigger_id=trigger.trigger_id, status=status))
-        writer.write()
+        _append(tx, TriggerChanged(trigger_id=trigger.trigger_id, status=status), origin_of(call))
     return tx.need(TRIGGERS, trigger.trigger_id)
 
 
@@ -130,14 +133,11 @@ def resume(tx: Transaction, call: Call, params: TriggerChange) -> Trigger:
 @mutation(rows.DELETE)
 def delete(tx: Transaction, call: Call, params: TriggerChange) -> DeletedTrigger:
     """Delete a trigger. Errors: EventBusForbidden, TriggerNotFound, TriggerReadOnly."""
-    _require_unrestricted(call)
-    trigger = _find(tx, call, params.trigger_id)
+    trigger = _find_changeable(tx, call, params.trigger_id)
     if trigger.author == "file":
         text = f"events/subscriptions.toml defines '{trigger.trigger_id}'; remove it there and reload"
         raise TriggerReadOnly(text, field="$.params.trigger_id")
-    writer = StreamWriter(tx, BUS_STREAM, origin=origin_of(call))
-    writer.append(TriggerDeleted(trigger_id=trigger.trigger_id, why="request"))
-    writer.write()
+    _append(tx, TriggerDeleted(trigger_id=trigger.trigger_id, why="request"), origin_of(call))
     return DeletedTrigger(trigger.trigger_id)
 
 
@@ -158,6 +158,16 @@ def _find(store: Snapshot, call: Call, trigger_id: str) -> Trigger:
     trigger = store.get(TRIGGERS, trigger_id)
     if trigger is None or not _may_read(store, call, trigger):
         raise TriggerNotFound(f"there is no trigger '{trigger_id}'", field="$.params.trigger_id")
+    return trigger
+
+
+def _find_changeable(tx: Transaction, call: Call, trigger_id: str) -> Trigger:
+    """Return a trigger that the caller may change. Errors: EventBusForbidden, TriggerNotFound."""
+    _require_unrestricted(call)
+    trigger = _find(tx, call, trigger_id)
+    if trigger.authority == "operator" and authority_of(call.caller)[0] is None:
+        text = "the trigger is an operator's; a token whose inputs are data changes only others"
+        raise EventBusForbidden(text, field="$.params.trigger_id")
     return trigger
 
 
@@ -239,9 +249,7 @@ def fire(
         fired = replace(fired, due_at_ms=tx.now_ms + trigger.coalesce_s * 1_000)
     else:
         return _wake(tx, runtime, trigger, fired, event, plan)
-    writer = StreamWriter(tx, BUS_STREAM)
-    writer.append(fired)
-    writer.write()
+    _append(tx, fired)
     return fired.outcome
 
 
@@ -303,26 +311,29 @@ def _wake(
 def apply_rows(tx: Transaction, rows: Sequence[tuple[str, TriggerTerms | None]]) -> list[str]:
     """Store rows of the file by id; without terms, delete the trigger. Return the problems.
 
-    A pause and the numbers of a trigger stay; so one that fires once, and is paused then, stays paused.
+    A pause and the numbers of a trigger stay; so one that fires once, and is paused then, stays paused. The
+    events that it holds are given up if they were not for the new source, filter or target.
     """
     problems = []
-    writer = StreamWriter(tx, BUS_STREAM)
     for trigger_id, terms in rows:
-        trigger = writer.get(TRIGGERS, trigger_id)
+        trigger = tx.get(TRIGGERS, trigger_id)
         if trigger is not None and trigger.author != "file":
             if terms is not None:
                 problems.append(f"{trigger_id}: a trigger of another author has this id; choose another one")
         elif terms is None:
             if trigger is not None:
-                writer.append(TriggerDeleted(trigger_id=trigger_id, why="file"))
+                _append(tx, TriggerDeleted(trigger_id=trigger_id, why="file"))
         elif trigger is None and tx.count(TRIGGERS) >= MAX_TRIGGERS:
             problems.append(f"{trigger_id}: there are {MAX_TRIGGERS} triggers, the maximum")
         elif trigger is None or fields_of(TriggerTerms, trigger) != fields_of(TriggerTerms, terms):
             created = TriggerCreated(
                 **fields_of(TriggerTerms, terms), trigger_id=trigger_id, author="file", authority="operator"
             )
-            writer.append(created)
-    writer.write()
+            if trigger is not None and any(
+                getattr(trigger, name) != getattr(terms, name) for name in ("source", "filter", "target")
+            ):
+                give_up_held(tx, trigger_id, "the subscription was changed")
+            _append(tx, created)
     return problems
 
 
@@ -341,13 +352,18 @@ def find_trigger_warnings(store: Snapshot) -> Iterator[str]:
 
 def prepare_due(state: State, runtime: Runtime) -> tuple[Trigger, WakePlan] | int | None:
     """Return the trigger whose held events are due, else the time of the next one; None without any."""
+    now_ms = state.now_ms()
     with state.read() as store:
-        key = next((key for key, _ in store.scan(TRIGGERS_DUE)), None)
-        if key is None:
+        earliest = next((key for key, _ in store.scan(TRIGGERS_DUE)), None)
+        if earliest is None:
             return None
-        if key[0] > state.now_ms():
-            return int(key[0])
-        trigger = store.need(TRIGGERS, key[1])
+        due_at_ms, trigger_id = next(key for key, _ in store.scan(TRIGGERS_DUE, reverse=True))
+        trigger = store.need(TRIGGERS, trigger_id)
+        # A time that is further away than any wait is from before the clock was set back: it is due now.
+        if due_at_ms - now_ms <= max(trigger.coalesce_s * 1_000, rules.MAX_RETRY_MS):
+            if earliest[0] > now_ms:
+                return int(earliest[0])
+            trigger = store.need(TRIGGERS, earliest[1])
     return trigger, prepare_wake(state, runtime, trigger.target)
 
 
@@ -375,7 +391,6 @@ def give_up_held(tx: Transaction, trigger_id: str, note: str) -> None:
     held = tx.need(TRIGGERS, trigger_id).held
     if held is None:
         return
-    writer = StreamWriter(tx, BUS_STREAM)
     fired = TriggerFired(
         trigger_id=trigger_id,
         event_id=held.event_id,
@@ -384,8 +399,7 @@ def give_up_held(tx: Transaction, trigger_id: str, note: str) -> None:
         reason="given_up",
         note=note,
     )
-    writer.append(fired)
-    writer.write()
+    _append(tx, fired)
 
 
 HANDLERS = (create, get, list_, pause, resume, delete)

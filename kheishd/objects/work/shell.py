@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kheishd.core import task as rules
+from kheishd.core.trust import join_origins
+from kheishd.core.workspace import is_within
 from kheishd.objects.talk.bounds import ancestors, find_closed
+from kheishd.objects.talk.input import origins_read
 from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import AGENTS, SESSIONS, SHELLS_LIVE, TASKS
 from protocol.errors.task import TaskLimit
@@ -65,44 +68,55 @@ def request_stop_all(writer: SessionWriter, note: str) -> None:
             writer.append(TaskStopRequested(task_id=task.task_id, note=note))
 
 
-def pass_on_shells(writer: SessionWriter, agent: ManagedAgent) -> None:
-    """Move the shells of an agent that is closed to the agent above it, as far as that has room.
+def leave_shell(tx: Transaction, agent: ManagedAgent, *, task_id: str) -> None:
+    """Move a shell of an agent to be closed to the one above it; stop it if none takes it or has room.
 
-    Those in a worktree stay, because the worktree is removed, and so do those that are being stopped.
+    The shells of sessions that clients created below the agent are stopped.
     """
-    tx = writer.tx
-    heir = _find_heir(tx, writer.session) if agent.shells == "pass" else None
-    if heir is None:
+    task = tx.need(TASKS, task_id)
+    if task.status not in OPEN or task.shell is None or task.shell.stop_requested_at_ms is not None:
         return
-    room = MAX_SESSION_SHELLS - sum(1 for _ in live_shells(tx, heir.session_id))
-    moved = [
-        task
-        for task in live_shells(tx, writer.session_id)
-        if task.shell is not None
-        and task.shell.stop_requested_at_ms is None
-        and task.shell.repository is None
-    ][: max(room, 0)]
-    writer.append_all(TaskMoved(task_id=task.task_id, to_session_id=heir.session_id) for task in moved)
+    writer = SessionWriter(tx, task.session_id, session=tx.need(SESSIONS, task.session_id))
+    heir = None
+    if task.session_id == agent.agent_id:
+        heir = _find_heir(tx, writer.session, agent, task.shell.workspace)
+    if heir is None:
+        writer.append(TaskStopRequested(task_id=task_id, note="the agent was closed"))
+        writer.write()
+        return
     # A task is a record of one stream at a time: it leaves this one first.
+    writer.append(TaskMoved(task_id=task_id, to_session_id=heir.session_id))
     writer.write()
     adopting = SessionWriter(tx, heir.session_id, session=heir)
-    for task in moved:
-        note = rules.format_adopted_note(task, agent.path)
-        adopting.append(TaskAdopted(task_id=task.task_id, task=task, note=note))
+    adopting.append(
+        TaskAdopted(
+            task_id=task_id,
+            task=task,
+            note=rules.format_adopted_note(task, agent.path),
+            # The agent wrote the command, and its output may repeat everything that the agent has read.
+            origins=join_origins(origins_read(tx, writer.session), ["agent"]),
+        )
+    )
     adopting.write()
 
 
-def _find_heir(store: Snapshot, session: Session) -> Session | None:
-    """Return the session that takes the shells of one that ends: the nearest open one above it.
+def _find_heir(
+    store: Snapshot, session: Session, agent: ManagedAgent | None, workspace: str
+) -> Session | None:
+    """Return the session that takes a shell of an agent: the nearest open one above it that has room.
 
-    None if there is none, or if an agent in between, which is closed, too, declares that its shells end.
+    None if the agent or one in between, which is closed, too, declares that its shells end, or if the shell
+    works in the worktree of one of them, which is removed.
     """
     for parent in ancestors(store, session):
-        if find_closed(store, parent) is None:
-            return parent
-        agent = store.get(AGENTS, parent.session_id)
-        if agent is None or agent.shells == "stop":
+        worktree = agent.worktree if agent is not None else None
+        is_removed = worktree is not None and is_within(workspace, worktree.path)
+        if agent is None or agent.shells == "stop" or is_removed:
             return None
+        if find_closed(store, parent) is None:
+            has_room = sum(1 for _ in live_shells(store, parent.session_id)) < MAX_SESSION_SHELLS
+            return parent if has_room else None
+        agent = store.get(AGENTS, parent.session_id)
     return None
 
 

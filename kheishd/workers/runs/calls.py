@@ -308,7 +308,7 @@ class CallExecutor:
             text, output = fit_outcome(outcome, max_bytes, scrubber.scrub_bytes)
         blob, size = (None, None) if output is None else await self._active.put_blob(output)
         result = CallReturn(
-            ended.how, text, outcome.is_error, blob, size, ended.took_ms, tuple(outcome.origins)
+            ended.how, text, outcome.is_error, blob, size, ended.took_ms, tuple(outcome.origins), outcome.hops
         )
         command, decide = ReturnResult(call.call_id, result, outcome.events, ended.written), outcome.decide
 
@@ -366,7 +366,12 @@ def _decide_result(
     how: CallOutcome = "failed" if final.is_error else "returned"
     text, _ = fit_outcome(final)
     result = replace(
-        command.result, how=how, text=text, is_error=final.is_error, origins=tuple(final.origins)
+        command.result,
+        how=how,
+        text=text,
+        is_error=final.is_error,
+        origins=tuple(final.origins),
+        hops=final.hops,
     )
     events = final.events if final.is_error else (*final.events, *command.events)
     return replace(command, result=result, events=events)

@@ -115,6 +115,9 @@ def test_a_child_is_given_what_it_asks_for_or_a_share() -> None:
     parent = reserve(SESSION, "c", tokens=400, work_ms=2500, cost_micros=125_000)
     budget, _ = plan_reservation(parent, None, "d", max_children=3, now_ms=0)
     assert budget == Budget(max_tokens=200, max_work_s=2.5, max_cost=0.125)
+    # Reservations of more children than that leave the parent its share, too.
+    budget, _ = plan_reservation(parent, None, "d", max_children=1, now_ms=0)
+    assert budget == Budget(max_tokens=300, max_work_s=3.75, max_cost=0.1875)
 
 
 def test_nothing_limits_a_child_of_a_parent_without_a_budget() -> None:

@@ -15,7 +15,7 @@ from kheishd.hooks import cron as tools
 from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.hook import RunContext
 from kheishd.objects.wake.cron import create_cron
-from kheishd.store.tables import CRONS, SESSIONS
+from kheishd.store.tables import CRONS, RUNS, SESSIONS
 from kheishd.workers.cron import CronWorker
 from protocol.events.cron import CronCreated
 from protocol.limits.wake import MAX_WAKE_PROMPT_BYTES
@@ -103,6 +103,7 @@ async def test_an_agent_keeps_a_schedule(tmp_path: Path, autojump_clock: Any) ->
         ("schedule_create", {"schedule": "@daily", "prompt": "x", "timezone": "Mars/Base"}, "no time zone"),
         ("schedule_create", {"schedule": "@daily", "prompt": "x", "wake_parent": True}, "no parent"),
         ("wake_at", {"time": "2001-01-01T00:00", "prompt": "x"}, "has passed"),
+        ("wake_after", {"seconds": 59, "prompt": "x"}, "60"),
         ("wake_after", {"seconds": 60, "prompt": " "}, "blank"),
         ("wake_after", {"seconds": 60, "prompt": "ä" * (MAX_WAKE_PROMPT_BYTES - 1)}, "takes more than"),
     ],
@@ -154,3 +155,15 @@ async def test_the_tools_are_offered_to_agents_that_name_them(tmp_path: Path) ->
                 desk.state,
             )
             assert len(tools.CronTools(offered=offered).offer(context)) == count
+
+
+async def test_a_wake_does_not_end_the_chain_of_events(tmp_path: Path, autojump_clock: Any) -> None:
+    """The run that an agent's entry wakes is one hop deeper than its creator; none comes within a minute."""
+    async with waking(tmp_path) as desk:
+        await call(desk, "wake_after", seconds=60, prompt="again")
+        assert entries(desk)[0].hops == 1
+        await desk.until(lambda: not entries(desk))
+        with desk.state.read() as store:
+            assert sorted(run.hops for _, run in store.scan(RUNS)) == [0, 1]
+        soon = datetime.fromtimestamp(desk.state.now_ms() / 1000 + 30, UTC).isoformat(timespec="seconds")
+        assert "less than a minute" in await call(desk, "wake_at", time=soon, prompt="x")

@@ -22,7 +22,7 @@ from protocol.limits.event import MAX_SESSION_TRIGGERS
 from protocol.objects.event import EventPublish
 from protocol.objects.session import SessionEnd
 from protocol.transcript import ToolCall, ToolResult
-from tests.support.desk import Desk, gives, open_desk, says, working
+from tests.support.desk import Desk, gives, open_desk, says, wall_clock, working
 
 
 @asynccontextmanager
@@ -99,7 +99,10 @@ async def test_no_event_between_two_waits_is_lost(desk: Desk) -> None:
     """With the cursor of the last event, the next wait returns what was published since, at once."""
     first = await emit(desk, "ci.a")
     second = await emit(desk, "ci.b")
-    assert '"source":"ci.a"' in await call(desk, "wait_for_event", {"source": "ci.*", "after": 0})
+    run_id = await begin(desk, "wait_for_event", {"source": "ci.*", "after": 0})
+    await desk.until(lambda: desk.ended(run_id))
+    assert '"source":"ci.a"' in result(desk)
+    assert desk.run(run_id).hops == 1
     text = await call(desk, "wait_for_event", {"source": "ci.*", "after": first})
     assert f"at cursor {second}" in text
     assert desk.count(EVENT_WAITS) == 0
@@ -107,6 +110,16 @@ async def test_no_event_between_two_waits_is_lost(desk: Desk) -> None:
     await desk.until(lambda: desk.ended(run_id))
     assert f"after={second}" in result(desk)
     assert "No event of 'ci.*' came in time" in result(desk)
+
+
+async def test_a_wait_ends_if_the_clock_is_set_back_to_before_its_begin(desk: Desk) -> None:
+    """Its time cannot be told any more; the model may wait again, and misses nothing."""
+    run_id = await begin(desk, "wait_for_event", {"source": "ci", "timeout_s": 60})
+    began = trio.current_time()
+    desk.state.now_ms = lambda: wall_clock() - 365 * 86_400_000
+    await desk.until(lambda: desk.ended(run_id))
+    assert trio.current_time() - began <= 31
+    assert "wait again with after=" in result(desk)
 
 
 async def test_a_wait_survives_a_restart(tmp_path: Path, autojump_clock: Any) -> None:

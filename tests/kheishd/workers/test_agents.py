@@ -5,18 +5,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from kheishd.hooks.os import worktrees
 from kheishd.hooks.os.worktrees import make_worktree
 from kheishd.kernel.runtime import ModelEvent, ModelFailure, ModelRequest
 from kheishd.objects.agents.spawn import prepare_spawn, spawn
-from kheishd.store.tables import AGENTS
-from kheishd.workers.agents import begin_close
-from protocol.objects.agent import AgentWorktree, SpawnRequest
+from kheishd.objects.work.shell import ShellOutcome, record_ended
+from kheishd.records.writer import SessionWriter
+from kheishd.store.environment import Transaction
+from kheishd.store.tables import AGENTS, SESSIONS, SHELLS_STOPPING
+from kheishd.workers import agents as worker
+from kheishd.workers.agents import begin_close, finish
+from protocol.events.task import TaskCreated
+from protocol.objects.agent import AgentWorktree, ManagedAgent, SpawnRequest
 from tests.support.desk import Gate
 from tests.support.families import root, until, until_closed
 from tests.support.families import spawn as spawn_over_socket
 from tests.support.git_repositories import exists, git, make_repository
+from tests.support.histories import SHELL
 from tests.support.hooked import shell_hook
 from tests.support.household import Household, household
 
@@ -313,3 +320,50 @@ async def test_an_internal_error_about_a_worktree_blocks_nothing(
     closed = await house.call("agent.close", agent=first["agent_id"])
     assert closed["kept_worktree"] == first["worktree"]["path"]
     assert "an internal error" in closed["close_note"]
+
+
+async def test_every_shell_in_a_worktree_is_stopped_before_it_is_removed(
+    house: Household, source: Path
+) -> None:
+    """Also that of a fork of the agent's session, in a subdirectory."""
+    parent = await root(house, workspace=str(source))
+    child = await spawn_over_socket(house, parent, isolation="worktree")
+    await until(house, child["agent_id"], "idle")
+    fork_id = (await house.call("session.fork", session_id=child["agent_id"]))["session_id"]
+    directory = f"{child['worktree']['path']}/sub"
+    shell = replace(SHELL, workspace=directory, workdir=directory)
+
+    def begin_shell(tx: Transaction) -> None:
+        writer = SessionWriter(tx, fork_id, session=tx.need(SESSIONS, fork_id))
+        writer.append(TaskCreated(task_id="tsk_x", title="x", kind="shell", shell=shell))
+        writer.write()
+
+    await house.state.update(begin_shell)
+    await house.state.update(lambda tx: begin_close(tx, tx.need(AGENTS, child["agent_id"]), note=""))
+    while True:
+        bell = house.state.bell("journal")
+        with house.state.read() as store:
+            if store.count(SHELLS_STOPPING):
+                break
+        await bell.wait()
+    await house.state.update(lambda tx: record_ended(tx, "tsk_x", ShellOutcome("stopped", 143)))
+    await until_closed(house, child["agent_id"])
+
+
+async def test_a_step_that_has_failed_is_tried_again(
+    house: Household, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No fault of the daemon keeps an agent open for good."""
+    failures = [RuntimeError()]
+
+    def fail_once(tx: Transaction, agent: ManagedAgent) -> None:
+        if failures:
+            raise failures.pop()
+        finish(tx, agent)
+
+    monkeypatch.setattr(worker, "finish", fail_once)
+    monkeypatch.setattr(worker, "RETRY_FAILED_SECONDS", 0.0)
+    child = await spawn_over_socket(house, await root(house))
+    await house.call("agent.close", agent=child["agent_id"])
+    await until_closed(house, child["agent_id"])
+    assert not failures

@@ -33,7 +33,7 @@ from protocol.objects.session import SessionCreate, SessionEnd
 from protocol.objects.trigger import Trigger, TriggerChange, TriggerCreate
 from protocol.objects.wake import WakeTarget
 from protocol.transcript import text_of
-from tests.support.desk import Desk, open_desk, working
+from tests.support.desk import Desk, open_desk, wall_clock, working
 
 
 @asynccontextmanager
@@ -207,6 +207,24 @@ async def test_events_in_a_window_are_delivered_together(tmp_path: Path, autojum
         text = text_of(desk.models.requests[0].messages[-1].items)
         assert '"payload":4,"events":5' in text
         assert need(desk, trigger.trigger_id).held is None
+
+
+async def test_held_events_are_delivered_though_the_clock_is_set_back(
+    tmp_path: Path, autojump_clock: Any
+) -> None:
+    """A window that would end in a year is over, also while others hold events that are due sooner."""
+    async with open_desk(tmp_path) as desk:
+        await create(desk, coalesce_s=60)
+        await create(desk, source="other", coalesce_s=3600, sender="ann")
+        async with delivering(desk):
+            await emit(desk)
+            await settle(desk)
+            desk.state.now_ms = lambda: wall_clock() - 365 * 86_400_000
+            await emit(desk, source="other")
+            began = trio.current_time()
+            await desk.until(lambda: bool(runs(desk)))
+            assert trio.current_time() - began <= 31
+            assert [run.sender for run in runs(desk)] == ["ops"]
 
 
 async def test_a_busy_target_is_tried_again(tmp_path: Path, autojump_clock: Any) -> None:

@@ -332,7 +332,7 @@ async def test_a_client_fires_an_entry_now(tmp_path: Path, autojump_clock: Any) 
         assert (fired.outcome, fired.reason) == ("running", "manual")
         await gate.reached.wait()
         again: Occurrence = await house.desk.do(handlers.fire, CronFire(cron_id="tidy"))
-        assert (again.outcome, again.reason) == ("skipped", "overlap")
+        assert (again.outcome, again.reason) == ("skipped", "manual")
         assert house.entry().next_due_ms == created.next_due_ms
         gate.opened.set()
         await house.desk.until(lambda: house.entry().recent[0].outcome == "completed")
@@ -388,3 +388,50 @@ async def test_two_hundred_entries_fire_at_one_time(tmp_path: Path, autojump_clo
         await house.desk.until(lambda: house.desk.count(CRONS_LIVE) > 0)
         await house.desk.until(lambda: house.desk.count(CRONS_LIVE) == 0)
         assert outcomes() == {(1, "completed")}
+
+
+@pytest.mark.parametrize(
+    "params", [{"once": True}, {"max_executions": 1}, {"schedule": "at 2026-12-01T23:00"}]
+)
+async def test_firing_by_hand_takes_nothing_from_the_schedule(
+    tmp_path: Path, autojump_clock: Any, params: Any
+) -> None:
+    """A blocked firing by hand is skipped, and none counts: the scheduled one still comes, once."""
+    gate = Gate()
+    async with cron_house(tmp_path, Scripted([gate]), start="2026-12-01T22:55+01:00") as house:
+        quiet = {"quiet_start": "23:00", "quiet_end": "07:00"} if "schedule" in params else {}
+        await house.create(**({"overlap": "queue_one"} | quiet | params))
+        if quiet:
+            await house.desk.until(lambda: house.rows() == [("deferred", "quiet_hours")])
+        fired = [await house.desk.do(handlers.fire, CronFire(cron_id="tidy")) for _ in range(3)]
+        assert [row.outcome for row in fired] == ["running", "skipped", "skipped"]
+        cron = house.entry()
+        assert (cron.status, cron.executions, cron.queued_due_ms) == ("active", 0, None)
+        gate.opened.set()
+        await house.desk.until(lambda: house.entry().status == "completed")
+        await house.desk.until(lambda: house.rows()[-1][0] == "completed")
+        assert house.entry().executions == 1
+        await house.check()
+
+
+async def test_an_interval_that_began_in_the_future_begins_anew(tmp_path: Path, autojump_clock: Any) -> None:
+    """After the clock was set back, it counts from then on, also for an entry created while it was ahead."""
+    async with cron_house(tmp_path, start="2030-12-01T08:00+01:00") as house:
+        await house.create("every 15m")
+        await house.wake_at("2026-12-01T08:00+01:00")
+        assert house.entry().next_due_ms == ms("2026-12-01T08:15+01:00")
+        await house.desk.until(lambda: len(house.due()) == 2)
+        assert house.due()[-1] == ms("2026-12-01T08:30+01:00")
+        await house.check()
+
+
+async def test_a_deferred_firing_that_is_late_is_a_misfire(tmp_path: Path, autojump_clock: Any) -> None:
+    """It was to fire at the end of the quiet hours; a day later, the policy ``skip`` forbids it."""
+    async with cron_house(tmp_path, start="2026-12-01T22:59+01:00") as house:
+        await house.create(
+            "at 2026-12-01T23:00", misfire="skip", quiet_start="22:00", quiet_end="07:00", quiet="defer"
+        )
+        await house.desk.until(lambda: house.rows() == [("deferred", "quiet_hours")])
+        await house.wake_at("2026-12-03T08:00+01:00")
+        assert house.rows() == [("missed", "late")]
+        assert house.entry().status == "completed"

@@ -874,3 +874,26 @@ def test_a_host_is_fetched_from_if_a_person_or_a_rule_allows_it(
     tool = ToolFacts("web_fetch", "fetch", "ask", in_plan=True)
     layers = Layers((LayerRules(layer="session", name="s", rules=rules, mode=mode),), mode)
     assert judge(tool, "docs.example", layers).decision == decision
+
+
+@pytest.mark.parametrize(
+    ("pattern", "source", "decision"),
+    [
+        ("hr.*", "*", "deny"),
+        ("hr.*", "h*", "deny"),
+        ("hr.*", "hr.pay*", "deny"),
+        ("hr.pay", "hr*", "deny"),
+        ("hr.*", "ci.*", "allow"),
+        ("hr.pay", "hr.payment*", "allow"),
+        ("hr.*", "hr.pay", "deny"),
+    ],
+)
+def test_a_deny_of_sources_holds_for_every_pattern_with_one_of_them(
+    pattern: str, source: str, decision: Decision
+) -> None:
+    """A shorter pattern does not evade it; an allow is for the patterns that it contains."""
+    tool = ToolFacts("wait_for_event", "coordinate", "allow")
+    assert decide(tool, layers_of(layer("session", rule("deny", subject=pattern))), source) == decision
+    asking = ToolFacts("wait_for_event", "coordinate", "ask")
+    allows = layers_of(layer("session", rule("allow", subject="hr.*")))
+    assert decide(asking, allows, source) == ("allow" if source.startswith("hr.") else "ask")

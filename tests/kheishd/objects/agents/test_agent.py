@@ -7,6 +7,7 @@ import msgspec
 
 from kheishd.config.sections.agents import AgentsSection
 from kheishd.config.sections.config import Config
+from kheishd.objects.agents.agent import SLOW_CLOSE_MS, find_agent_warnings
 from kheishd.store.tables import AGENTS as AGENT_TABLE
 from kheishd.workers.agents import begin_close
 from protocol.errors.agent import (
@@ -21,6 +22,7 @@ from protocol.errors.route import RouteForbidden, RouteNotFound, RouteNotReady
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.session import InputTooLarge, SessionAlreadyEnded, WorkspaceForbidden, WorkspaceMissing
 from protocol.errors.token import ScopeWouldWiden
+from protocol.limits.agent import MAX_AGENT_PROMPT_BYTES
 from protocol.limits.session import MAX_INPUT_BYTES
 from tests.support.families import root, spawn, until
 from tests.support.household import AGENTS, Household, household, pages, refusal_of
@@ -308,6 +310,29 @@ async def test_agent_spawn_input_too_large(house: Household) -> None:
     parent = await root(house)
     refusal = await house.refusal_of("agent.spawn", parent=parent, name="x", prompt="x" * MAX_INPUT_BYTES)
     assert (type(refusal), refusal.field) == (InputTooLarge, "$.params.prompt")
+
+
+async def test_the_limits_of_texts_are_bytes(house: Household) -> None:
+    """An agent whose instructions are too long is refused, and explained so."""
+    spawn = {"parent": await root(house), "name": "x", "prompt": "x"}
+    for name, limit in (("instructions", MAX_AGENT_PROMPT_BYTES), ("description", 1024)):
+        params = spawn | {name: "é" * (limit // 2 + 1)}
+        refusal = await house.refusal_of("agent.spawn", **params)
+        assert isinstance(refusal, InputTooLarge)
+        explained = await house.call("agent.explain", spawn=params)
+        assert (explained["allowed"], explained["field"]) == (False, refusal.field)
+        assert refusal.field == f"$.params.{name}"
+
+
+async def test_a_close_without_progress_is_a_warning(idle: Household) -> None:
+    """It is named after two minutes."""
+    child = await spawn(idle, await root(idle))
+    await idle.state.update(lambda tx: begin_close(tx, tx.need(AGENT_TABLE, child["agent_id"]), note=""))
+    now_ms = idle.state.now_ms()
+    with idle.state.read() as store:
+        assert list(find_agent_warnings(store, now_ms)) == []
+        (warning,) = find_agent_warnings(store, now_ms + SLOW_CLOSE_MS + 1000)
+    assert child["path"] in warning
 
 
 # Explain.

@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 
 from kheishd.config.sections.agents import AgentsSection
+from kheishd.objects.agents.attendance import find_attendance
 from kheishd.objects.agents.spawn import prepare_spawn
 from kheishd.objects.agents.spawn import spawn as spawn_agent
+from kheishd.store.tables import SESSIONS
+from protocol.audience import Audience
 from protocol.errors.approval import NotInAudience
 from protocol.objects.agent import SpawnRequest
 from tests.support.desk import gives, says
@@ -85,6 +88,11 @@ async def test_requests_go_to_the_declared_owner(house: Household, sender: str |
     inner = await spawn(house, child["agent_id"], "inner")
     for agent in (child, inner):
         await until(house, agent["agent_id"], "waiting_for_approval")
+    branch = await house.call("session.fork", session_id=child["agent_id"])
+    fork_id = branch["session_id"]
+    with house.state.read() as store:
+        attendance = find_attendance(store, house.holder.current(), store.need(SESSIONS, fork_id))
+    assert attendance == Audience(people=["ann"])
     approvals = (await house.call("approval.list"))["approvals"]
     assert [approval["audience"] for approval in approvals] == [{"people": ["ann"]}] * 2
     refusal = await house.refusal_of(

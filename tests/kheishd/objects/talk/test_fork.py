@@ -10,7 +10,7 @@ from kheishd.workers.runs.transcript import TranscriptReader, newest_checkpoint
 from protocol.errors.definition import AgentForbidden, AgentNotFound
 from protocol.errors.journal import CursorPruned
 from protocol.errors.rpc import InvalidParams
-from protocol.errors.session import ImportInvalid, SessionNotFound, TooDeep
+from protocol.errors.session import ImportInvalid, SessionAlreadyEnded, SessionNotFound, TooDeep
 from protocol.errors.token import ScopeMissing
 from protocol.events.session import SessionCreated
 from protocol.journal.envelope import Envelope
@@ -18,6 +18,7 @@ from protocol.journal.line import decode_envelope, decode_event
 from protocol.limits.session import MAX_FORKS
 from protocol.transcript import Item, ToolCall, text_of
 from tests.support.desk import gives, says
+from tests.support.families import root, spawn, until
 from tests.support.household import AGENTS, Household, pages, refusal_of
 from tests.support.runtimes import make_runtime
 from tests.support.transcripts import assert_valid
@@ -320,6 +321,38 @@ async def test_session_fork_too_deep(idle: Household) -> None:
 
 
 # As a file.
+
+
+async def test_session_fork_session_already_ended(house: Household) -> None:
+    """Nothing opens below a session that has ended or is being closed; a root can be forked after its end."""
+    parent = await root(house)
+    child = (await spawn(house, parent))["agent_id"]
+    inner = (await spawn(house, child))["agent_id"]
+    await until(house, inner, "idle")
+    await house.call("agent.close", agent=child)
+    refusal = await house.refusal_of("session.fork", session_id=inner)
+    assert isinstance(refusal, SessionAlreadyEnded)
+    assert refusal.field == "$.params.session_id"
+    assert (await fork(house, child))["parent_session_id"] == parent
+    other = await root(house)
+    created = await root(house, parent_session_id=other)
+    await house.call("session.end", session_id=other)
+    assert isinstance(await house.refusal_of("session.fork", session_id=created), SessionAlreadyEnded)
+    assert (await fork(house, other))["status"] == "open"
+
+
+async def test_a_fork_of_an_agent_has_its_instructions(house: Household) -> None:
+    """Also a fork of a fork; one that works as another definition has only those of that."""
+    child = (await spawn(house, await root(house), instructions="Be kind."))["agent_id"]
+    await until(house, child, "idle")
+    branch = await fork(house, child)
+    twig = await fork(house, branch["session_id"])
+    other = await fork(house, child, agent="critic")
+    texts_sent = []
+    for session in (branch, twig, other):
+        await send(house, session["session_id"], "go on")
+        texts_sent.append(house.models.requests[-1].instructions)
+    assert ["Be kind." in text for text in texts_sent] == [True, True, False]
 
 
 async def export_lines(house: Household, session_id: str) -> list[str]:

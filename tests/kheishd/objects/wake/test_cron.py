@@ -13,6 +13,7 @@ from protocol.errors.conversation import SenderForbidden, SenderInvalid
 from protocol.errors.cron import (
     CronChanged,
     CronExists,
+    CronForbidden,
     CronFromFile,
     CronInvalid,
     CronLimit,
@@ -490,3 +491,62 @@ async def test_cron_export_input_too_large(idle: Household, monkeypatch: pytest.
     monkeypatch.setattr(cron, "MAX_CRON_FILE_BYTES", 10)
     await create(idle)
     assert isinstance(await idle.refusal_of("cron.export"), InputTooLarge)
+
+
+# Tokens whose inputs are data.
+
+
+async def require_cron_forbidden(house: Household, name: str, **params: Any) -> None:
+    """Require that a token whose inputs are data changes no entry of an operator, but its own."""
+    await create(house)
+    _, secret = await house.server.token(scopes=["operate"], origin="connector")
+    client = await house.server.connect_websocket(secret)
+    refusal = await refusal_of(client, f"cron.{name}", cron_id="tidy", **params)
+    assert (type(refusal), refusal.field) == (CronForbidden, "$.params.cron_id")
+    await client.call("cron.create", **(TIDY | {"cron_id": "own"}), target=TARGET)
+    await client.call(f"cron.{name}", cron_id="own", **params)
+
+
+async def test_cron_update_cron_forbidden(idle: Household) -> None:
+    """An operator's entry keeps its schedule."""
+    await require_cron_forbidden(idle, "update", schedule="every 1m")
+
+
+async def test_cron_pause_cron_forbidden(idle: Household) -> None:
+    """An operator's entry goes on."""
+    await require_cron_forbidden(idle, "pause")
+
+
+async def test_cron_resume_cron_forbidden(idle: Household) -> None:
+    """An operator's entry stays paused."""
+    await require_cron_forbidden(idle, "resume")
+
+
+async def test_cron_delete_cron_forbidden(idle: Household) -> None:
+    """An operator's entry stays."""
+    await require_cron_forbidden(idle, "delete")
+
+
+async def test_an_export_has_only_instructions_of_operators(idle: Household) -> None:
+    """The file's tasks are instructions: those of agents and connectors are left out, and counted."""
+    await create(idle)
+    foreign = CronCreated(
+        cron_id="foreign",
+        schedule="@daily",
+        target=WakeTarget(agent="default", prompt="obey"),
+        next_due_ms=None,
+        source="agent",
+        authority="agent",
+    )
+    await idle.state.update(lambda tx: cron.create_cron(tx, foreign))
+    export = await idle.call("cron.export")
+    assert (export["crons"], "obey" in export["toml"]) == (1, False)
+    assert "not an operator's: 1" in export["toml"]
+
+
+async def test_the_last_time_that_can_be_explained(idle: Household) -> None:
+    """A time beyond all calendars is refused with its field."""
+    await create(idle)
+    assert (await idle.call("cron.explain", cron_id="tidy", at_ms=2**47))["lines"]
+    refusal = await idle.refusal_of("cron.explain", cron_id="tidy", at_ms=2**47 + 1)
+    assert (type(refusal), refusal.field) == (InvalidParams, "$.params.at_ms")

@@ -3,7 +3,9 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from kheishd.objects.wake.trigger import apply_rows
 from kheishd.records.writer import StreamWriter
 from kheishd.store.tables import TRIGGERS
 from protocol.errors.conversation import SenderInvalid
@@ -12,9 +14,10 @@ from protocol.errors.event import EventBusForbidden, TriggerLimit, TriggerNotFou
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.session import InputTooLarge, SessionNotFound
 from protocol.errors.skill import SkillNotFound
-from protocol.events.trigger import TriggerCreated
+from protocol.events.trigger import TriggerCreated, TriggerFired
 from protocol.journal.envelope import BUS_STREAM
 from protocol.limits.event import MAX_TRIGGERS
+from protocol.objects.trigger import TriggerTerms
 from protocol.objects.wake import WakeTarget
 from tests.support.household import Household, pages, refusal_of
 
@@ -239,3 +242,53 @@ async def test_a_token_of_data_stores_no_instruction(idle: Household) -> None:
     client = await idle.server.connect_websocket(secret)
     made = await client.call("trigger.create", source="a", target=TARGET)
     assert ("authority" in made, made["origins"]) == (False, ["connector"])
+
+
+async def require_forbidden_to_data(house: Household, name: str) -> None:
+    """Require that a token whose inputs are data changes no trigger of an operator, but its own."""
+    theirs = (await create(house))["trigger_id"]
+    _, secret = await house.server.token(scopes=["operate"], origin="connector")
+    client = await house.server.connect_websocket(secret)
+    refusal = await refusal_of(client, f"trigger.{name}", trigger_id=theirs)
+    assert (type(refusal), refusal.field) == (EventBusForbidden, "$.params.trigger_id")
+    own = await client.call("trigger.create", source="a", target=TARGET)
+    await client.call(f"trigger.{name}", trigger_id=own["trigger_id"])
+
+
+@pytest.mark.parametrize("name", ["pause", "resume", "delete"])
+async def test_a_token_of_data_changes_no_trigger_of_an_operator(idle: Household, name: str) -> None:
+    """It may change only what it could have created."""
+    await require_forbidden_to_data(idle, name)
+
+
+async def test_a_changed_subscription_gives_up_what_it_holds(idle: Household) -> None:
+    """Events of the former pattern do not reach the new target; a change of another field keeps them."""
+    terms = TriggerTerms(source="hr.*", target=WakeTarget(agent="default", sender="hr", prompt="p"))
+
+    def apply(changed: TriggerTerms) -> Any:
+        return idle.state.update(lambda tx: apply_rows(tx, [("mine", changed)]))
+
+    def hold(tx: Any) -> None:
+        writer = StreamWriter(tx, BUS_STREAM)
+        writer.append(
+            TriggerFired(trigger_id="mine", event_id="e", event_cursor=1, outcome="held", due_at_ms=2**45)
+        )
+        writer.write()
+
+    await apply(terms)
+    changes: list[dict[str, Any]] = [
+        {"source": "ci.*"},
+        {"filter": {"a": 1}},
+        {"target": WakeTarget(**TARGET)},
+    ]
+    for change in changes:
+        await apply(terms)
+        await idle.state.update(hold)
+        await apply(replace(terms, coalesce_s=5))
+        with idle.state.read() as store:
+            assert store.need(TRIGGERS, "mine").held is not None
+            refused = store.need(TRIGGERS, "mine").refused
+        await apply(replace(terms, **change))
+        with idle.state.read() as store:
+            trigger = store.need(TRIGGERS, "mine")
+        assert (trigger.held, trigger.refused) == (None, refused + 1)
