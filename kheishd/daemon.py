@@ -623,10 +623,8 @@ class Daemon:
 
     def _learn(self, secrets: Iterable[str]) -> None:
         """Scrub secrets from everything that is journaled, logged, streamed or captured from now on."""
-        secrets = list(secrets)
-        if all(secret in self._learned for secret in secrets):
+        if not self._learned.learn(secrets, (*self._credentials, *self._vault.values())):
             return
-        self._learned.learn(secrets, (*self._credentials, *self._vault.values()))
         self._scrubber = Scrubber(self._learned, self._scrubber)
         self._state.store.set_scrub(self._scrubber.scrub_journal_line)
         self._logs.scrub(self._scrubber)

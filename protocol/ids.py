@@ -6,7 +6,7 @@ a clock.
 """
 
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from msgspec import Meta
 
@@ -37,6 +37,12 @@ def explain_shape(message: str) -> str:
         message = message.replace(f"`str` matching regex {pattern!r}", words)
     return message
 
+
+IDENTITY: Final = {"identity": True}
+"""Marks a type whose texts are names, patterns or addresses; one with a secret in it is refused."""
+
+PLAIN_TEXT: Final = {"identity": False}
+"""Marks a short type whose texts are no identities: in them, secrets are redacted."""
 
 Id = Annotated[str, shaped(ID_PATTERN, ID_SHAPE)]
 """An identifier as a caller may choose it or send it."""

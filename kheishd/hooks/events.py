@@ -67,7 +67,7 @@ class PublishEvent(Arguments, frozen=True):
 class SubscribeEvent(Arguments, frozen=True):
     """Arguments of ``subscribe_event``."""
 
-    source: Annotated[str, Meta(min_length=1, description=_PATTERN_TEXT)]
+    source: Annotated[str, Meta(min_length=1, description=_PATTERN_TEXT, extra=ids.IDENTITY)]
     prompt: Annotated[str, Meta(min_length=1, description="What you are to do with each event.")]
     once: Annotated[bool, Meta(description="Only for the first event.")] = False
     coalesce_s: Annotated[
@@ -89,7 +89,7 @@ class UnsubscribeEvent(Arguments, frozen=True):
 class WaitForEvent(Arguments, frozen=True):
     """Arguments of ``wait_for_event``."""
 
-    source: Annotated[str, Meta(min_length=1, description=_PATTERN_TEXT)]
+    source: Annotated[str, Meta(min_length=1, description=_PATTERN_TEXT, extra=ids.IDENTITY)]
     timeout_s: Annotated[
         int, Meta(ge=1, le=MAX_EVENT_WAIT_SECONDS, description="How long to wait at most.")
     ] = DEFAULT_EVENT_WAIT_SECONDS

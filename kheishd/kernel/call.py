@@ -6,7 +6,9 @@ A module in ``objects`` exports ``HANDLERS``, a tuple of handlers made by three 
 * ``@mutation(row, prepare=..., follow=...)`` on ``def f(tx, call, plan) -> result``: runs as one transaction
   on the writer thread. ``prepare(call, params) -> plan`` runs before it on the loop (validation, ids,
   hashing; may refuse); without it the plan is the params. ``on_commit(call, result)`` runs on the loop right
-  after the commit; it must not block. ``follow(call, params, result) -> result`` is async and runs then
+  after the commit; it must not block. ``on_end(call)`` does so however the transaction ended, also when its
+  result is that of an earlier request: it tidies up after a ``prepare`` with effects. A dry run has none.
+  ``follow(call, params, result) -> result`` is async and runs then
   (waiting, streaming), unless ``follows(params)`` is false. ``mask(call, params) -> params`` runs after
   ``prepare``: it removes secrets from the params whose digest an idempotency key stores.
 * ``@control(row)`` on ``def f(call, params) -> result`` or ``async def``: acts on the running daemon.
@@ -178,6 +180,7 @@ class Mutate(Value, frozen=True):
     follows: Callable[[Any], bool] | None = None
     on_commit: Callable[[Call, Any], None] | None = None
     mask: Callable[[Call, Any], Any] | None = None
+    on_end: Callable[[Call], None] | None = None
 
     def has_follow_up(self, params: Any) -> bool:
         """Whether ``follow`` runs after the commit of a request with these params."""
@@ -207,9 +210,10 @@ def mutation(
     follows: Callable[[Any], bool] | None = None,
     on_commit: Callable[[Call, Any], None] | None = None,
     mask: Callable[[Call, Any], Any] | None = None,
+    on_end: Callable[[Call], None] | None = None,
 ) -> Callable[[Callable[[Transaction, Call, Any], Any]], Mutate]:
     """Declare a transaction function as the handler of a mutation."""
-    return lambda function: Mutate(row, function, prepare, follow, follows, on_commit, mask)
+    return lambda function: Mutate(row, function, prepare, follow, follows, on_commit, mask, on_end)
 
 
 def control(row: AnyMethod) -> Callable[[Callable[[Call, Any], Any]], Act]:

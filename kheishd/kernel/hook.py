@@ -295,6 +295,7 @@ class Invocation(Value, frozen=True):
     ``yield_slot`` is entered while the call waits for another run: meanwhile this one takes no slot.
     ``judge_claim`` judges a claim of the running call by the current rules, such as a connection. A claim
     that was approved together with the call is allowed unless a rule denies it now.
+    ``scrub`` replaces secrets: for a text that is cut, because a part of a secret is not recognized later.
     """
 
     context: RunContext
@@ -307,6 +308,7 @@ class Invocation(Value, frozen=True):
     closed_patterns: Callable[[], Sequence[str]] = tuple
     judge_claim: Callable[[Claim], Ruling] = _deny_claim
     yield_slot: Callable[[], AbstractContextManager[None]] = nullcontext
+    scrub: Callable[[bytes], bytes] = bytes
 
     @property
     def key(self) -> str:

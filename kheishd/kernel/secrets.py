@@ -56,13 +56,14 @@ class SlotReader(Protocol):
 class _OpenSlot(Value, frozen=True):
     """A slot in memory: the seal that was opened, and its value or why there is none.
 
-    ``is_locked``: the key that opens it is not there.
+    ``is_locked``: the key that opens it is not there. ``texts`` are those to redact because of the value.
     """
 
     sealed: SealedValue | None
     value: str | None = None
     problem: str | None = None
     is_locked: bool = False
+    texts: tuple[str, ...] = ()
 
     @property
     def key_id(self) -> str:
@@ -119,8 +120,11 @@ class Vault:
     def values(self) -> Iterator[str]:
         """Yield the open values, and the credentials in those that are JSON: all that has to be redacted."""
         for slot in self._slots.values():
-            if slot.value is not None:
-                yield from list_redacted(slot.value)
+            yield from slot.texts
+
+    def count_texts(self, without: str) -> int:
+        """Return the number of texts to redact because of all slots but one."""
+        return sum(len(slot.texts) for slot_id, slot in self._slots.items() if slot_id != without)
 
     def unreadable(self) -> dict[str, str]:
         """Return the problems of the slots whose values cannot be read, or not after a restart, by slot."""
@@ -339,7 +343,7 @@ class Vault:
                 log.warning("the value of the secret slot '%s' %s", slot_id, slot.problem)
             if slot.is_locked and previous.sealed == sealed:
                 # The key disappeared while the daemon runs: its work continues, and so does the warning.
-                slot = replace(slot, value=previous.value)
+                slot = replace(slot, value=previous.value, texts=previous.texts)
             slots[slot_id] = slot
         return slots
 
@@ -349,7 +353,8 @@ class Vault:
         key = keys.get(sealed.key_id)
         if key is not None:
             try:
-                return _OpenSlot(sealed, unseal(key, slot_id, sealed))
+                value = unseal(key, slot_id, sealed)
+                return _OpenSlot(sealed, value, texts=tuple(list_redacted(value)))
             except SealBroken as error:
                 return _OpenSlot(sealed, problem=f"cannot be used: {error}")
         if self._keys is None:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from kheishd.core.text.scrub import Scrubber
 from kheishd.kernel.runtime import ModelFailure
 from kheishd.providers.error_report import ErrorReport, decompress, parse_error, parse_error_body
 from protocol.text import truncate
@@ -237,6 +238,8 @@ class FailureFactory:
         if self._secret:
             for form in (self._secret, msgspec.json.encode(self._secret).decode()[1:-1]):
                 message = message.replace(form, "[credential]")
+            # In any other spelling, before a part of it is left.
+            message = Scrubber((self._secret,)).scrub_text(message)
         # Truncate first: half a megabyte, character by character, takes a tenth of a second.
         message = message[:MAX_CLEANED_CHARACTERS]
         line = " ".join("".join(c if c.isprintable() else " " for c in message).split())

@@ -24,7 +24,7 @@ from kheishd.kernel.call import Act, Call, Caller, Connection, Control, Handler,
 from kheishd.server.mutation import DryRun, MutationCommit, RepeatedResult, receipt_exclusions
 from protocol.errors.daemon import DaemonDraining
 from protocol.errors.refusal import Refusal
-from protocol.errors.rpc import InternalError, MessageTooLarge, MethodNotFound
+from protocol.errors.rpc import InternalError, InvalidParams, MessageTooLarge, MethodNotFound
 from protocol.rpc.wire import decode_id, decode_params, encode_error, encode_result
 
 if TYPE_CHECKING:
@@ -227,6 +227,14 @@ class _Mutations(_Entry):
 
     def __call__(self, request: Request, asker: RequestSource, reply: Reply) -> bytes | None:
         params = self.params(request, asker)
+        scrubber = self.dispatcher.live.scrubber
+        if scrubber.may_occur(bytes(request.params)):
+            # Imported where a secret was found.
+            from kheishd.core.text.identities import find_secret
+
+            field = find_secret(self.row.params, params, scrubber, "$.params")
+            if field is not None:
+                raise InvalidParams("a name, an address or a rule contains a secret's value", field=field)
         if self.dispatcher.control.draining() and not self.row.while_draining:
             raise DaemonDraining()
         handler = self.handler
@@ -240,6 +248,11 @@ class _Mutations(_Entry):
         def answer(job: Any) -> None:
             """Answer, on the loop, once the transaction has committed or failed."""
             opened.job = None
+            if handler.on_end is not None and not params.check:
+                try:
+                    handler.on_end(call)
+                except Exception:
+                    log.exception("the work after a transaction of %s failed", self.row.name)
             if handler.on_commit is not None and job.error is None and type(job.value) is not RepeatedResult:
                 try:
                     handler.on_commit(call, job.value)

@@ -26,7 +26,7 @@ from protocol.errors.route import RouteForbidden, RouteNotFound, RouteNotReady
 from protocol.errors.session import InputTooLarge, SessionAlreadyEnded, WorkspaceForbidden, WorkspaceMissing
 from protocol.errors.store import StorageFull
 from protocol.errors.token import ScopeWouldWiden
-from protocol.ids import Cursor
+from protocol.ids import IDENTITY, Cursor
 from protocol.limits.agent import (
     MAX_AGENT_DESCRIPTION_BYTES,
     MAX_AGENT_PROMPT_BYTES,
@@ -77,6 +77,7 @@ AgentAddress = Annotated[
     Meta(
         min_length=1,
         max_length=512,
+        extra=IDENTITY,
         description="An agent: its id, path or nickname, or a name that no other live agent has.",
     ),
 ]

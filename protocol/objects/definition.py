@@ -15,7 +15,7 @@ from protocol.errors.definition import (
 from protocol.errors.session import InputTooLarge
 from protocol.errors.store import StorageFull
 from protocol.errors.token import ScopeWouldWiden
-from protocol.ids import Id
+from protocol.ids import IDENTITY, Id
 from protocol.limits.budget import MAX_BUDGET_TOKENS, MAX_MICROS, MAX_WORK_SECONDS
 from protocol.limits.mcp import MAX_AGENT_SERVERS
 from protocol.limits.memory import MAX_NOTEBOOKS
@@ -47,7 +47,7 @@ class DefinitionSettings(Struct, frozen=True, kw_only=True, omit_defaults=True, 
     max_cost: Annotated[float, Meta(gt=0, le=MAX_MICROS // 1_000_000)] | None = None
     permission_mode: PermissionMode | None = None
     permissions: Annotated[list[Rule], Meta(max_length=MAX_RULES)] = []
-    workspace: Annotated[str, Meta(max_length=MAX_PATH_BYTES)] | None = None
+    workspace: Annotated[str, Meta(max_length=MAX_PATH_BYTES, extra=IDENTITY)] | None = None
     persona: Name | None = None
     tools: Allowlist = None
     skills: Allowlist = None

@@ -11,7 +11,7 @@ from protocol.errors.agent import AgentAlreadyClosed, NoSuchAgent
 from protocol.errors.mailbox import MailboxFull, MailConflict, MailNotFound
 from protocol.errors.session import InputTooLarge
 from protocol.errors.store import StorageFull
-from protocol.ids import Cursor, Id
+from protocol.ids import PLAIN_TEXT, Cursor, Id
 from protocol.limits.mailbox import MAX_MAIL_SUBJECT_BYTES, MAX_MAIL_TTL_MS
 from protocol.objects.agent import AgentAddress
 from protocol.rpc.method import Method, Mutation, Page, Params
@@ -121,7 +121,7 @@ class MailboxPost(Mutation, frozen=True, kw_only=True):
 
     from_agent: AgentAddress = field(name="from")
     to_agent: AgentAddress = field(name="to")
-    subject: Annotated[str, Meta(min_length=1, max_length=MAX_MAIL_SUBJECT_BYTES)]
+    subject: Annotated[str, Meta(min_length=1, max_length=MAX_MAIL_SUBJECT_BYTES, extra=PLAIN_TEXT)]
     payload: Any
     ttl_ms: Annotated[int, Meta(gt=0, le=MAX_MAIL_TTL_MS)] | None = None
     message_id: Id | None = None

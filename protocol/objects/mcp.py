@@ -16,7 +16,7 @@ from protocol.errors.mcp import (
 from protocol.errors.session import InputTooLarge
 from protocol.errors.store import StorageFull
 from protocol.errors.token import ScopeWouldWiden
-from protocol.ids import shaped
+from protocol.ids import IDENTITY, shaped
 from protocol.limits.mcp import MAX_SERVER_ENTRIES, MAX_SERVER_NAME_BYTES, MAX_SERVER_VALUE_BYTES
 from protocol.limits.names import MAX_PATH_BYTES
 from protocol.rpc.method import Method, Mutation, Page, Params
@@ -33,7 +33,7 @@ ServerName = Annotated[
         description="1-32 characters of A-Z a-z 0-9 - and single underscores between them.",
     ),
 ]
-ServerText = Annotated[str, Meta(max_length=MAX_SERVER_VALUE_BYTES)]
+ServerText = Annotated[str, Meta(max_length=MAX_SERVER_VALUE_BYTES, extra=IDENTITY)]
 ServerTexts = Annotated[list[ServerText], Meta(max_length=MAX_SERVER_ENTRIES)]
 ServerMap = Annotated[
     dict[Annotated[str, Meta(min_length=1, max_length=256)], ServerText], Meta(max_length=MAX_SERVER_ENTRIES)
@@ -59,7 +59,7 @@ class McpServerSettings(Struct, frozen=True, kw_only=True, omit_defaults=True, f
     env: ServerMap = {}
     env_refs: ServerMap = {}
     inherit_env: ServerTexts = []
-    cwd: Annotated[str, Meta(max_length=MAX_PATH_BYTES)] | None = None
+    cwd: Annotated[str, Meta(max_length=MAX_PATH_BYTES, extra=IDENTITY)] | None = None
     url: ServerText | None = None
     headers: ServerMap = {}
     auth_ref: ServerText | None = None

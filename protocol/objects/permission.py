@@ -20,7 +20,7 @@ from protocol.errors.run import RunAlreadyEnded, RunNotFound
 from protocol.errors.session import InputTooLarge, SessionAlreadyEnded, SessionNotFound
 from protocol.errors.store import StorageFull
 from protocol.errors.token import ScopeWouldWiden
-from protocol.ids import Cursor, Id, shaped
+from protocol.ids import IDENTITY, Cursor, Id, shaped
 from protocol.limits.call import MAX_SUBJECT_BYTES, MAX_TOOL_BYTES
 from protocol.limits.names import MAX_AGENT_BYTES, MAX_ITEM_BYTES, MAX_REASON_BYTES
 from protocol.limits.permission import MAX_RULES
@@ -68,6 +68,7 @@ Subject = Annotated[
     str,
     Meta(
         max_length=MAX_SUBJECT_BYTES,
+        extra=IDENTITY,
         description="The object of the call: a path, a command, a host. In a rule, '*' matches anything.",
     ),
 ]

@@ -17,7 +17,7 @@ from protocol.errors.route import (
 from protocol.errors.session import InputTooLarge
 from protocol.errors.store import StorageFull
 from protocol.errors.token import ScopeWouldWiden
-from protocol.ids import Id
+from protocol.ids import IDENTITY, Id
 from protocol.limits.budget import MAX_MICROS
 from protocol.limits.model import DEFAULT_CONTEXT_TOKENS
 from protocol.limits.names import MAX_MODEL_BYTES
@@ -49,6 +49,7 @@ PresetName = Literal[
 """The servers whose differences kheish knows."""
 
 
+RouteText = Annotated[str, Meta(extra=IDENTITY)]
 Price = Annotated[float, Meta(ge=0, le=MAX_MICROS // 1_000_000)]
 
 
@@ -62,11 +63,11 @@ class RouteSettings(Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     model: Annotated[str, Meta(min_length=1, max_length=MAX_MODEL_BYTES)]
     driver: Driver | None = None
     preset: PresetName | None = None
-    base_url: str | None = None
-    auth_ref: str | None = None
-    auth_refs: Annotated[list[str], Meta(max_length=MAX_KEYS)] = []
-    auth_header: str | None = None
-    ca_file: str | None = None
+    base_url: RouteText | None = None
+    auth_ref: RouteText | None = None
+    auth_refs: Annotated[list[RouteText], Meta(max_length=MAX_KEYS)] = []
+    auth_header: RouteText | None = None
+    ca_file: RouteText | None = None
     fallback: Annotated[list[Id], Meta(max_length=MAX_FALLBACKS)] = []
     options: dict[str, Any] = {}
     context_tokens: Annotated[int, Meta(ge=1_000, le=1_000_000_000)] = DEFAULT_CONTEXT_TOKENS

@@ -9,7 +9,7 @@ from protocol.contract import BoundContract, FollowUp, OutputContract, Requireme
 from protocol.errors.run import ArtifactNotFound, DebugNotFound, RunAlreadyEnded, RunNotFound
 from protocol.errors.session import SessionNotFound
 from protocol.errors.store import StorageFull
-from protocol.ids import Cursor, Id
+from protocol.ids import IDENTITY, Cursor, Id
 from protocol.limits.debug import DEFAULT_DEBUG_TEXT_BYTES, MAX_DEBUG_ARTIFACT_ID_BYTES, MAX_DEBUG_TEXT_BYTES
 from protocol.limits.model import DEFAULT_CONTEXT_TOKENS
 from protocol.limits.names import (
@@ -44,7 +44,7 @@ PRINTABLE_PATTERN = r"^[^\x00-\x1f\x7f-\xa0\u200b-\u200f\u2028-\u202f\u2060-\u20
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_AGENT_BYTES, pattern=PRINTABLE_PATTERN)]
 """The name of an agent or a route."""
 ModelName = Annotated[str, Meta(min_length=1, max_length=MAX_MODEL_BYTES, pattern=PRINTABLE_PATTERN)]
-PathName = Annotated[str, Meta(min_length=1, max_length=MAX_PATH_BYTES)]
+PathName = Annotated[str, Meta(min_length=1, max_length=MAX_PATH_BYTES, extra=IDENTITY)]
 Source = Annotated[str, Meta(max_length=MAX_SOURCE_BYTES)]
 Outcome = Literal["completed", "failed", "cancelled", "interrupted"]
 ENDED: frozenset[str] = frozenset(("completed", "failed", "cancelled", "interrupted"))

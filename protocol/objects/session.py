@@ -30,7 +30,7 @@ from protocol.errors.session import (
 )
 from protocol.errors.store import StorageFull
 from protocol.errors.token import InputOriginForbidden, ScopeWouldWiden
-from protocol.ids import Cursor, Id
+from protocol.ids import IDENTITY, Cursor, Id
 from protocol.limits.call import MAX_TOOL_BYTES
 from protocol.limits.names import MAX_REASON_BYTES, MAX_TITLE_BYTES
 from protocol.objects.goal import Goal
@@ -57,7 +57,7 @@ from protocol.objects.transfer import (
 from protocol.rpc.method import Method, Mutation, NoParams, Page, Params
 from protocol.transcript import InputItem, InputOrigin, Usage, VisibleMessage
 
-Allowlist = list[str] | None
+Allowlist = Annotated[list[str], Meta(extra=IDENTITY)] | None
 """Permitted names: null means every name, an empty list none."""
 
 
@@ -362,14 +362,14 @@ class SessionSend(SendParams, frozen=True, kw_only=True):
     """Params of ``session.send``: as ``conversation.send``, addressed by session."""
 
     session_id: Id
-    sender: str | None = None
+    sender: Annotated[str, Meta(extra=IDENTITY)] | None = None
 
 
 class SessionSteer(SteerParams, frozen=True, kw_only=True):
     """Params of ``session.steer``: as ``conversation.steer``, addressed by session."""
 
     session_id: Id
-    sender: str | None = None
+    sender: Annotated[str, Meta(extra=IDENTITY)] | None = None
 
 
 class SessionCompact(CompactParams, frozen=True, kw_only=True):

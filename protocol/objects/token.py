@@ -6,11 +6,11 @@ from msgspec import Meta, Struct
 
 from protocol.errors.store import StorageFull
 from protocol.errors.token import ScopeWouldWiden, TokenLimit, TokenNotFound
-from protocol.ids import Id
+from protocol.ids import IDENTITY, Id
 from protocol.rpc.method import Method, Mutation, Page, Scope
 from protocol.transcript import DeclaredOrigin
 
-Names = Annotated[list[str], Meta(max_length=256)] | None
+Names = Annotated[list[str], Meta(max_length=256, extra=IDENTITY)] | None
 """Names that a token covers: null means every name, an empty list none."""
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from msgspec import Meta, Struct
 
 from protocol.errors.refusal import Refusal
+from protocol.ids import PLAIN_TEXT
 from protocol.limits.names import MAX_IDEMPOTENCY_KEY_BYTES
 from protocol.limits.page import DEFAULT_PAGE_ROWS, MAX_PAGE_ROWS
 from protocol.limits.rpc import MAX_PARAMS_BYTES
@@ -41,6 +42,7 @@ class Mutation(Params, frozen=True, kw_only=True, forbid_unknown_fields=True):
             Meta(
                 min_length=1,
                 max_length=MAX_IDEMPOTENCY_KEY_BYTES,
+                extra=PLAIN_TEXT,
                 description="The same key with the same params returns the same result for 7 days; the "
                 "method is executed once.",
             ),

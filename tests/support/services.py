@@ -21,14 +21,19 @@ from kheishd.kernel.shells import Shells
 from kheishd.kernel.state import State
 
 
-def open_vault(state: State, home: Path, environ: Mapping[str, str] | None = None) -> Vault:
-    """Return the open slots of a store, whose values are redacted in the journal and in answers."""
+def open_vault(
+    state: State, home: Path, environ: Mapping[str, str] | None = None, live: Live | None = None
+) -> Vault:
+    """Return the open slots of a store, whose values are redacted in the journal, answers and live texts."""
     learned: set[str] = set()
 
     def learn(secrets: Iterable[str]) -> None:
         learned.update(secrets)
         if learned:
-            state.store.set_scrub(Scrubber(learned).scrub_journal_line)
+            scrubber = Scrubber(learned)
+            state.store.set_scrub(scrubber.scrub_journal_line)
+            if live is not None:
+                live.scrub(scrubber)
 
     vault = Vault(home, environ or {}, learn)
     vault.open(state)
@@ -50,7 +55,8 @@ def make_services(
     home = state.store.directory.parent
     if isinstance(runtimes, Runtime):
         runtimes = RuntimeHolder(runtimes, lambda old: None)
-    used, vault = live or Live(), open_vault(state, home)
+    used = live or Live()
+    vault = open_vault(state, home, live=used)
 
     def read_credential(reference: str) -> str:
         return resolve_credential(reference, vault) or ""

@@ -26,17 +26,17 @@ class LearnedSecrets:
         """Iterate over the secrets, oldest first."""
         return iter(self._secrets)
 
-    def __contains__(self, secret: object) -> bool:
-        """Whether a secret is among them."""
-        return secret in self._secrets
+    def learn(self, secrets: Iterable[str], current: Iterable[str]) -> bool:
+        """Add secrets, and forget the oldest of those that are neither new nor current beyond the limits.
 
-    def learn(self, secrets: Iterable[str], current: Iterable[str]) -> None:
-        """Add secrets, and forget the oldest of those that are neither new nor current beyond the limits."""
+        Return whether anything has changed.
+        """
         new = dict.fromkeys(secrets)
+        has_changed = not new.keys() <= self._secrets.keys()
         self._secrets |= new
         former = list(self._secrets.keys() - new.keys() - set(current))
         if len(former) <= MAX_FORMER and sum(map(len, former)) <= MAX_FORMER_CHARACTERS:
-            return
+            return has_changed
         kept = characters = 0
         unused = set(former)
         for secret in reversed(list(self._secrets)):
@@ -45,3 +45,4 @@ class LearnedSecrets:
                 characters += len(secret)
                 if kept > MAX_FORMER or characters > MAX_FORMER_CHARACTERS:
                     del self._secrets[secret]
+        return True

@@ -46,6 +46,10 @@ class Scrubber:
         spans = self.find_spans(text)
         return replace_spans(text, spans, 0, len(text)) if spans else text
 
+    def may_occur(self, content: bytes) -> bool:
+        """Whether a secret may be in bytes: most likely it is."""
+        return bool(self.secrets) and self._spellings.occur_in(content)
+
     def scrub_bytes(self, content: bytes) -> bytes:
         """Replace the secrets in bytes, such as a file's content, of any encoding."""
         parts: list[bytes] = []
@@ -57,7 +61,7 @@ class Scrubber:
 
     def scrub_journal_line(self, line: bytes) -> bytes:
         """Replace the secrets in a JSON object; the same bytes object if it has none."""
-        if not self.secrets or not self._spellings.occur_in(line):
+        if not self.may_occur(line):
             return line
         table = msgspec.json.decode(line)
         scrubbed = self._scrub_fields(table, top=True, free_form=False)

@@ -26,6 +26,7 @@ from kheishd.store.tables import AGENTS, RUNS, SESSIONS
 from protocol.budget import Budget
 from protocol.errors.refusal import Refusal
 from protocol.events.agent import AgentCloseRequested
+from protocol.ids import IDENTITY
 from protocol.limits.agent import (
     MAX_AGENT_DESCRIPTION_BYTES,
     MAX_AGENT_PROMPT_BYTES,
@@ -80,9 +81,10 @@ class DelegatedTask(Arguments, frozen=True):
         str, Meta(min_length=1, description="Its task, with all facts that it needs: it knows nothing else.")
     ]
     description: Annotated[str, Meta(max_length=MAX_AGENT_DESCRIPTION_BYTES)] = ""
-    agent: Annotated[str, Meta(description="The definition that it works as; by default yours.")] | None = (
-        None
-    )
+    agent: (
+        Annotated[str, Meta(description="The definition that it works as; by default yours.", extra=IDENTITY)]
+        | None
+    ) = None
     profile: (
         Annotated[ProfileName, Meta(description="Its role, which fixes the tools that it has.")] | None
     ) = None

@@ -208,6 +208,10 @@ class LifecycleRunner:
     def _scrub(self, text: str) -> str:
         return self._live.scrubber.scrub_text(text)
 
+    def _shorten(self, output: bytes) -> str:
+        """Return an output, scrubbed and then shortened: a part of a secret would not be recognized."""
+        return shorten(self._live.scrubber.scrub_bytes(output))
+
     async def _attempt(self, hook: HookSpec, content: bytes, trial: HookTrial) -> HookTrial:
         """Run a hook once; return the trial with its outcome. Errors: HookFailure."""
         if hook.url is not None:
@@ -217,11 +221,11 @@ class LifecycleRunner:
             result = await run_command(hook.argv, hook.directory, environment, content, hook.timeout_s)
         except CommandFailed as error:
             raise HookFailure(str(error), after_s=0.0) from None
-        stderr = self._scrub(shorten(result.stderr))
+        stderr = self._shorten(result.stderr)
         trial = replace(
             trial,
             exit_code=result.exit_code,
-            stdout=self._scrub(shorten(result.stdout)),
+            stdout=self._shorten(result.stdout),
             stderr=stderr,
         )
         if result.exit_code == BLOCK_EXIT_CODE:
@@ -230,7 +234,7 @@ class LifecycleRunner:
             how = f"was killed by signal {-result.exit_code}" if result.exit_code < 0 else ""
             how = how or f"ended with exit code {result.exit_code}"
             raise HookFailure(f"it {how}" + (f": {stderr}" if stderr else ""), after_s=0.0, trial=trial)
-        return _with_outcome(trial, result.stdout)
+        return _with_outcome(trial, result.stdout, self._scrub)
 
     async def _post(self, hook: HookSpec, content: bytes, trial: HookTrial) -> HookTrial:
         from kheishd.hooks.lifecycle.http import RequestFailed, load_tls, post
@@ -252,8 +256,8 @@ class LifecycleRunner:
             after_s = error.retry_after_s if error.retryable else None
             trial = replace(trial, status=error.status)
             raise HookFailure(str(error), after_s=after_s, trial=trial) from None
-        trial = replace(trial, status=answer.status, stdout=self._scrub(shorten(answer.body)))
-        return _with_outcome(trial, answer.body)
+        trial = replace(trial, status=answer.status, stdout=self._shorten(answer.body))
+        return _with_outcome(trial, answer.body, self._scrub)
 
     # Failures.
 
@@ -288,7 +292,7 @@ class LifecycleRunner:
             log.warning("the failure of a hook could not be recorded: %s", error)
 
 
-def _with_outcome(trial: HookTrial, content: bytes) -> HookTrial:
+def _with_outcome(trial: HookTrial, content: bytes, scrub: Callable[[str], str]) -> HookTrial:
     """Return the trial with the outcome in an output; an empty one has no objection. Errors: HookFailure."""
     if not content.strip():
         return replace(trial, outcome=HookOutcome())
@@ -297,9 +301,12 @@ def _with_outcome(trial: HookTrial, content: bytes) -> HookTrial:
         if version != 1:
             problem = f"its answer has the contract version {version}; this daemon reads version 1"
             raise HookFailure(problem, trial=trial)
-        return replace(trial, outcome=_outcome_decoder.decode(content))
+        outcome = _outcome_decoder.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise HookFailure(f"its answer is not a valid outcome: {error}", trial=trial) from None
+    # Their texts are cut later, and a part of a secret would not be recognized then.
+    reason, context = scrub(outcome.reason), scrub(outcome.additional_context)
+    return replace(trial, outcome=replace(outcome, reason=reason, additional_context=context))
 
 
 def _encodable(value: Any) -> Any:

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from msgspec.structs import replace
 
+from kheishd.core.fallback import list_candidates
+from kheishd.core.text.identities import find_identities
 from kheishd.core.text.vocabulary import find_collision
 from kheishd.kernel.call import Call, mutation, origin_of, query
-from kheishd.kernel.mcp import servers_of
+from kheishd.kernel.mcp import ServerSpec, servers_of
 from kheishd.kernel.secrets import list_redacted
 from kheishd.objects.pages import page_of
-from kheishd.store.tables import SECRETS
+from kheishd.records.run import read_pinned
+from kheishd.store.tables import (
+    AGENTS_BY_NAME,
+    AGENTS_BY_PATH,
+    CONVERSATIONS,
+    CRONS,
+    DEFINITIONS,
+    MCP_SERVERS,
+    PERMISSIONS,
+    PERSONAS,
+    ROUTES,
+    RUNS,
+    RUNS_READY,
+    SECRETS,
+    SESSIONS,
+    TOKENS,
+    TRIGGERS,
+)
 from protocol.errors.rpc import InvalidParams
-from protocol.errors.secret import SecretInUse, SecretUnusable
+from protocol.errors.secret import SecretInUse, SecretLimit, SecretUnusable
 from protocol.errors.token import ScopeWouldWiden
-from protocol.limits.secret import MAX_SECRET_BYTES
+from protocol.ids import ID_SHAPED
+from protocol.limits.secret import MAX_SECRET_BYTES, MAX_SECRET_TEXTS, MAX_SECRETS_TEXTS
 from protocol.objects import secret as rows
 from protocol.objects.secret import (
     DeletedSecret,
@@ -29,15 +49,34 @@ from protocol.objects.secret import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from kheishd.kernel.runtime import Runtime
     from kheishd.store.environment import Snapshot, Transaction
     from kheishd.store.records import SecretRecord
+    from kheishd.store.table import Table
 
 
-def find_users(runtime: Runtime, slot_id: str) -> list[str]:
-    """Return the users of a slot, such as ``route main``."""
+NAMES: Final[tuple[Table[Any], ...]] = (
+    SECRETS,
+    CONVERSATIONS,
+    SESSIONS,
+    AGENTS_BY_NAME,
+    AGENTS_BY_PATH,
+    PERSONAS,
+    CRONS,
+)
+"""The tables whose keys are names that a client or an agent has chosen."""
+
+NAMING: Final[tuple[Table[Any], ...]] = (TOKENS, CRONS, TRIGGERS, PERMISSIONS)
+"""The tables whose records hold names of others: senders, agents, tools, sources."""
+
+
+def find_users(runtime: Runtime, slot_id: str, store: Snapshot | None = None) -> list[str]:
+    """Return the users of a slot, such as ``route main``.
+
+    With a ``store``, also those that it holds and the runtime does not have yet, and queued and running runs.
+    """
     reference = f"slot:{slot_id}"
     routes = [
         f"route {route.route_id}"
@@ -47,7 +86,27 @@ def find_users(runtime: Runtime, slot_id: str) -> list[str]:
     specs = servers_of(runtime).values()
     servers = [f"MCP server {spec.name}" for spec in specs if reference in spec.references]
     hooks = [f"hook {hook.name}" for hook in runtime.lifecycle if hook.auth_ref == reference]
-    return [*routes, *servers, *hooks]
+    stored = [] if store is None else _find_stored_users(store, reference)
+    return list(dict.fromkeys((*routes, *servers, *hooks, *stored)))
+
+
+def _find_stored_users(store: Snapshot, reference: str) -> Iterator[str]:
+    """Yield the users in the store, and the runs that are queued or running."""
+    for (route_id,), row in store.scan(ROUTES):
+        if reference in (row.current.settings.auth_ref, *row.current.settings.auth_refs):
+            yield f"route {route_id}"
+    for (name,), server in store.scan(MCP_SERVERS):
+        if reference in ServerSpec(name, server.settings).references:
+            yield f"MCP server {name}"
+    for (agent,), stored in store.scan(DEFINITIONS):
+        for name, settings in stored.definition.mcp_servers.items():
+            if reference in ServerSpec(name, settings).references:
+                yield f"MCP server {name} of the agent {agent}"
+    for _, ready in store.scan(RUNS_READY):
+        for run_id in store.need(SESSIONS, store.need(RUNS, ready).session_id).open_runs:
+            pinned = read_pinned(store, store.need(RUNS, run_id))
+            if any(candidate.auth_ref == reference for candidate in list_candidates(pinned)):
+                yield f"run {run_id}"
 
 
 def _view_of(call: Call, record: SecretRecord, *, redacted: bool, problem: str | None) -> SecretSlot:
@@ -75,11 +134,17 @@ def require_redactable(call: Call, texts: Iterable[str], slot_id: str) -> None:
 
     Errors: SecretUnusable.
     """
-    with call.state.read() as store:
-        slot_ids = [slot_id for (slot_id,), _ in store.scan(SECRETS)]
     runtime = call.runtime
-    names = (slot_id, *slot_ids, *runtime.definitions, *runtime.routes, call.caller.principal)
-    word = find_collision(texts, names)
+    names = {slot_id, call.caller.principal, *runtime.definitions, *runtime.routes, *servers_of(runtime)}
+    names.update(tool.name for tool in runtime.hooks.tools())
+    with call.state.read() as store:
+        for table in NAMES:
+            for key, _ in store.scan_packed(table):
+                names.update(part for part in table.unpack(key) if isinstance(part, str))
+        for table in NAMING:
+            for _, record in store.scan(table):
+                names.update(text for _, text in find_identities(table.value, record))
+    word = find_collision(texts, [name for name in names if not ID_SHAPED.fullmatch(name)])
     if word is not None:
         raise SecretUnusable(
             f"the value occurs in '{word}', which is a word of the daemon or a name: to redact it, the "
@@ -98,7 +163,8 @@ def _kind_of(store: Snapshot, params: SecretPut) -> Literal["opaque", "api_key"]
 def prepare_put(call: Call, params: SecretPut) -> SecretPut:
     """Validate a value, redact it from now on, and get the master key ready.
 
-    Errors: InvalidParams, MasterKeyUnusable, ScopeWouldWiden, SecretUnreadable, SecretUnusable.
+    Errors: InvalidParams, MasterKeyUnusable, ScopeWouldWiden, SecretLimit, SecretUnreadable,
+    SecretUnusable.
     """
     _require_unrestricted(call)
     value = params.value
@@ -119,9 +185,17 @@ def prepare_put(call: Call, params: SecretPut) -> SecretPut:
             "an API key has at least 8 characters, all of them printable ASCII; any other text is 'opaque'",
             field="$.params.value",
         )
+    if len(texts) > MAX_SECRET_TEXTS:
+        raise SecretUnusable(
+            f"the value is JSON with more than {MAX_SECRET_TEXTS} credentials, each of which is searched in "
+            "all texts; store the needed ones in slots of their own",
+            field="$.params.value",
+        )
+    if secrets.count_texts(params.slot_id) + len(texts) > MAX_SECRETS_TEXTS:
+        raise SecretLimit(
+            f"all slots together hold {MAX_SECRETS_TEXTS} credentials at most; delete some slots first"
+        )
     require_redactable(call, texts, params.slot_id)
-    if any(text in params.slot_id for text in secrets.values()):
-        raise SecretUnusable("the slot's id contains the value of a secret", field="$.params.slot_id")
     secrets.learn(texts)
     secrets.prepare(params.slot_id, replaces_unreadable=params.replace_unreadable, is_trial=params.check)
     return params
@@ -173,7 +247,7 @@ def delete_secret(tx: Transaction, call: Call, params: SecretDelete) -> DeletedS
     """Delete a slot that nothing uses. Errors: ScopeWouldWiden, SecretInUse, SecretNotFound."""
     _require_unrestricted(call)
     call.services.secrets.delete_slot(tx, params.slot_id, origin=origin_of(call))
-    users = find_users(call.runtime, params.slot_id)
+    users = find_users(call.runtime, params.slot_id, tx)
     if users:
         raise SecretInUse(
             f"the slot '{params.slot_id}' is used by {', '.join(users)}; change that first",
@@ -191,7 +265,7 @@ def prepare_rotate(call: Call, params: SecretRotate) -> str:
 @mutation(
     rows.ROTATE,
     prepare=prepare_rotate,
-    on_commit=lambda call, result: call.services.secrets.finish_rotation(),
+    on_end=lambda call: call.services.secrets.finish_rotation(),
 )
 def rotate_key(tx: Transaction, call: Call, path: str) -> RotatedKey:
     """Seal all slots by the new master key. Errors: SecretUnreadable."""

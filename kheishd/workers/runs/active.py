@@ -23,6 +23,7 @@ from kheishd.kernel.hook import RunContext
 from kheishd.objects.talk.bounds import bounds_of
 from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import RUNS, SESSIONS
+from kheishd.workers.runs.results import MAX_INLINE_SCRUB_BYTES
 from protocol import ids
 from protocol.errors.store import StorageFull
 from protocol.events.approval import ApprovalAnswered
@@ -48,7 +49,6 @@ T = TypeVar("T")
 RETRY_SECONDS = 1.0
 """How long to wait before a failed commit is retried while the disk is full."""
 
-MAX_INLINE_SCRUB_BYTES = 64 * 1024
 """Up to here, removing secrets takes milliseconds; for a large output it takes up to a second."""
 
 

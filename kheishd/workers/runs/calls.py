@@ -27,7 +27,7 @@ from kheishd.kernel.hook import Deny, Invocation, Outcome, Stale, ToolError
 from kheishd.kernel.live import TOOL_KINDS
 from kheishd.kernel.log_fields import LogScope, set_log_scope
 from kheishd.workers.runs.judge import CallJudge
-from kheishd.workers.runs.results import cut_to_end, fit_evidence, fit_outcome
+from kheishd.workers.runs.results import MAX_INLINE_SCRUB_BYTES, cut_to_end, fit_evidence, fit_outcome
 from protocol.events.approval import ApprovalAnswered
 from protocol.events.hook import CallInputChanged
 from protocol.limits.store import MAX_BEGIN_BYTES
@@ -195,6 +195,7 @@ class CallExecutor:
                 lambda evidence: self._observe(call.call_id, evidence),
                 judge.closed_patterns,
                 yield_slot=self._active.yield_slot,
+                scrub=self._active.live.scrubber.scrub_bytes,
             )
             invocation = replace(invocation, judge_claim=partial(judge.judge_claim, invocation, call))
             if isinstance(self._find_change(call), ApprovalAnswered):
@@ -299,7 +300,13 @@ class CallExecutor:
         Output that is too long for the model is stored as a blob.
         """
         outcome = ended.outcome
-        text, output = fit_outcome(outcome, self._active.current_runtime.config.tools.max_output_bytes)
+        max_bytes = self._active.current_runtime.config.tools.max_output_bytes
+        scrubber = self._active.live.scrubber
+        if scrubber.secrets and len(outcome.text) + len(outcome.full_output or b"") > MAX_INLINE_SCRUB_BYTES:
+            fit = partial(fit_outcome, outcome, max_bytes, scrubber.scrub_bytes)
+            text, output = await trio.to_thread.run_sync(fit)
+        else:
+            text, output = fit_outcome(outcome, max_bytes, scrubber.scrub_bytes)
         blob, size = (None, None) if output is None else await self._active.put_blob(output)
         result = CallReturn(
             ended.how, text, outcome.is_error, blob, size, ended.took_ms, tuple(outcome.origins), outcome.hops

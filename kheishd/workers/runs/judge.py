@@ -22,6 +22,7 @@ from kheishd.core.permissions.judge import (
     use_grants,
 )
 from kheishd.core.run.commands import ApprovalAsk, CallReturn, Judgement, NoteHooks, QuestionAsk
+from kheishd.core.text.scrub import REPLACEMENT
 from kheishd.kernel.hook import Invocation, NeedsAnswer, NeedsApproval, ToolError
 from kheishd.objects.agents.attendance import UNATTENDED, find_attendance
 from kheishd.objects.people.permission import facts_of, layers_of, opinion_of
@@ -110,12 +111,23 @@ class CallJudge:
     def validate(self, tool: Tool, arguments: Mapping[str, Any]) -> Any:
         """Return the arguments as the tool takes them. Errors: ToolError if they are invalid or too long."""
         max_bytes = self.rules.config.tools.max_input_bytes
-        size = len(msgspec.json.encode(arguments))
+        encoded = msgspec.json.encode(arguments)
+        size = len(encoded)
         if size > max_bytes:
             raise ToolError(
                 f"the arguments take {size} bytes as JSON; the limit, tools.max_input_bytes, is {max_bytes}"
             )
-        return self.hooks.validate(tool, arguments)
+        valid = self.hooks.validate(tool, arguments)
+        scrubber = self.active.live.scrubber
+        # The arguments of a call that was stored are redacted already.
+        if tool.arguments is not None and (REPLACEMENT.encode() in encoded or scrubber.may_occur(encoded)):
+            # Imported where a secret was found.
+            from kheishd.core.text.identities import find_secret
+
+            place = find_secret(tool.arguments, valid, scrubber, "$")
+            if place is not None:
+                raise ToolError(f"{place} contains a secret, which must not be in a name or an address")
+        return valid
 
     def judge_again(self, invocation: Invocation, call: OpenCall) -> Ruling:
         """Judge a call again, right before it runs: ``ask`` if a person must be asked who was not.

@@ -1,7 +1,7 @@
 """Truncate tool output to the sizes that the journal and a model accept. Every truncation is marked."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -15,26 +15,34 @@ from protocol.limits.call import (
 )
 from protocol.rpc.wire import find_storage_problem
 
+MAX_INLINE_SCRUB_BYTES = 64 * 1024
+"""The longest output that is scrubbed on the loop."""
+
 log = logging.getLogger("kheishd.runs")
 
 
-def fit_outcome(outcome: Outcome, max_bytes: int = MAX_TOOL_OUTPUT_BYTES) -> tuple[str, bytes | None]:
+def fit_outcome(
+    outcome: Outcome, max_bytes: int = MAX_TOOL_OUTPUT_BYTES, scrub: Callable[[bytes], bytes] = bytes
+) -> tuple[str, bytes | None]:
     """Return the text for the model, and the full output if the text holds only a part of it.
 
-    The output is cut at ``max_bytes``, the setting ``tools.max_output_bytes``.
+    The output is cut at ``max_bytes``, the setting ``tools.max_output_bytes``. Texts are scrubbed before they
+    are cut: the rest of a secret would not be recognized.
     """
     encoded, text = outcome.text.encode(), outcome.text
     if len(encoded) > MAX_TOOL_TEXT_BYTES:
+        encoded = scrub(encoded)
         text = cut_middle(encoded, MAX_TOOL_TEXT_BYTES)
     if len(msgspec.json.encode(text)) > 2 * MAX_TOOL_TEXT_BYTES:
         # Binary data takes up to six bytes for each of its own in the journal.
+        encoded = scrub(encoded)
         text = cut_middle(encoded, MAX_TOOL_TEXT_BYTES // 3)
     output = outcome.full_output
     if text != outcome.text and output is None:
         output = encoded
     if output is not None and len(output) > max_bytes:
         text += f"\n[Of {len(output)} bytes of output the first {max_bytes} were kept.]"
-        output = output[:max_bytes]
+        output = scrub(output)[:max_bytes]
     return text, output
 
 

@@ -390,3 +390,14 @@ def test_a_model_of_the_responses_api_only() -> None:
     assert failure.reason == "bad_request"
     hint = 'set driver = "responses" in the route, which speaks that API'
     assert failure.message == f"api.test answered 400: {message.removesuffix('.')}; {hint}"
+
+
+def test_an_encoded_credential_at_the_cut() -> None:
+    """A provider that repeats the credential in base64 at the limit of a message shows no part of it."""
+    import base64
+
+    secret = "key-0123456789-abcdefghij"
+    encoded = base64.b64encode(secret.encode()).decode()
+    message = "x " * 1000 + encoded
+    failure = FailureFactory("api.test", secret).by_error({"message": message})
+    assert encoded[:8] not in str(failure)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from base64 import b64encode
+from collections.abc import Callable
 from typing import Annotated, Final
 
 import msgspec
@@ -102,7 +103,12 @@ def _offset_after(piece: bytes, ends: int) -> int:
     return offset
 
 
-def read_file(root: Root, arguments: ReadFile, check: Check = check_cancelled) -> Outcome:
+def read_file(
+    root: Root,
+    arguments: ReadFile,
+    check: Check = check_cancelled,
+    scrub: Callable[[bytes], bytes] = bytes,
+) -> Outcome:
     """Read lines of a file. If they exceed the limit of a result, ``full_output`` has all of them.
 
     Errors: ToolError.
@@ -121,6 +127,8 @@ def read_file(root: Root, arguments: ReadFile, check: Check = check_cancelled) -
     encoded = msgspec.json.encode(complete)
     if len(encoded) <= MAX_TOOL_TEXT_BYTES:
         return Outcome(encoded.decode())
+    # Scrubbed before it is cut: the rest of a secret would not be recognized.
+    selected = scrub(selected)
     fitting = _fitting_bytes(selected, text=not complete.binary, base64=arguments.include_base64)
     part = _result(path, arguments, scan, size, selected[:fitting])
     return Outcome(msgspec.json.encode(part).decode(), full_output=encoded)

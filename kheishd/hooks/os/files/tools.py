@@ -135,7 +135,9 @@ class Files(SubHook):
     )
     async def read_file(self, call: Invocation, arguments: ReadFile) -> Outcome:
         """Read lines of a file. Errors: ToolError."""
-        return await self._run(_in_root, call.context.workspace, partial(read_file, arguments=arguments))
+        return await self._run(
+            _in_root, call.context.workspace, partial(read_file, arguments=arguments, scrub=call.scrub)
+        )
 
     # Changing.
 

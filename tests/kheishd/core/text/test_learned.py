@@ -27,3 +27,14 @@ def test_long_former_secrets_are_forgotten_sooner() -> None:
     for number in range(10):
         learned.learn([f"{number}" * (MAX_FORMER_CHARACTERS // 4)], [])
     assert [secret[0] for secret in learned] == ["5", "6", "7", "8", "9"]
+
+
+def test_learning_says_whether_it_changed() -> None:
+    """Secrets that were current and are not any more are forgotten beyond the limit."""
+    learned = LearnedSecrets()
+    current = [f"token-{number}" for number in range(MAX_FORMER + 50)]
+    assert learned.learn(current, current)
+    assert not learned.learn(current, current)
+    assert learned.learn([], [])
+    assert list(learned) == current[50:]
+    assert not learned.learn([], [])

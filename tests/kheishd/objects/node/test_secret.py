@@ -11,7 +11,8 @@ from kheishd.config.sections.mcp import McpSection
 from kheishd.kernel.lifecycle import HookSpec
 from kheishd.kernel.master_key import write_master_keys
 from kheishd.kernel.runtime import RouteSpec
-from kheishd.store.tables import RECEIPTS, SECRETS
+from kheishd.store.records import StoredServer
+from kheishd.store.tables import MCP_SERVERS, RECEIPTS, SECRETS
 from protocol.errors.rpc import IdempotencyConflict, InvalidParams
 from protocol.errors.secret import (
     MasterKeyUnusable,
@@ -22,7 +23,8 @@ from protocol.errors.secret import (
     SecretUnusable,
 )
 from protocol.errors.token import ScopeMissing, ScopeWouldWiden
-from protocol.limits.secret import MAX_SECRET_BYTES, MAX_SECRETS
+from protocol.limits.secret import MAX_SECRET_BYTES, MAX_SECRET_TEXTS, MAX_SECRETS, MAX_SECRETS_TEXTS
+from protocol.objects.mcp import McpServerSettings
 from tests.support.household import ROUTES, Household, household, pages, refusal_of
 
 KEYED = RouteSpec("keyed", "openai", "m", "http://127.0.0.1:1/v1", auth_ref="slot:openai")
@@ -118,7 +120,51 @@ async def test_a_slot_is_not_named_like_a_secret(node: Household) -> None:
     """An id that contains a value would be redacted."""
     await node.call("secret.put", slot_id="a", value="sk-0123456789")
     refusal = await node.refusal_of("secret.put", slot_id="about-sk-0123456789", value="x")
-    assert (type(refusal), refusal.field) == (SecretUnusable, "$.params.slot_id")
+    assert (type(refusal), refusal.field) == (InvalidParams, "$.params.slot_id")
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("conversation.send", {"sender": "alexandra", "content": "x"}),
+        ("token.create", {"scopes": ["read"], "senders": ["alexandra"]}),
+        ("permission.update", {"session_id": "s", "add": [{"tool": "alexandra*", "decision": "deny"}]}),
+        ("event.publish", {"source": "ci:alexandra", "payload": 1}),
+    ],
+)
+async def test_a_name_is_not_a_secret(node: Household, method: str, params: dict[str, Any]) -> None:
+    """A stored name cannot become the value of a slot, and a slot's value cannot become a name."""
+    if method in ("conversation.send", "token.create"):
+        await node.call(method, **params)
+        refusal = await node.refusal_of("secret.put", slot_id="a", value="alexandra")
+        assert (type(refusal), refusal.field) == (SecretUnusable, "$.params.value")
+        params = json.loads(json.dumps(params).replace("alexandra", "alexander"))
+        await node.call("secret.put", slot_id="a", value="alexander")
+    else:
+        await node.call("secret.put", slot_id="a", value="alexandra")
+    before = await node.kinds()
+    refusal = await node.refusal_of(method, **params)
+    assert isinstance(refusal, InvalidParams)
+    assert (refusal.field or "").startswith("$.params.")
+    assert "secret" in refusal.message
+    assert await node.kinds() == before
+
+
+async def test_secret_put_of_many_credentials(node: Household) -> None:
+    """A value with too many credentials is refused, and so are too many of all slots together."""
+
+    def make(start: int, count: int) -> str:
+        return json.dumps([{"token": f"{number:09}"} for number in range(start, start + count)])
+
+    refusal = await node.refusal_of("secret.put", slot_id="a", value=make(0, MAX_SECRET_TEXTS))
+    assert (type(refusal), refusal.field) == (SecretUnusable, "$.params.value")
+    per_slot = MAX_SECRET_TEXTS - 1
+    for number in range(MAX_SECRETS_TEXTS // MAX_SECRET_TEXTS):
+        await node.call("secret.put", slot_id=f"s{number}", value=make(number * 100, per_slot))
+    more = {"slot_id": "more", "value": make(5_000, per_slot)}
+    assert isinstance(await node.refusal_of("secret.put", **more), SecretLimit)
+    await node.call("secret.delete", slot_id="s0")
+    await node.call("secret.put", **more)
 
 
 async def test_part_of_an_id_is_left_in_ids(node: Household) -> None:
@@ -216,6 +262,21 @@ async def test_secret_delete_secret_in_use(node: Household) -> None:
         assert store.count(SECRETS) == 2
 
 
+async def test_a_slot_is_used_by_what_is_stored(node: Household) -> None:
+    """A server that was stored in the moment before keeps its slot, though no runtime has it yet."""
+    await node.call("secret.put", slot_id="a", value="sk-0123456789")
+    settings = McpServerSettings(url="https://mcp.example.com", auth_ref="slot:a")
+
+    def store(tx: Any) -> None:
+        server = StoredServer(name="late", settings=settings, created_cursor=1, updated_cursor=1)
+        tx.put(MCP_SERVERS, "late", value=server)
+
+    await node.state.update(store)
+    refusal = await node.refusal_of("secret.delete", slot_id="a")
+    assert isinstance(refusal, SecretInUse)
+    assert "MCP server late" in refusal.message
+
+
 async def test_secret_rotate_ok(node: Household, tmp_path: Path) -> None:
     """All slots are sealed by a new key, of which only the id is journaled; a dry run changes nothing."""
     for slot_id in ("openai", "b"):
@@ -225,9 +286,11 @@ async def test_secret_rotate_ok(node: Household, tmp_path: Path) -> None:
     assert read_key(tmp_path) == key
     assert await node.call("secret.rotate", idempotency_key="k") == checked
     assert checked == {"slots": 2, "path": str(tmp_path / "master.key")}
-    rotated = read_key(tmp_path)
+    rotated, rotated_file = read_key(tmp_path), (tmp_path / "master.key").read_bytes()
     assert rotated != key
-    assert await node.call("secret.rotate", idempotency_key="k") == checked
+    for _ in range(3):
+        assert await node.call("secret.rotate", idempotency_key="k") == checked
+    assert len((tmp_path / "master.key").read_bytes().split(b"\n")) <= len(rotated_file.split(b"\n")) + 1
     (event,) = await node.events(types=["secrets_resealed"])
     assert event["slots"] == 2
     assert event["key_id"].encode() not in rotated

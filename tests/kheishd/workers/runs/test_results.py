@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kheishd.core.text.scrub import Scrubber
 from kheishd.kernel.hook import Outcome
 from kheishd.workers.runs.results import cut_middle, cut_to_end, fit_evidence, fit_outcome
 from protocol.limits.call import (
@@ -99,3 +100,17 @@ def test_evidence_that_cannot_be_journaled_is_left_out(odd: Any, caplog: pytest.
     """The rest of the evidence is kept, and the problem is logged."""
     assert fit_evidence({"pid": 7, "odd": odd}) == {"pid": 7}
     assert "evidence is left out" in caplog.text
+
+
+def test_a_secret_is_scrubbed_before_the_cut() -> None:
+    """No part of a secret is left on either side of a cut."""
+    secret = "sk-" + "0123456789" * 5
+    scrub = Scrubber([secret]).scrub_bytes
+    half = MAX_TOOL_TEXT_BYTES // 2
+    text = "x" * (half - 20) + secret + "y" * half
+    read, whole = fit_outcome(Outcome(text), scrub=scrub)
+    assert "0123456789" not in read
+    assert whole is not None
+    assert b"0123456789" not in whole
+    output = b"x" * 90 + secret.encode()
+    assert fit_outcome(Outcome("much", full_output=output), 100, scrub)[1] == b"x" * 90 + b"[scrubbed]"

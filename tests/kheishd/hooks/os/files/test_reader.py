@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from kheishd.core.text.scrub import Scrubber
 from kheishd.hooks.os.files.confinement import open_root
 from kheishd.hooks.os.files.reader import ReadFile, read_file
 from kheishd.kernel.hook import Outcome, ToolError
@@ -148,3 +149,12 @@ def test_a_huge_file_is_looked_at_in_part(file: Path) -> None:
     assert read(file)["truncated"]
     with pytest.raises(ToolError, match=r"has, in the first 67108864 bytes, 3 lines; line 4"):
         read(file, start_line=4)
+
+
+def test_a_secret_at_the_cut(file: Path) -> None:
+    """A line that is cut shows no part of a secret."""
+    secret = "sk-" + "0123456789" * 2_000
+    file.write_text("x" * (MAX_TOOL_TEXT_BYTES - 10_000) + secret + "y" * MAX_TOOL_TEXT_BYTES)
+    with open_root(str(file.parent)) as root:
+        answer = read_file(root, ReadFile(path=file.name), scrub=Scrubber([secret]).scrub_bytes)
+    assert "0123456789" not in msgspec.json.decode(answer.text)["content"]
