@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_GUARD: Final = re.compile(rb"clos", re.IGNORECASE)
+_GUARD: Final = re.compile(rb"clos|\\u", re.IGNORECASE)
 """Something that may be meant as ``failure = "closed"``."""
 
 _HEADER: Final = r"^[A-Za-z0-9-]{1,64}$(?!\n)"
