@@ -185,7 +185,7 @@ async def test_a_blocked_input_fails_its_run(tmp_path: Path) -> None:
     async with hooked_desk(tmp_path, models, hooks) as desk:
         answer = await desk.ask("a secret")
         assert desk.run(answer.run_id).error is not None
-    assert desk.run(answer.run_id).error.reason == "hook_blocked"  # type: ignore[union-attr]
+        assert desk.run(answer.run_id).error.reason == "hook_blocked"  # type: ignore[union-attr]
         assert models.requests == []
         assert (await desk.ask("hello")).status == "completed"
 
