@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_GUARD: Final = re.compile(rb"clos|\\u", re.IGNORECASE)
+_GUARD: Final = re.compile(rb"clos", re.IGNORECASE)
 """Something that may be meant as ``failure = "closed"``."""
 
 _HEADER: Final = r"^[A-Za-z0-9-]{1,64}$(?!\n)"
@@ -124,7 +124,10 @@ def parse_file(content: bytes, path: str, *, is_operators: bool, directory: str)
         line = content.count(b"\n", 0, error.start) + 1
         raise InvalidHooksFile(f"{name}:{line}: not UTF-8", may_guard=True) from None
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+        # An escape may hide a letter.
+        may_guard = may_guard or b"\\u" in content.lower()
         raise InvalidHooksFile(f"{name}: not TOML: {error}", may_guard=may_guard) from None
+    may_guard = may_guard or _GUARD.search(repr(table).encode()) is not None
     problems = list(find_problems(HooksFile, table))
     if not problems:
         file = msgspec.convert(table, HooksFile)

@@ -205,3 +205,11 @@ def test_a_workspace_file_is_not_behind_a_link(tmp_path: Path) -> None:
     (root / "v/.kheish").symlink_to("../w/.kheish")
     with pytest.raises(InvalidHooksFile, match="behind one"):
         read_workspace_hooks(f"{root}/v")
+
+
+@pytest.mark.parametrize("end", ["", "["])
+def test_an_escape_hides_no_guard(end: str) -> None:
+    """A file that may hold a guard in other letters is not skipped, whether it is TOML or not."""
+    with pytest.raises(InvalidHooksFile) as error:
+        parse('[[hook]]\nfailure = "\\u0063l\\u006fsed"\n' + end)
+    assert error.value.may_guard
