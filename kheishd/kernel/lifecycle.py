@@ -99,7 +99,8 @@ class Lifecycle:
         """Whether a directory had a file of hooks when this was first asked; with ``above``, or one above it.
 
         An agent can write files in its workspace, and what it writes must not run outside of its sandbox. So
-        a new file, like a change of one, takes effect with the next generation of the configuration.
+        a new file, like a change of one, takes effect with the next generation of the configuration. Beyond
+        the limit, directories are not remembered: a file there is no hook, but a reason to block.
         """
         if generation != self._generation:
             self._generation, self._with_file = generation, {}
@@ -109,14 +110,17 @@ class Lifecycle:
             if has_own is None:
                 has_own = os.path.lexists(f"{directory}/{WORKSPACE_FILE}")
                 # Forgetting one that had none would let a later file count.
-                if len(self._with_file) >= MAX_KEPT_WORKSPACES:
-                    return has_any
-                self._with_file[directory] = has_own
+                if len(self._with_file) < MAX_KEPT_WORKSPACES:
+                    self._with_file[directory] = has_own
             has_any = has_any or has_own
             parent = os.path.dirname(directory)
             if not above or parent == directory:
                 return has_any
             directory = parent
+
+    def remembers(self, directory: str) -> bool:
+        """Whether it is known since when a directory has a file of hooks."""
+        return directory in self._with_file
 
     @cached_property
     def runner(self) -> HookRunner:

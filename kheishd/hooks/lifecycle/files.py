@@ -128,7 +128,10 @@ def parse_file(content: bytes, path: str, *, is_operators: bool, directory: str)
         line = content.count(b"\n", 0, error.start) + 1
         raise InvalidHooksFile(f"{name}:{line}: not UTF-8", may_guard=True) from None
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+        # An escape may hide a letter.
+        may_guard = may_guard or b"\\u" in content.lower()
         raise InvalidHooksFile(f"{name}: not TOML: {error}", may_guard=may_guard) from None
+    may_guard = may_guard or _GUARD.search(repr(table).encode()) is not None
     problems = list(find_problems(HooksFile, table))
     if not problems:
         file = msgspec.convert(table, HooksFile)

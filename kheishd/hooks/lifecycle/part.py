@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import replace
 
 from kheishd.core.hook import NO_OBJECTION, HookContext, HookVerdict
 from kheishd.kernel.hook import Amendment, Deny, NeedsApproval, SubHook
 from kheishd.kernel.runtime import ModelFailure
 from kheishd.objects.talk.hook import add_contexts, decide, has_hooks
-from kheishd.store.tables import AGENTS, RUNS_BY_SESSION
+from kheishd.store.tables import AGENTS, RUNS, RUNS_BY_SESSION
 from protocol.events.run import InputReceived
 from protocol.journal.line import decode_event
 from protocol.limits.hook import MAX_HOOK_TEXT_BYTES
@@ -19,11 +21,13 @@ from protocol.text import truncate
 from protocol.transcript import text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from kheishd.kernel.hook import Invocation, Opinion, Outcome, RunContext
     from kheishd.kernel.services import Services
     from protocol.objects.hook import HookEvent
+
+log = logging.getLogger("kheishd.hooks")
 
 MAX_KEPT_VERDICTS = 256
 """Verdicts between the amendment of a call and the opinion about it; a cancelled run leaves its own."""
@@ -36,21 +40,30 @@ class LifecycleHooks(SubHook):
 
     def __init__(self, services: Callable[[], Services]) -> None:
         self._services = services
-        self._verdicts: dict[str, HookVerdict] = {}
+        self._verdicts: dict[str, tuple[Invocation, HookVerdict]] = {}
 
     # The begin of a run.
 
     async def begin(self, context: RunContext) -> bool:
         """Run the hooks of the session's and the run's begin; return whether they added a text.
 
-        Errors: ModelFailure if one of them blocks the run.
+        Errors: ModelFailure if one of them blocks the run, or if it is not known whether one would.
         """
-        run = context.run
-        if run.turn or run.kind != "input":
+        if context.run.turn or context.run.kind == "compaction":
             return False
-        services, has_changed = self._services(), False
+        try:
+            return await self._begin(context)
+        except ModelFailure:
+            raise
+        except Exception:
+            log.exception("the hooks of a run's begin could not be run", extra={"run": context.run.run_id})
+            text = "this run must not begin: its hooks failed inside the daemon; its log has the details"
+            raise ModelFailure("hook_blocked", text, retryable=False) from None
+
+    async def _begin(self, context: RunContext) -> bool:
+        run, services, has_changed = context.run, self._services(), False
         events: list[HookEvent] = ["user_prompt_submit"]
-        # Whether it is a session's first run takes a read.
+        # Whether an earlier run of the session has begun takes a read.
         if has_hooks(services, context.workspace) and self._is_first(context):
             events.insert(0, "subagent_start" if self._is_spawned(context) else "session_start")
         for event in events:
@@ -72,10 +85,13 @@ class LifecycleHooks(SubHook):
         return has_changed
 
     def _is_first(self, context: RunContext) -> bool:
-        """Whether a run is the first one of its session."""
+        """Whether no earlier run of the session got past the hooks of its begin to a model's message."""
         with context.state.read() as store:
-            first = next(iter(store.scan(RUNS_BY_SESSION, context.run.session_id)), None)
-        return first is not None and first[1] == context.run.run_id
+            for _, run_id in store.scan(RUNS_BY_SESSION, context.run.session_id):
+                run = store.need(RUNS, run_id)
+                if run.turn and run.kind != "compaction":
+                    return False
+        return True
 
     def _is_spawned(self, context: RunContext) -> bool:
         """Whether the session is that of a spawned agent."""
@@ -106,21 +122,26 @@ class LifecycleHooks(SubHook):
         verdict = await self._judge(call)
         if len(self._verdicts) >= MAX_KEPT_VERDICTS:
             self._verdicts.clear()
-        self._verdicts[call.key] = verdict
+        self._verdicts[call.key] = call, verdict
         if verdict.updated_input is None or verdict.block is not None:
             return None
         return Amendment(verdict.updated_input, verdict.changed_by)
 
     async def before_call(self, call: Invocation) -> Opinion | None:
         """Deny a call that a hook blocks, and ask a person about one that a hook asks for."""
-        verdict = self._verdicts.pop(call.key, None) or await self._judge(call)
+        judged, verdict = self._verdicts.pop(call.key, (None, NO_OBJECTION))
+        if judged is None or judged.arguments != call.arguments:
+            # A hook has changed the arguments: all hooks judge the final ones, and none changes these.
+            first, verdict = verdict, await self._judge(call, verdict.contexts)
+            verdict = replace(verdict, ask=first.ask or verdict.ask)
         if verdict.block is not None:
             return Deny(verdict.block)
         return NeedsApproval(verdict.ask) if verdict.ask is not None else None
 
-    async def _judge(self, call: Invocation) -> HookVerdict:
+    async def _judge(self, call: Invocation, known: Sequence[HookContext] = ()) -> HookVerdict:
         verdict = await self._decide("pre_tool_use", call, {})
-        await add_contexts(self._services(), call.context.run, f"{call.key}.before", verdict.contexts)
+        contexts = [context for context in verdict.contexts if context not in known]
+        await add_contexts(self._services(), call.context.run, f"{call.key}.before", contexts)
         return verdict
 
     async def before_approval(self, call: Invocation, note: str) -> Deny | None:

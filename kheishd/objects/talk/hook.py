@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kheishd.core.hook import NO_OBJECTION, HookVerdict
 from kheishd.core.run.commands import NoteHooks
 from kheishd.kernel.lifecycle import HookSubject, find_hooks
-from kheishd.objects.talk.workspace import find_trusted_root
+from kheishd.objects.talk.workspace import find_trusted_roots
 from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import RUNS, SESSIONS
 from protocol.events.hook import HookContextAdded
@@ -30,8 +30,8 @@ def hooks_of(
 ) -> tuple[Sequence[HookSpec], str | None]:
     """Return the hooks of an event, the operator's first; and the problem of an invalid guard.
 
-    The hooks of a workspace are those in its trusted root. While neither it nor a directory above it has a
-    file of hooks, this reads nothing.
+    The hooks of a workspace are those of all trusted roots that contain it, the outermost first. While
+    neither it nor a directory above it has a file of hooks, this reads nothing.
     """
     runtime = services.runtimes.current()
     lifecycle, generation = services.lifecycle, runtime.generation
@@ -39,11 +39,19 @@ def hooks_of(
     if workspace is None or not lifecycle.has_file(workspace, generation, above=True):
         return hooks, None
     with services.state.read() as store:
-        root = find_trusted_root(store, runtime, workspace)
-    if root is None or not lifecycle.has_file(root, generation):
-        return hooks, None
-    specs, problem = lifecycle.runner.workspace_hooks(root, generation)
-    return (*hooks, *find_hooks(specs, event, subject)), problem
+        roots = find_trusted_roots(store, runtime, workspace)
+    for root in roots:
+        if lifecycle.has_file(root, generation):
+            if not lifecycle.remembers(root):
+                return (
+                    hooks,
+                    f"too many workspaces came before {root}; reload the configuration",
+                )
+            specs, problem = lifecycle.runner.workspace_hooks(root, generation)
+            if problem is not None:
+                return hooks, problem
+            hooks += find_hooks(specs, event, subject)
+    return hooks, None
 
 
 def has_hooks(services: Services, workspace: str) -> bool:

@@ -11,7 +11,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from kheishd.core.workspace import choose_workspace, find_outermost
+from kheishd.core.workspace import choose_workspace, find_outermost, is_within
 from kheishd.store.tables import SESSIONS, TRUSTED_ROOTS
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.session import WorkspaceMissing
@@ -86,6 +86,12 @@ def client_roots(store: Snapshot) -> list[TrustedRoot]:
 def find_trusted_root(store: Snapshot, runtime: Runtime, path: str) -> str | None:
     """Return the outermost trusted root that contains a resolved path; None if none does."""
     return find_outermost(path, [*runtime.workspaces.trusted, *(root.root for root in client_roots(store))])
+
+
+def find_trusted_roots(store: Snapshot, runtime: Runtime, path: str) -> list[str]:
+    """Return all trusted roots that contain a resolved path, the outermost first."""
+    roots = {*runtime.workspaces.trusted, *(root.root for root in client_roots(store))}
+    return sorted((root for root in roots if is_within(path, root)), key=len)
 
 
 def is_trusted(store: Snapshot, runtime: Runtime, path: str) -> bool:

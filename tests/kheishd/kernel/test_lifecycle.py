@@ -40,10 +40,13 @@ def test_a_directory_is_looked_at_once_in_each_generation(tmp_path: Path) -> Non
 
 
 def test_no_directory_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the limit, a directory that is not known yet has no file."""
+    """Beyond the limit, a file is seen in a directory and above it, but not as one that was there before."""
     monkeypatch.setattr("kheishd.kernel.lifecycle.MAX_KEPT_WORKSPACES", 1)
     lifecycle = Lifecycle()
     assert not lifecycle.has_file(str(tmp_path / "a"), 1)
     (tmp_path / ".kheish").mkdir()
     (tmp_path / ".kheish/hooks.toml").touch()
-    assert not lifecycle.has_file(str(tmp_path), 1)
+    assert not lifecycle.has_file(str(tmp_path / "a"), 1)
+    assert lifecycle.has_file(str(tmp_path / "b/c"), 1, above=True)
+    assert lifecycle.remembers(str(tmp_path / "a"))
+    assert not lifecycle.remembers(str(tmp_path))

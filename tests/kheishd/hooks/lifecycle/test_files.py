@@ -224,3 +224,11 @@ def test_a_missing_program_is_a_warning(tmp_path: Path) -> None:
     for name in ("guard.py", "b.sh"):
         (tmp_path / name).touch(mode=0o755)
     assert read_operators_hooks(tmp_path)[1] == []
+
+
+@pytest.mark.parametrize("end", ["", "["])
+def test_an_escape_hides_no_guard(end: str) -> None:
+    """A file that may hold a guard in other letters is not skipped, whether it is TOML or not."""
+    with pytest.raises(InvalidHooksFile) as error:
+        parse('[[hook]]\nfailure = "\\u0063l\\u006fsed"\n' + end)
+    assert error.value.may_guard

@@ -1,6 +1,7 @@
 """Lifecycle hooks of tool calls and of runs' begins, on a real store, with real commands."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,15 @@ import pytest
 
 from kheishd.config.sections.permissions import PermissionsSection
 from kheishd.core.workspace import Workspaces
+from kheishd.hooks.lifecycle.part import LifecycleHooks
+from kheishd.objects.agents import mail
+from kheishd.objects.agents.mailbox import post_mail
 from kheishd.objects.people.approval import get
+from kheishd.objects.talk.session import create
 from protocol.objects.approval import ApprovalRef
+from protocol.objects.mailbox import MailboxPost
 from protocol.objects.permission import Rule
+from protocol.objects.session import SessionCreate
 from protocol.transcript import ToolCall, ToolResult
 from tests.support.desk import Gate, Scripted, gives, says
 from tests.support.hooked import answer_hook, dead_letters, hooked_desk, prompt_texts, shell_hook
@@ -265,3 +272,80 @@ async def test_a_hook_is_gone_after_a_reload(tmp_path: Path) -> None:
         await desk.until(lambda: desk.ended(first.run_id))
         await desk.ask("look")
     assert len(workshop.done) == 1
+
+
+async def test_a_changed_input_is_judged_by_all_guards(tmp_path: Path) -> None:
+    """A guard before or after the hook that changes the arguments sees those that would run."""
+    for names in (("a", "z"), ("z", "a")):
+        workshop, models = Workshop(), looks()
+        hooks = {
+            "a": answer_hook("mover", "pre_tool_use", '{"updated_input": {"path": "/b"}}'),
+            "z": shell_hook("guard", "pre_tool_use", """grep -q '"/b"' && exit 2; exit 0"""),
+        }
+        opened = hooked_desk(tmp_path / names[0], models, [hooks[name] for name in names], workshop)
+        async with opened as desk:
+            await desk.ask("look")
+        assert workshop.done == []
+        assert "the hook 'guard' blocked it" in results(models)[0].text
+
+
+async def test_a_blocked_begin_is_judged_again(tmp_path: Path) -> None:
+    """The next message after a blocked start of a session does not get around its guard."""
+    models = Scripted([lambda request: says("one"), lambda request: says("two")])
+    hooks = (shell_hook("guard", "session_start", f"test -e {tmp_path}/open || exit 2"),)
+    async with hooked_desk(tmp_path, models, hooks) as desk:
+        for _ in range(2):
+            run = desk.run((await desk.ask("hello")).run_id)
+            assert run.error is not None
+            assert run.error.reason == "hook_blocked"
+        (tmp_path / "open").touch()
+        assert (await desk.ask("hello")).output == "one"
+        (tmp_path / "open").unlink()
+        assert (await desk.ask("hello")).output == "two"
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [("session_start", "exit 2"), ("user_prompt_submit", "grep -q secret && exit 2")],
+)
+async def test_mail_is_an_input_that_hooks_guard(tmp_path: Path, event: Any, line: str) -> None:
+    """A run for mail begins only with the consent of the hooks, which see the mail."""
+    models = Scripted([lambda request: says("done")])
+    hooks = (shell_hook("guard", event, line),)
+    async with hooked_desk(tmp_path, models, hooks) as desk:
+        await desk.do(create, SessionCreate(session_id="p"))
+        await desk.do(create, SessionCreate(session_id="c", parent_session_id="p"))
+        params = MailboxPost(from_agent="p", to_agent="c", subject="s", payload="secret", message_id="m1")
+        await desk.do(post_mail, params)
+        run_id = desk.state.new_id("run")
+        change = partial(mail.deliver, runtime=desk.holder.current(), session_id="c")
+        await desk.state.update(partial(change, run_id=run_id, input_id=desk.state.new_id("inp")))
+        await desk.until(partial(desk.ended, run_id))
+        error = desk.run(run_id).error
+    assert error is not None
+    assert error.reason == "hook_blocked"
+    assert models.requests == []
+
+
+async def test_an_internal_error_blocks_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose hooks cannot be run does not begin."""
+    models = looks()
+    hooks = (shell_hook("guard", "user_prompt_submit", "exit 2"),)
+    async with hooked_desk(tmp_path, models, hooks) as desk:
+        monkeypatch.setattr(LifecycleHooks, "_describe_run", lambda self, context: 1 / 0)
+        error = desk.run((await desk.ask("hello")).run_id).error
+    assert error is not None
+    assert error.reason == "hook_blocked"
+    assert models.requests == []
+
+
+async def test_the_hooks_of_all_trusted_roots_count(tmp_path: Path) -> None:
+    """A guard of a trusted workspace stays when a directory above it is trusted, too."""
+    root = (tmp_path / "shop").resolve()
+    (root / ".kheish").mkdir(parents=True)
+    (root / ".kheish/hooks.toml").write_text(ROOT_HOOKS)
+    workshop, models = Workshop(), looks()
+    workspaces = Workspaces(str(root), f"{tmp_path}/home", trusted=(str(root), str(root.parent)))
+    async with hooked_desk(tmp_path / "d", models, (), workshop, workspaces=workspaces) as desk:
+        await desk.ask("look")
+    assert workshop.done == []
