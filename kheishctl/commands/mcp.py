@@ -86,10 +86,10 @@ def tools(app: App, everything: bool, **params: Any) -> None:
 )
 @id_argument("server", "SERVER", "mcp_servers")
 @click.argument("tool", metavar="TOOL", help="The server's own name of the tool.")
-@click.argument("arguments", metavar="[JSON]", type=JsonValue(), required=False, help="The tool's arguments.")
-def call(app: App, server: str, tool: str, arguments: Any) -> None:
+@click.argument("input", metavar="[JSON]", type=JsonValue(), required=False, help="The tool's arguments.")
+def call(app: App, server: str, tool: str, input: Any) -> None:
     """Call a tool without an agent: no permission rules apply. The exit code is 1 if it reports an error."""
-    result = app.call("mcp.call", drop_unset(server=server, tool=tool, arguments=arguments))
+    result = app.call("mcp.call", drop_unset(server=server, tool=tool, input=input))
     app.emit(result, lambda result, display: sanitize(result["text"]))
     click.get_current_context().exit(exit_codes.FAILED if result.get("is_error") else exit_codes.OK)
 

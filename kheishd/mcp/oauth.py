@@ -147,7 +147,7 @@ class Logins:
         for login_id, pending in list(self._pending.items()):
             if pending.expires_at_ms <= now_ms or len(self._pending) >= MAX_LOGINS:
                 del self._pending[login_id]
-        login_id, state = secrets.token_urlsafe(16), secrets.token_urlsafe(32)
+        login_id, state = secrets.token_hex(16), secrets.token_urlsafe(32)
         verifier, expires_at_ms = secrets.token_urlsafe(64), now_ms + MAX_LOGIN_SECONDS * 1000
         self._pending[login_id] = _Pending(
             spec, redirect_uri, state, verifier, metadata, client, resource, expires_at_ms

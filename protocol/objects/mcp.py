@@ -156,7 +156,7 @@ class McpCallParams(Params, frozen=True, kw_only=True):
 
     server: ServerName
     tool: Annotated[str, Meta(min_length=1, max_length=256)]
-    arguments: dict[str, Any] = {}
+    input: dict[str, Any] = {}
 
 
 class McpCallResult(Struct, frozen=True, kw_only=True, omit_defaults=True):

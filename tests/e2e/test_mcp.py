@@ -102,7 +102,7 @@ def test_the_reference_servers() -> None:
                 http.kill()
                 http.wait()
                 with pytest.raises(RpcError):
-                    daemon.call("mcp.call", server="web", tool="echo", arguments={"message": "x"})
+                    daemon.call("mcp.call", server="web", tool="echo", input={"message": "x"})
                 until(lambda: states(daemon)["web"] != "ready", "the end of the server is noticed")
         finally:
             http.kill()
@@ -157,7 +157,7 @@ def test_a_killed_daemon_leaves_no_server(daemon: Daemon) -> None:
 
 def call(daemon: Daemon, tool: str, text: str = "") -> Any:
     """Call a tool of the toy as an operator."""
-    return daemon.call("mcp.call", server="toy", tool=tool, arguments={"text": text})
+    return daemon.call("mcp.call", server="toy", tool=tool, input={"text": text})
 
 
 def test_reload_and_stop(daemon: Daemon) -> None:
@@ -167,7 +167,7 @@ def test_reload_and_stop(daemon: Daemon) -> None:
     write_config(daemon.home, server("toy", TOY_COMMAND, env_refs={"SECRET": "env:TOY_SECRET"}))
     daemon.call("daemon.reload")
     until(lambda: start_ticks_of(many) is None, "the removed server has ended")
-    assert list(states(daemon)) == ["toy"]
+    until(lambda: list(states(daemon)) == ["toy"], "the removed server is gone")
     assert pid_of(daemon, "toy") == toy
     os.kill(toy, signal.SIGKILL)
     until(lambda: states(daemon)["toy"] == "ready" and pid_of(daemon, "toy") != toy, "it runs again")

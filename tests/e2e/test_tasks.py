@@ -136,7 +136,7 @@ def test_a_shell_passes_to_the_parent_of_a_closed_agent(daemon: Daemon) -> None:
     answers = str(
         [event for event in daemon.events(session_id=parent) if event["type"] == "message_appended"]
     )
-    assert all(f"The background shell {task_id}," in answers for task_id in shells)
+    assert all(f"The background shell {task_id} of" in answers for task_id in shells)
     stop = order("task_stop", task_id=shells[0])
     daemon.call("session.send", session_id=parent, content=stop, wait="settled")
     daemon.call("task.output", task_id=shells[0], wait=True)

@@ -157,7 +157,7 @@ async def call_tool(call: Call, params: McpCallParams) -> McpCallResult:
         )
     began = time.monotonic()
     with _refusing_failures(params.server):
-        result = await pool.call(params.server, params.tool, params.arguments, lambda line: None)
+        result = await pool.call(params.server, params.tool, params.input, lambda line: None)
     text, _ = format_answer(params.server, result.content, result.structured)
     return McpCallResult(
         server=params.server,

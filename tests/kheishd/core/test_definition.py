@@ -98,7 +98,11 @@ def test_a_rule_within_the_instructions_is_text() -> None:
         (b"---\nmodel: &m x\nroute: *m\n---\n", 2, "anchors, aliases and tags"),
         (b"---\nmodel: !!python/object:os.system x\n---\n", 2, "anchors, aliases and tags"),
         (b"---\npermissions:\n- tool: bash\n  decision: no\n---\n", 4, "permissions[0].decision"),
-        (b"---\npermissions:\n- {tool: a, decision: ask}\n\n- {tool: a b, decision: ask}\n---\n", 5, "regex"),
+        (
+            b"---\npermissions:\n- {tool: a, decision: ask}\n\n- {tool: a b, decision: ask}\n---\n",
+            5,
+            "expected a tool's name",
+        ),
         (
             b"---\npermissions:\n- {tool: b, decision: ask}\n"
             b"- {tool: a, decision: deny, audience: {}}\n---\n",

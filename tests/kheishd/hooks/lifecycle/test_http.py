@@ -80,6 +80,9 @@ class Runner(LifecycleRunner):
     def _make_payload(self, hook: HookSpec, subject: HookSubject) -> dict[str, Any]:
         return {"subject": subject.subject}
 
+    def _shorten(self, output: bytes) -> str:
+        return output.decode()
+
     def _scrub(self, text: str) -> str:
         return text
 

@@ -105,7 +105,7 @@ async def test_mcp_tools_mcp_server_not_found(desk: Desk) -> None:
 
 async def call(desk: Desk, server: str = "a", tool: str = "echo") -> Any:
     """Call a tool."""
-    return await call_tool.act(desk.call(), McpCallParams(server=server, tool=tool, arguments={"x": 1}))
+    return await call_tool.act(desk.call(), McpCallParams(server=server, tool=tool, input={"x": 1}))
 
 
 async def test_mcp_call_ok(desk: Desk, pool: FakePool) -> None:
