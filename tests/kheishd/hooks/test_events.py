@@ -112,7 +112,9 @@ async def test_no_event_between_two_waits_is_lost(desk: Desk) -> None:
     assert "No event of 'ci.*' came in time" in result(desk)
 
 
-async def test_a_wait_ends_if_the_clock_is_set_back_to_before_its_begin(desk: Desk) -> None:
+async def test_a_wait_ends_if_the_clock_is_set_back_to_before_its_begin(
+    autojump_clock: Any, desk: Desk
+) -> None:
     """Its time cannot be told any more; the model may wait again, and misses nothing."""
     run_id = await begin(desk, "wait_for_event", {"source": "ci", "timeout_s": 60})
     began = trio.current_time()
