@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from kheishd.kernel.mcp import BegunLogin, RemoteResult, ServerSpec
     from kheishd.kernel.secrets import SlotReader
+    from kheishd.mcp.error_output import ErrorOutput
     from kheishd.mcp.oauth import Logins
     from protocol.objects.mcp import McpServer
 
@@ -111,7 +112,7 @@ class McpPool:
         finally:
             self._closing.discard(supervisor)
 
-    def _open(self, spec: ServerSpec) -> Any:
+    def _open(self, spec: ServerSpec, errors: ErrorOutput) -> Any:
         """Return a new connection, for an ``async with`` block. Errors: the resolver's."""
         settings = spec.settings
         named = {*PASSED, *settings.inherit_env}
@@ -125,7 +126,9 @@ class McpPool:
         if settings.auth_ref is not None:
             # A missing credential is a problem of the server now, not of its first request.
             self._resolve(settings.auth_ref)
-        return self._connect(spec, environ, self._resolve, f"{self._mark}.{spec.name}", self._logins)
+        # A former configuration of the server may still be closing.
+        mark = f"{self._mark}.{spec.name}.{spec.digest[:8]}"
+        return self._connect(spec, environ, self._resolve, mark, self._logins, errors)
 
     def _forget_tools(self) -> None:
         self._tools = None

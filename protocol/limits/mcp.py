@@ -46,6 +46,14 @@ MAX_STRUCTURED_ENTRIES = 128
 # What a server says about a failure, in a message or an error.
 MAX_SERVER_ERROR_BYTES = 2 * KIB
 
+# The error output of a server that is kept: its first and its last lines, 16 KiB at most.
+MAX_FIRST_ERROR_LINES = 12
+MAX_LAST_ERROR_LINES = 20
+MAX_ERROR_LINE_BYTES = 512
+
+# A server that kills the process that supervises it so often in a row is not started again by itself.
+MAX_KEEPER_KILLS = 3
+
 # The time between two attempts to reach a server that fails: 1 s, doubled up to five minutes.
 MAX_RECONNECT_SECONDS = 300
 
