@@ -14,6 +14,7 @@ import trio
 from kheishd.hooks.os.shell.command import DEFAULT_PATH
 from kheishd.hooks.os.shell.process import home_id
 from kheishd.kernel.mcp import RemoteTool, server_not_found, view_of
+from kheishd.mcp.output import check_result
 from kheishd.mcp.supervisor import Supervisor
 from protocol.errors.mcp import McpLoginFailed, McpServerUnavailable
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
-    from kheishd.kernel.mcp import BegunLogin, RemoteResult, ServerSpec
+    from kheishd.kernel.mcp import BegunLogin, Listing, RemoteResult, ServerSpec
     from kheishd.kernel.secrets import SlotReader
     from kheishd.mcp.oauth import Logins
     from protocol.objects.mcp import McpServer
@@ -169,9 +170,10 @@ class McpPool:
         self, server: str, tool: str, arguments: Mapping[str, Any], progress: Callable[[str], None]
     ) -> RemoteResult:
         """Call a tool by the server's own name of it. Errors: ServerFailure, McpServerNotFound."""
-        return await self._need(server).request(
-            lambda connection: connection.call_tool(tool, arguments, progress)
-        )
+        supervisor = self._need(server)
+        schema = next((row.output_schema for row in supervisor.tools if row.remote_name == tool), None)
+        result = await supervisor.request(lambda connection: connection.call_tool(tool, arguments, progress))
+        return result if schema is None else await check_result(schema, result)
 
     @property
     def resource_servers(self) -> Sequence[ServerSpec]:
@@ -180,7 +182,7 @@ class McpPool:
             supervisor.spec for _, supervisor in sorted(self._supervisors.items()) if supervisor.has_resources
         ]
 
-    async def list_resources(self, server: str) -> list[dict[str, Any]]:
+    async def list_resources(self, server: str) -> Listing:
         """Return a server's resources and templates. Errors: ServerFailure, McpServerNotFound."""
         return await self._need(server).request(lambda connection: connection.list_resources())
 
@@ -188,7 +190,7 @@ class McpPool:
         """Read a resource of a server. Errors: ServerFailure, McpServerNotFound."""
         return await self._need(server).request(lambda connection: connection.read_resource(uri))
 
-    async def list_prompts(self, server: str) -> list[dict[str, Any]]:
+    async def list_prompts(self, server: str) -> Listing:
         """Return a server's prompts. Errors: ServerFailure, McpServerNotFound."""
         return await self._need(server).request(lambda connection: connection.list_prompts())
 
