@@ -16,6 +16,9 @@ from kheishctl.contract import MAX_PAGE_ROWS, ORIGINS, Json
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+NO_STDIN = "kheishctl.no_stdin"
+"""The key under which the context of a command keeps ``--no-stdin``."""
+
 # Completion.
 
 # A key press waits at most this long for the daemon's names.
@@ -241,10 +244,22 @@ agent_argument = click.argument(
 )
 """The agent of a conversation."""
 
-text_argument = click.argument(
-    "text", nargs=-1, help="The message; without it, or with '-', it is read from standard input."
+
+def _store_no_stdin(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    ctx.meta[NO_STDIN] = value
+
+
+text_argument = options(
+    click.argument("text", nargs=-1, help="The message; '-' at its end, or no TEXT, reads standard input."),
+    click.option(
+        "--no-stdin",
+        is_flag=True,
+        expose_value=False,
+        callback=_store_no_stdin,
+        help="Do not append the data of a pipe or file on standard input to TEXT.",
+    ),
 )
-"""The text of a message."""
+"""The text of a message; :func:`kheishctl.message_text.read_text` reads it."""
 
 
 class Workspace(click.ParamType[str]):
