@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import mcp_types as types
 from mcp_types import JSONRPCRequest, JSONRPCResponse, methods
-from pydantic import ValidationError
 
 from kheishd.mcp.rows import limit_warnings
 from protocol.text import sanitize
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams
     from mcp.shared._stream_protocols import ReadStream, WriteStream
     from mcp.shared.message import SessionMessage
-    from pydantic import BaseModel
 
 WARNINGS_KEY: Final = "kheish/warnings"
 
@@ -31,7 +29,7 @@ MAX_NAME_CHARACTERS: Final = 80
 MAX_REASON_CHARACTERS: Final = 160
 
 # The field of a list's rows, the word for one row, and the library's type of the answer, by method.
-_LISTS: Final[dict[str, tuple[str, str, type[BaseModel]]]] = {
+_LISTS: Final[dict[str, tuple[str, str, type[Any]]]] = {
     "tools/list": ("tools", "tool", types.ListToolsResult),
     "resources/list": ("resources", "resource", types.ListResourcesResult),
     "resources/templates/list": ("resourceTemplates", "template", types.ListResourceTemplatesResult),
@@ -102,8 +100,9 @@ def _find_problem(method: str, version: str, result: dict[str, Any]) -> str | No
         model.model_validate(result, by_name=False)
     except KeyError:
         return None
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
+    except ValueError as error:
+        # Of pydantic, on which the library is built.
+        first: dict[str, Any] = error.errors(include_url=False, include_input=False)[0]  # type: ignore[attr-defined]
         path = ".".join(str(part) for part in first["loc"] if part not in (field, 0))
         return sanitize(f"{path}: {first['msg']}".removeprefix(": "))[:MAX_REASON_CHARACTERS]
     return None
