@@ -57,8 +57,8 @@ def format_answer(
     server: str,
     content: Sequence[Mapping[str, Any]],
     structured: Any = None,
-    problem: str = "",
     scrub_cut: Callable[[bytes], bytes] = bytes,
+    problem: str = "",
 ) -> tuple[str, bytes | None]:
     """Return a server's answer as JSON for the model, and the whole answer if that is longer.
 

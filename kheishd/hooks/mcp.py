@@ -241,7 +241,7 @@ class ServerTools(SubHook):
             raise ToolError(f"{refusal.message}; nothing was run") from None
         except ServerFailure as failure:
             raise ToolError(describe_failed_call(tool, failure)) from None
-        text, full = format_answer(server, result.content, result.structured, result.problem, call.scrub_cut)
+        text, full = format_answer(server, result.content, result.structured, call.scrub_cut, result.problem)
         return Outcome(text, result.is_error, full)
 
     def _find(self, call: Invocation) -> RemoteTool:
