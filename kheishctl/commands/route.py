@@ -143,7 +143,7 @@ setting_options = options(
         'kheishctl route put local --settings \'{"preset": "ollama", "model": "qwen3"}\'',
     ),
 )
-@id_argument("route_id", "ROUTE", "routes")
+@id_argument("route_id", "ROUTE", "routes", offers=None)
 @setting_options
 @click.option(
     "--settings",

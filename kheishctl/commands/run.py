@@ -111,11 +111,12 @@ def wait(app: App, run_id: str, timeout: float | None) -> None:
     The exit code reports the outcome, see 'kheishctl --help'.
     """
     run = add_run_details(app.call, app.call("run.wait", drop_unset(run_id=run_id, timeout_s=timeout)))
-    output = str(run.get("output") or "")
+    code = exit_codes.code_for_run(run)
+    output = str(run.get("output") or "") if code != exit_codes.CONTRACT_VIOLATED else ""
     app.emit(run, lambda _, display: output if display.width is None else sanitize(output))
     for line in filter(None, [describe_outcome(run, app.command_line), *explain_run(run, app.command_line)]):
         app.note(line)
-    click.get_current_context().exit(exit_codes.code_for_run(run))
+    click.get_current_context().exit(code)
 
 
 ARTIFACT_COLUMNS = (
