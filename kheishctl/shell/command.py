@@ -21,6 +21,7 @@ from kheishctl.options import agent_argument, drop_unset, sender_option, workspa
 @click.option("--new", "fresh", is_flag=True, help="Start a new session; the old one stays readable.")
 @click.option("--thinking", is_flag=True, help="Show the model's reasoning.")
 @click.option("--verbose", "-v", is_flag=True, help="Show the verdicts on tool calls and their results.")
+@click.option("--vi", is_flag=True, help="Edit the line with the keys of vi (default: those of emacs).")
 def chat(
     app: App,
     agent: str | None,
@@ -30,17 +31,20 @@ def chat(
     fresh: bool,
     thinking: bool,
     verbose: bool,
+    vi: bool,
 ) -> None:
     """Chat with an agent in the terminal.
 
     The agent and the sender together are the address: the same pair continues its conversation, and the chat
     shows the last turns. A new conversation works in the current directory if the operator allows it, and
-    keeps its directory; --workspace and /cd change it. Ctrl-C stops an answer and keeps the conversation;
-    Ctrl-D leaves, and the run continues. Actions of other clients in the same conversation appear as they
-    happen. If the daemon restarts, the chat waits for it.
+    keeps its directory; --workspace and /cd change it. Esc stops an answer and keeps the conversation; Ctrl-D
+    leaves, and the run continues; ? on an empty line lists the keys. Actions of other clients in the same
+    conversation appear as they happen. If the daemon restarts, the chat waits for it.
 
     If a tool call needs your approval, or the agent asks you a question, the bell rings, and the request
     appears above the prompt with the keys that answer it.
+
+    Settings for every chat are in ~/.config/kheish/client.toml: editing_mode = "vi" or "emacs".
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.UsageError("chat needs a terminal; 'kheishctl send' is made for pipes")
@@ -54,6 +58,9 @@ def chat(
     import asyncio
 
     from kheishctl.shell.chat import Chat
+    from kheishctl.shell.settings import locate_settings, read_settings
+
+    settings = read_settings(locate_settings())
 
     async def run() -> None:
         await Chat(
@@ -66,6 +73,7 @@ def chat(
             moves=workspace is not None,
             thinking=thinking,
             verbose=verbose,
+            settings=settings.prefer(vi=vi),
         ).run()
 
     asyncio.run(run())

@@ -42,6 +42,7 @@ class FakeChat:
         self.results: dict[str, Any] = {}
         self.is_running = False
         self.has_left = False
+        self.is_vi = False
         self.sender = "ada"
         self.workspace: str | None = "/srv/shop"
         self.has_unsent = False
@@ -110,6 +111,11 @@ class FakeChat:
     def interrupt(self) -> bool:
         """Return whether a run is running."""
         return self.is_running
+
+    def toggle_vi(self) -> bool:
+        """Switch the keys."""
+        self.is_vi = not self.is_vi
+        return self.is_vi
 
     def leave(self) -> None:
         """Record the end of the chat."""
@@ -588,4 +594,15 @@ def test_cd(tmp_path: Path) -> None:
         "the conversation works in /srv/shop",
         f"the conversation works in {tmp_path}",
         "the workspace /gone does not exist",
+    ]
+
+
+def test_vi() -> None:
+    """``/vi`` switches between the keys of vi and of emacs."""
+    chat = FakeChat()
+    chat.run("vi")
+    chat.run("vi")
+    assert [line.split(";")[0] for line in chat.output] == [
+        "the line has the keys of vi now",
+        "the line has the keys of emacs now",
     ]
