@@ -1,10 +1,11 @@
 """The stored record of a run."""
 
+from msgspec import Struct
+
 from protocol.objects.run import RunState
-from protocol.structs import Value
 
 
-class AwaitedSource(Value, frozen=True):
+class AwaitedSource(Struct, frozen=True):
     """A pattern of sources that a run waited for, and the cursor after which it has got no event of them."""
 
     source: str
