@@ -85,7 +85,7 @@ class ServerConnection:
 
         async def show(done: float, total: float | None, message: str | None) -> None:
             share = f"{done:g}" if total is None else f"{done:g}/{total:g}"
-            text = sanitize(truncate(message, MAX_SERVER_ERROR_BYTES)) if message else ""
+            text = _quote(message) if message else ""
             progress(f"{share} {text}".rstrip() + "\n")
 
         result = await _translate(
@@ -263,8 +263,8 @@ async def _translate(request: Callable[..., Any], *args: Any, **kwargs: Any) -> 
 
 
 def _quote(text: str) -> str:
-    """Return a text of a server or of the library, on one line."""
-    return truncate(" ".join(sanitize(text).split()), MAX_SERVER_ERROR_BYTES)
+    """Return a text of a server or of the library, on one line; the pool redacts it and cuts it to size."""
+    return " ".join(sanitize(text[: 8 * MAX_SERVER_ERROR_BYTES]).split())
 
 
 def describe_failure(error: BaseException) -> str:

@@ -68,10 +68,13 @@ async def open_pool(
     home: Path = Path("/nowhere"),
     slots: MemorySlots | None = None,
     now_ms: Callable[[], int] = lambda: 0,
+    scrub_cut: Callable[[bytes], bytes] = bytes,
 ) -> AsyncIterator[McpPool]:
     """Provide a pool that has tried to connect to these servers."""
     slots = slots or MemorySlots()
-    pool = McpPool(home, environ, lambda reference: f"value-of-{reference}", now_ms, slots, slots.save)
+    pool = McpPool(
+        home, environ, lambda reference: f"value-of-{reference}", now_ms, slots, slots.save, scrub_cut
+    )
     with trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:
             await nursery.start(pool.serve)

@@ -158,7 +158,7 @@ async def call_tool(call: Call, params: McpCallParams) -> McpCallResult:
     began = time.monotonic()
     with _refusing_failures(params.server):
         result = await pool.call(params.server, params.tool, params.input, lambda line: None)
-    text, _ = format_answer(params.server, result.content, result.structured)
+    text, _ = format_answer(params.server, result.content, result.structured, call.live.scrubber.scrub_cut)
     return McpCallResult(
         server=params.server,
         tool=params.tool,
