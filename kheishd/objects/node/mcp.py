@@ -159,7 +159,7 @@ async def call_tool(call: Call, params: McpCallParams) -> McpCallResult:
     with _refusing_failures(params.server):
         result = await pool.call(params.server, params.tool, params.input, lambda line: None)
     text, _ = format_answer(
-        params.server, result.content, result.structured, result.problem, call.live.scrubber.scrub_cut
+        params.server, result.content, result.structured, call.live.scrubber.scrub_cut, result.problem
     )
     return McpCallResult(
         server=params.server,
