@@ -152,6 +152,7 @@ METHODS: Final = (
     "workspace.trust",
     "workspace.untrust",
     "workspace.list",
+    "workspace.get",
     "hook.list",
     "hook.get",
     "hook.test",
@@ -464,3 +465,6 @@ MAX_SECRET_BYTES: Final = 65_536
 
 MAX_IMPORT_LINES: Final = 500
 """Lines of one ``session.import``."""
+
+MAX_INPUT_BYTES: Final = 131_072
+"""Bytes of one message, as JSON."""

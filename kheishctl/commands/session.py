@@ -7,7 +7,7 @@ import click
 
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.commands.conversation import compact_options, run_compaction, show_history
-from kheishctl.commands.send import read_text, send_message, send_options
+from kheishctl.commands.send import send_message, send_options
 from kheishctl.commands.transfer import export, import_, key, verify
 from kheishctl.contract import (
     BUSY_POLICIES,
@@ -17,6 +17,7 @@ from kheishctl.contract import (
     SESSION_STATUSES,
     Json,
 )
+from kheishctl.message_text import read_text
 from kheishctl.options import (
     Duration,
     JsonValue,
@@ -141,7 +142,7 @@ def _make_params(
 @click.option("--id", "session_id", metavar="ID", help="An id of your choice (default: a generated id).")
 @name_option("--agent", "agent", "agents", "The agent (default: the configured default agent).")
 @click.option("--title", help="A title, for people.")
-@click.option("--parent", "parent_session_id", metavar="SESSION", help="The parent of the session.")
+@name_option("--parent", "parent_session_id", "sessions", "The parent of the session.", metavar="SESSION")
 @name_option("--persona", "persona_id", "personas", "The persona to bind.")
 @click.option(
     "--scope",
@@ -160,7 +161,9 @@ def create(app: App, **params: Any) -> None:
 @command(group, "list", method="session.list", examples=("kheishctl session list --agent default --all",))
 @conversation_filters
 @status_option(SESSION_STATUSES)
-@click.option("--parent", "parent_session_id", metavar="SESSION", help="Only the children of this session.")
+@name_option(
+    "--parent", "parent_session_id", "sessions", "Only the children of this session.", metavar="SESSION"
+)
 @name_option("--persona", "persona_id", "personas", "Only those with this persona.")
 @click.option("--sidechains", is_flag=True, help="Include child sessions that have ended.")
 @oldest_option

@@ -45,7 +45,7 @@ class ErrorOutput:
     def feed(self, chunk: bytes) -> list[str]:
         """Take a piece of the output; return the lines that it has completed."""
         *pieces, rest = (self._rest + chunk).split(b"\n")
-        self._rest = rest[-MAX_ERROR_LINE_BYTES:]
+        self._rest = rest[:MAX_ERROR_LINE_BYTES]
         lines = [
             escape_line(piece[:MAX_ERROR_LINE_BYTES].decode(errors="replace")).rstrip() for piece in pieces
         ]

@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final, TypeVar
 
+import msgspec
 import trio
 from msgspec.structs import replace
 
 from kheishd.kernel.mcp import KeeperKilled, LoginNeeded, ServerFailure, view_of
 from kheishd.mcp.error_output import ErrorOutput
-from kheishd.mcp.rows import make_rows
+from kheishd.mcp.rows import limit_warnings, make_rows
 from protocol.limits.mcp import MAX_KEEPER_KILLS, MAX_RECONNECT_SECONDS
 
 if TYPE_CHECKING:
@@ -39,6 +40,10 @@ STABLE_SECONDS: Final = 60.0
 # for each change that follows soon, up to the limit.
 RELIST_SECONDS: Final = 1.0
 MAX_RELIST_SECONDS: Final = 64.0
+
+
+# A longer list of tools is judged in a thread: hostile schemas take 10 ms each.
+MAX_INLINE_LIST_BYTES: Final = 16 * 1024
 
 
 class Supervisor:
@@ -149,7 +154,7 @@ class Supervisor:
             self._note_failure(error)
         wrote = self._errors.find_cause()
         if self._problem == late and wrote is not None:
-            self._problem = f"{late}; it wrote: {wrote}"
+            self._problem = self._describe(ServerFailure("timed_out", f"{late}; it wrote: {wrote}"))
 
     def _note_failure(self, error: BaseException) -> None:
         self._cause = error if isinstance(error, (LoginNeeded, KeeperKilled)) else None
@@ -169,12 +174,15 @@ class Supervisor:
                 await self._list_tools(connection)
 
     async def _list_tools(self, connection: ServerConnection) -> None:
-        tools, warnings = make_rows(self.spec, await connection.list_tools())
-        self._warnings = warnings
+        listing = await connection.list_tools()
+        if len(msgspec.json.encode(listing.rows)) <= MAX_INLINE_LIST_BYTES:
+            tools, warnings = make_rows(self.spec, listing.rows)
+        else:
+            tools, warnings = await trio.to_thread.run_sync(make_rows, self.spec, listing.rows)
+        warnings = self._warnings = limit_warnings([*listing.warnings, *warnings])
         for warning in warnings:
             log.warning("an MCP server: %s", warning, extra={"server": self.spec.name})
-        old = [(tool.remote_name, tool.row) for tool in self.tools]
-        if old != [(tool.remote_name, tool.row) for tool in tools]:
+        if [replace(tool, spec=self.spec) for tool in tools] != [*self.tools]:
             self.tools = tuple(tools)
             self._on_change()
 
