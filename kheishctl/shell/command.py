@@ -19,18 +19,28 @@ from kheishctl.options import agent_argument, sender_option
 @click.option("--new", "fresh", is_flag=True, help="Start a new session; the old one stays readable.")
 @click.option("--thinking", is_flag=True, help="Show the model's reasoning.")
 @click.option("--verbose", "-v", is_flag=True, help="Show the verdicts on tool calls and their results.")
+@click.option("--vi", is_flag=True, help="Edit the line with the keys of vi (default: those of emacs).")
 def chat(
-    app: App, agent: str | None, sender: str | None, spawn: bool, fresh: bool, thinking: bool, verbose: bool
+    app: App,
+    agent: str | None,
+    sender: str | None,
+    spawn: bool,
+    fresh: bool,
+    thinking: bool,
+    verbose: bool,
+    vi: bool,
 ) -> None:
     """Chat with an agent in the terminal.
 
     The agent and the sender together are the address: the same pair continues its conversation, and the chat
-    shows the last turns. Ctrl-C stops an answer and keeps the conversation; Ctrl-D leaves, and the run
-    continues. Actions of other clients in the same conversation appear as they happen. If the daemon
-    restarts, the chat waits for it.
+    shows the last turns. Esc stops an answer and keeps the conversation; Ctrl-D leaves, and the run
+    continues; ? on an empty line lists the keys. Actions of other clients in the same conversation appear as
+    they happen. If the daemon restarts, the chat waits for it.
 
     If a tool call needs your approval, or the agent asks you a question, the bell rings, and the request
     appears above the prompt with the keys that answer it.
+
+    Settings for every chat are in ~/.config/kheish/client.toml: editing_mode = "vi" or "emacs".
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.UsageError("chat needs a terminal; 'kheishctl send' is made for pipes")
@@ -41,6 +51,9 @@ def chat(
     import asyncio
 
     from kheishctl.shell.chat import Chat
+    from kheishctl.shell.settings import locate_settings, read_settings
+
+    settings = read_settings(locate_settings())
 
     async def run() -> None:
         await Chat(
@@ -51,6 +64,7 @@ def chat(
             fresh=fresh,
             thinking=thinking,
             verbose=verbose,
+            settings=settings.prefer(vi=vi),
         ).run()
 
     asyncio.run(run())

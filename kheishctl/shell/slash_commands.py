@@ -15,7 +15,7 @@ from kheishctl.render.daemon import format_daemon_status
 from protocol.structs import Value
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from kheishctl.contract import Json
     from kheishctl.render.layout import Display
@@ -47,13 +47,18 @@ DECISION_STYLES: dict[str, str] = {"allow": "green", "ask": "yellow", "deny": "r
 
 KEYS = (
     ("Enter", "send"),
-    ("//NAME", "send a message that begins with the name of a command"),
     ("Alt-Enter", "insert a line break (a paste keeps its line breaks)"),
-    ("Ctrl-C", "stop the answer; the conversation continues"),
-    ("Ctrl-D", "leave"),
-    ("Up, Down, Ctrl-R", "recall earlier messages"),
+    ("//NAME", "send a message that begins with the name of a command"),
+    ("Ctrl-C", "clear the line; on an empty line, stop the answer"),
+    ("Esc", "stop the answer; the line is kept"),
+    ("Ctrl-D", "leave, on an empty line; the run continues"),
+    ("Up, Down", "recall earlier lines, from an empty line"),
+    ("Ctrl-R", "search the earlier lines"),
+    ("Ctrl-G", "edit the line in $EDITOR"),
+    ("PageUp, PageDown", "scroll the pending approval or question"),
     ("a r s d D e A X", "answer an approval, on an empty line; the panel explains the keys"),
     ("1-9 n", "answer a question, on an empty line"),
+    ("?", "show these keys, on an empty line"),
 )
 
 
@@ -133,6 +138,10 @@ class CommandView(Protocol):
         """Stop the running run; whether there was something to stop."""
         ...
 
+    def toggle_vi(self) -> bool:
+        """Switch between the keys of vi and of emacs; whether those of vi are effective now."""
+        ...
+
     def leave(self) -> None:
         """End the chat."""
         ...
@@ -185,6 +194,11 @@ class SlashHandler:
             if refused.reason != "conversation_not_found":
                 raise
             self._view.note("the conversation is already new; the next message starts it")
+
+    async def toggle_vi(self, _: str) -> None:
+        """Switch between the keys of vi and of emacs."""
+        mode = "vi" if self._view.toggle_vi() else "emacs"
+        self._view.note(f"the line has the keys of {mode} now; editing_mode in client.toml is for every chat")
 
     async def leave(self, _: str) -> None:
         """End the chat."""
@@ -523,6 +537,7 @@ COMMANDS: dict[str, CommandRow] = {
     "reset": CommandRow(
         "start over: the next message starts a new session (also: /new, /clear)", SlashHandler.reset
     ),
+    "vi": CommandRow("switch between the keys of vi and of emacs", SlashHandler.toggle_vi),
     "quit": CommandRow("leave, like Ctrl-D; the run continues", SlashHandler.leave),
 }
 
@@ -556,6 +571,14 @@ def unescape(text: str) -> str:
 
 def format_help() -> str:
     """Return all commands and keys, one per line."""
-    rows = [*((f"/{name}", row.summary) for name, row in COMMANDS.items()), *KEYS]
+    return _format_rows([*((f"/{name}", row.summary) for name, row in COMMANDS.items()), *KEYS])
+
+
+def format_keys() -> str:
+    """Return the keys, one per line."""
+    return _format_rows(KEYS)
+
+
+def _format_rows(rows: Sequence[tuple[str, str]]) -> str:
     longest = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name.ljust(longest)}  {summary}" for name, summary in rows)

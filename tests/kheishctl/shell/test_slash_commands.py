@@ -41,6 +41,7 @@ class FakeChat:
         self.results: dict[str, Any] = {}
         self.is_running = False
         self.has_left = False
+        self.is_vi = False
         self.sender = "ada"
         self.has_unsent = False
         self.answers = AnswerSender(self.call, self)
@@ -103,6 +104,11 @@ class FakeChat:
     def interrupt(self) -> bool:
         """Return whether a run is running."""
         return self.is_running
+
+    def toggle_vi(self) -> bool:
+        """Switch the keys."""
+        self.is_vi = not self.is_vi
+        return self.is_vi
 
     def leave(self) -> None:
         """Record the end of the chat."""
@@ -564,3 +570,14 @@ def test_without_a_session_there_is_nothing_to_show(line: str) -> None:
     chat.session_id = None
     chat.run(line)
     assert (chat.calls, "send a message first" in chat.output[0]) == ([], True)
+
+
+def test_vi() -> None:
+    """``/vi`` switches between the keys of vi and of emacs."""
+    chat = FakeChat()
+    chat.run("vi")
+    chat.run("vi")
+    assert [line.split(";")[0] for line in chat.output] == [
+        "the line has the keys of vi now",
+        "the line has the keys of emacs now",
+    ]
