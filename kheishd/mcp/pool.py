@@ -15,6 +15,7 @@ from kheishd.core.text.scrub import cut_text
 from kheishd.hooks.os.shell.command import DEFAULT_PATH
 from kheishd.hooks.os.shell.process import home_id
 from kheishd.kernel.mcp import RemoteTool, ServerFailure, server_not_found, view_of
+from kheishd.mcp.output import check_result
 from kheishd.mcp.supervisor import Supervisor, T
 from protocol.errors.mcp import McpLoginFailed, McpServerUnavailable
 from protocol.limits.mcp import MAX_SERVER_ERROR_BYTES
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
-    from kheishd.kernel.mcp import BegunLogin, RemoteResult, ServerSpec
+    from kheishd.kernel.mcp import BegunLogin, Listing, RemoteResult, ServerSpec
     from kheishd.kernel.secrets import SlotReader
     from kheishd.mcp.connection import ServerConnection
     from kheishd.mcp.oauth import Logins
@@ -179,7 +180,10 @@ class McpPool:
         def show(line: str) -> None:
             progress(self._cut(line.rstrip("\n")) + "\n")
 
-        return await self._request(server, lambda connection: connection.call_tool(tool, arguments, show))
+        tools = self._need(server).tools
+        schema = next((row.output_schema for row in tools if row.remote_name == tool), None)
+        result = await self._request(server, lambda connection: connection.call_tool(tool, arguments, show))
+        return result if schema is None else await check_result(schema, result)
 
     @property
     def resource_servers(self) -> Sequence[ServerSpec]:
@@ -188,7 +192,7 @@ class McpPool:
             supervisor.spec for _, supervisor in sorted(self._supervisors.items()) if supervisor.has_resources
         ]
 
-    async def list_resources(self, server: str) -> list[dict[str, Any]]:
+    async def list_resources(self, server: str) -> Listing:
         """Return a server's resources and templates. Errors: ServerFailure, McpServerNotFound."""
         return await self._request(server, lambda connection: connection.list_resources())
 
@@ -196,7 +200,7 @@ class McpPool:
         """Read a resource of a server. Errors: ServerFailure, McpServerNotFound."""
         return await self._request(server, lambda connection: connection.read_resource(uri))
 
-    async def list_prompts(self, server: str) -> list[dict[str, Any]]:
+    async def list_prompts(self, server: str) -> Listing:
         """Return a server's prompts. Errors: ServerFailure, McpServerNotFound."""
         return await self._request(server, lambda connection: connection.list_prompts())
 
