@@ -207,7 +207,7 @@ def put(
 @id_argument("server", "SERVER", "mcp_servers", offers=lambda row: row["source"] == "stored")
 @mutating
 def delete(app: App, **params: Any) -> None:
-    """Delete a stored server. It is closed after its last call."""
+    """Delete a stored server, with the tokens of its login. It is closed after its last call."""
     app.emit(app.call("mcp.delete", drop_unset(**params)), format_record)
 
 
@@ -220,7 +220,13 @@ def delete(app: App, **params: Any) -> None:
 @id_argument("server", "SERVER", "mcp_servers", offers=may_log_in)
 @click.option("--paste", is_flag=True, help="Ask for the last address of a browser on another machine.")
 @click.option("--begin", is_flag=True, help="Only begin; 'kheishctl mcp login-complete' is the second step.")
-def login(app: App, server: str, paste: bool, begin: bool) -> None:
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65_535),
+    metavar="PORT",
+    help="The port of the redirect, for a server that knows the client by it (default: a free one).",
+)
+def login(app: App, server: str, paste: bool, begin: bool, port: int | None) -> None:
     """Log in at a server with 'oauth = true', in the browser; the daemon keeps the tokens in a slot.
 
     With --paste the browser may be on any machine: at the end it shows an address that it cannot open.
@@ -230,7 +236,7 @@ def login(app: App, server: str, paste: bool, begin: bool) -> None:
 
     from kheishctl.loopback import LoopbackServer, read_answer
 
-    with LoopbackServer() as loopback:
+    with LoopbackServer(port or 0) as loopback:
         begun = app.call("mcp.login", {"server": server, "redirect_uri": loopback.redirect_uri})
         if begin:
             app.emit(begun, format_record)
@@ -270,5 +276,5 @@ def login_complete(app: App, login_id: str) -> None:
 @id_argument("server", "SERVER", "mcp_servers", offers=may_log_in)
 @mutating
 def logout(app: App, **params: Any) -> None:
-    """Delete the tokens of a server, and close the connection."""
+    """Delete the tokens of a server, revoke them there, and close the connection."""
     app.emit(app.call("mcp.logout", drop_unset(**params)), format_record)

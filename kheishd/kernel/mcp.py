@@ -43,7 +43,11 @@ class ServerSpec(Value, frozen=True):
         login = [f"slot:{self.login_slot}"] if settings.oauth else []
         return [
             *login,
-            *([] if settings.auth_ref is None else [settings.auth_ref]),
+            *(
+                reference
+                for reference in (settings.auth_ref, settings.oauth_client_secret_ref)
+                if reference is not None
+            ),
             *settings.env_refs.values(),
         ]
 
@@ -247,6 +251,14 @@ class Mcp(Protocol):
         """
         ...
 
+    def hold_login(self, spec: ServerSpec) -> None:
+        """Remember the tokens of a login that is about to be deleted, for ``revoke_login``."""
+        ...
+
+    async def revoke_login(self, name: str) -> bool:
+        """Tell the authorization server that deleted tokens are not used; return whether it knows."""
+        ...
+
 
 class NoMcp:
     """No servers (``Mcp``)."""
@@ -298,6 +310,13 @@ class NoMcp:
     async def complete_login(self, login_id: str, code: str, state: str, iss: str | None) -> str:
         """Refuse: there is no login. Errors: McpLoginNotFound."""
         raise McpLoginNotFound("there is no such login: begin another one", field="$.params.login_id")
+
+    def hold_login(self, spec: ServerSpec) -> None:
+        """Remember nothing."""
+
+    async def revoke_login(self, name: str) -> bool:
+        """Tell nobody."""
+        return False
 
 
 class McpHolder:

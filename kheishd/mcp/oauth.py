@@ -1,7 +1,8 @@
 """OAuth of HTTP servers: a login by a person, and tokens that are renewed before they expire.
 
 All that a server says about its authorization is the text of a stranger: each document is bounded, no
-redirect is followed, and only the server itself and configured hosts may have private addresses or no TLS.
+redirect is followed, and only the server itself and configured hosts may have private addresses. Without TLS
+nothing is sent but to this machine.
 Tokens are bound to the server's URL, and go to nowhere else; they are renewed at the token endpoint that was
 found at the login, whatever an answer of the server names later.
 """
@@ -13,7 +14,7 @@ import hashlib
 import logging
 import secrets
 from collections import defaultdict
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -23,7 +24,7 @@ import msgspec
 import trio
 from mcp.client.auth import OAuthFlowError, OAuthRegistrationError
 from mcp.client.auth import utils as flow
-from mcp.shared.auth import OAuthClientMetadata, OAuthToken
+from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
 from mcp.shared.auth_utils import check_resource_allowed, resource_url_from_server_url
 from msgspec import Struct
 
@@ -31,6 +32,7 @@ from kheishd.core.text.spellings import MIN_SECRET_CHARACTERS
 from kheishd.hooks.network.addresses import is_public
 from kheishd.hooks.network.connector import AddressForbidden
 from kheishd.hooks.web.fetch import PinnedBackend
+from kheishd.kernel.credentials import CredentialMissing
 from kheishd.kernel.mcp import BegunLogin, LoginNeeded
 from protocol import __version__
 from protocol.errors.mcp import McpLoginFailed, McpLoginNotFound
@@ -38,6 +40,7 @@ from protocol.errors.refusal import Refusal
 from protocol.limits.mcp import (
     MAX_LOGIN_SECONDS,
     MAX_LOGINS,
+    MAX_OAUTH_ADDRESS_BYTES,
     MAX_OAUTH_DOCUMENT_BYTES,
     MAX_SERVER_ERROR_BYTES,
     MAX_TOKEN_BYTES,
@@ -48,7 +51,7 @@ from protocol.text import sanitize, truncate
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
-    from mcp.shared.auth import OAuthClientInformationFull, OAuthMetadata
+    from mcp.shared.auth import OAuthMetadata
 
     from kheishd.hooks.network.addresses import Address
     from kheishd.kernel.mcp import ServerSpec
@@ -58,6 +61,8 @@ log = logging.getLogger("kheishd.mcp")
 # One request, and all requests of one step together.
 REQUEST_SECONDS: Final = 15.0
 STEP_SECONDS: Final = 60.0
+
+LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
 
 # A token is renewed this long before it expires, or when a fifth of its life is left if that is shorter.
 RENEW_SECONDS: Final = 300.0
@@ -77,10 +82,14 @@ class OAuthFailed(Exception):
 
 
 class Tokens(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The tokens of a login, as they are kept in a slot, with all that a renewal needs."""
+    """The tokens of a login, as they are kept in a slot, with all that a renewal needs.
+
+    ``client_secret`` is that of a client that the daemon has registered.
+    """
 
     server_url: str
     token_endpoint: str
+    revocation_endpoint: str | None = None
     client_id: str
     client_secret: str | None = None
     auth_method: str = "none"
@@ -115,8 +124,8 @@ class _Pending(Value, frozen=True):
 class Logins:
     """The logins of all servers, and their tokens.
 
-    ``read`` returns the value of a slot, and ``save`` stores one. Logins that have begun are in memory: after
-    a restart of the daemon, a person begins again.
+    ``read`` returns the value of a slot, ``save`` stores one, and ``resolve`` returns the credential of a
+    reference. Logins that have begun are in memory: after a restart of the daemon, a person begins again.
     """
 
     def __init__(
@@ -124,10 +133,13 @@ class Logins:
         read: Callable[[str], str | None],
         save: Callable[[str, str], Awaitable[None]],
         now_ms: Callable[[], int],
+        resolve: Callable[[str], str] = str,
     ) -> None:
         self._read = read
         self._save = save
         self._now_ms = now_ms
+        self._resolve = resolve
+        self._held: dict[str, tuple[ServerSpec, Tokens]] = {}
         self._pending: dict[str, _Pending] = {}
         self._locks: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
 
@@ -193,6 +205,7 @@ class Logins:
         tokens = Tokens(
             server_url=spec.settings.url or "",
             token_endpoint=str(pending.metadata.token_endpoint),
+            revocation_endpoint=_choose_revocation(spec, pending.metadata),
             client_id=client.client_id,
             client_secret=client.client_secret,
             auth_method=_choose_method(client),
@@ -276,15 +289,9 @@ class Logins:
 
     async def _fetch_tokens(self, spec: ServerSpec, tokens: Tokens, form: dict[str, str]) -> Tokens:
         """Return the tokens for a grant. Errors: LoginNeeded if it was refused, OAuthFailed."""
-        form |= {"client_id": tokens.client_id, "resource": tokens.resource}
-        headers = {}
-        if tokens.client_secret is not None and tokens.auth_method == "client_secret_post":
-            form["client_secret"] = tokens.client_secret
-        elif tokens.client_secret is not None and tokens.auth_method == "client_secret_basic":
-            pair = f"{quote(tokens.client_id, safe='')}:{quote(tokens.client_secret, safe='')}"
-            headers["authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
         requested_at_ms = self._now_ms()
-        response = await _send(spec, "POST", tokens.token_endpoint, headers, form=form)
+        form |= {"resource": tokens.resource}
+        response = await self._post(spec, tokens, tokens.token_endpoint, form)
         if response.status_code != 200:
             text = f"the status is {response.status_code}: {_quote(response.text)}"
             if response.status_code in (400, 401, 403):
@@ -310,6 +317,52 @@ class Logins:
             issued_at_ms=requested_at_ms,
             expires_at_ms=expires_at_ms,
         )
+
+    async def _post(
+        self, spec: ServerSpec, tokens: Tokens, endpoint: str, form: dict[str, str]
+    ) -> httpx2.Response:
+        """Make a request as the client of the login. Errors: OAuthFailed."""
+        form = {**form, "client_id": tokens.client_id}
+        headers = {}
+        reference = spec.settings.oauth_client_secret_ref
+        try:
+            secret = tokens.client_secret if reference is None else self._resolve(reference)
+        except CredentialMissing as missing:
+            raise OAuthFailed(f"the secret of the client is missing: {missing}") from None
+        if secret is not None and tokens.auth_method == "client_secret_post":
+            form["client_secret"] = secret
+        elif secret is not None and tokens.auth_method == "client_secret_basic":
+            pair = f"{quote(tokens.client_id, safe='')}:{quote(secret, safe='')}"
+            headers["authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
+        return await _send(spec, "POST", endpoint, headers, form=form)
+
+    # The end of a login.
+
+    def hold(self, spec: ServerSpec) -> None:
+        """Remember the tokens of a login that is about to be deleted."""
+        self._held.pop(spec.name, None)
+        with suppress(LoginNeeded):
+            self._held[spec.name] = (spec, self._load(spec))
+
+    async def revoke(self, name: str) -> bool:
+        """Revoke the tokens that are remembered, by RFC 7009; return whether the server has accepted that."""
+        spec, tokens = self._held.pop(name, (None, None))
+        if spec is None or tokens is None or tokens.revocation_endpoint is None:
+            return False
+        accepted = False
+        hints = {"refresh_token": tokens.refresh_token, "access_token": tokens.access_token}
+        with trio.move_on_after(REQUEST_SECONDS):
+            try:
+                for hint, token in hints.items():
+                    if token is not None:
+                        # An empty secret is as good as none (RFC 6749, 2.3.1), and some servers want one.
+                        form = {"token": token, "token_type_hint": hint, "client_secret": ""}
+                        response = await self._post(spec, tokens, tokens.revocation_endpoint, form)
+                        accepted = response.status_code == 200
+            except OAuthFailed as failure:
+                log.warning("deleted tokens are not revoked: %s", failure, extra={"server": name})
+                return False
+        return accepted
 
 
 class LoginAuth(httpx2.Auth):
@@ -414,9 +467,23 @@ async def _discover(spec: ServerSpec) -> tuple[OAuthMetadata, str, str | None]:
 async def _register(
     spec: ServerSpec, metadata: OAuthMetadata, redirect_uri: str, scope: str | None
 ) -> OAuthClientInformationFull:
-    """Register as a client of an authorization server. Errors: OAuthFailed."""
+    """Return the configured client, or register one at an authorization server. Errors: OAuthFailed."""
+    if spec.settings.oauth_client_id is not None:
+        has_secret = spec.settings.oauth_client_secret_ref is not None
+        offered = metadata.token_endpoint_auth_methods_supported or ["client_secret_basic"]
+        method = "client_secret_basic" if "client_secret_basic" in offered else "client_secret_post"
+        return OAuthClientInformationFull.model_validate(
+            {
+                "client_id": spec.settings.oauth_client_id,
+                "redirect_uris": [redirect_uri],
+                "token_endpoint_auth_method": method if has_secret else "none",
+            }
+        )
     if metadata.registration_endpoint is None:
-        raise OAuthFailed("its authorization server lets no client register; use auth_ref with a token")
+        raise OAuthFailed(
+            "its authorization server lets no client register; set oauth_client_id to a client that was "
+            "registered there, or use auth_ref with a token"
+        )
     wish = OAuthClientMetadata.model_validate(
         {
             "redirect_uris": [redirect_uri],
@@ -438,6 +505,17 @@ async def _register(
     return client
 
 
+def _choose_revocation(spec: ServerSpec, metadata: OAuthMetadata) -> str | None:
+    """Return the place where tokens are revoked; None without one, or with one that must not get them."""
+    if metadata.revocation_endpoint is None:
+        return None
+    try:
+        _find_privacy(spec, str(metadata.revocation_endpoint))
+    except OAuthFailed:
+        return None
+    return str(metadata.revocation_endpoint)
+
+
 def _choose_method(client: OAuthClientInformationFull) -> str:
     """Return how a client authenticates itself."""
     default = "none" if client.client_secret is None else "client_secret_basic"
@@ -448,12 +526,15 @@ def _choose_method(client: OAuthClientInformationFull) -> str:
 
 
 def _find_privacy(spec: ServerSpec, url: str) -> bool:
-    """Whether a URL may have a private address, and no TLS. Errors: OAuthFailed without permitted TLS."""
+    """Whether a URL may have a private address. Errors: OAuthFailed without TLS, but on this machine."""
+    if len(url) > MAX_OAUTH_ADDRESS_BYTES:
+        raise OAuthFailed(f"an address has {len(url)} bytes; the limit is {MAX_OAUTH_ADDRESS_BYTES}")
     parts, own = urlsplit(url), urlsplit(spec.settings.url or "")
     is_own = (parts.scheme, parts.netloc) == (own.scheme, own.netloc)
     is_private = is_own or (parts.hostname or "") in spec.settings.oauth_hosts
-    if parts.scheme != "https" and not is_private:
-        raise OAuthFailed(f"{_quote(url)} has no TLS; list the host in 'oauth_hosts' if that is meant")
+    is_local = parts.scheme == "http" and parts.hostname in LOOPBACK_HOSTS
+    if parts.scheme != "https" and not is_local:
+        raise OAuthFailed(f"{_quote(url)} has no TLS, so credentials would be sent in plain text")
     return is_private
 
 

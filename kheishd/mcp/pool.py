@@ -88,7 +88,7 @@ class McpPool:
         library.silence_library()
         self._connect = library.open_connection
         self._describe = lambda error: self._cut(library.describe_failure(error))
-        self._logins = library.Logins(self._slots.read, self._save, self._now_ms)
+        self._logins = library.Logins(self._slots.read, self._save, self._now_ms, self._resolve)
         async with trio.open_nursery() as self._nursery:
             task_status.started()
             await trio.sleep_forever()
@@ -251,6 +251,14 @@ class McpPool:
         name = await self._logins.complete(login_id, code, state, iss, self.find)
         await self.restart(name)
         return name
+
+    def hold_login(self, spec: ServerSpec) -> None:
+        """Remember the tokens of a login that is about to be deleted, for ``revoke_login``."""
+        self._logins.hold(spec)
+
+    async def revoke_login(self, name: str) -> bool:
+        """Tell the authorization server that deleted tokens are not used; return whether it knows."""
+        return await self._logins.revoke(name)
 
     def _need(self, name: str) -> Supervisor:
         self.find(name)

@@ -47,10 +47,11 @@ class McpLogout(Mutation, frozen=True, kw_only=True):
     server: ServerName
 
 
-class McpLoggedOut(Struct, frozen=True):
-    """The name of a server whose tokens were deleted."""
+class McpLoggedOut(Struct, frozen=True, omit_defaults=True):
+    """The name of a server whose tokens were deleted; with ``revoked`` its authorization server knows."""
 
     server: str
+    revoked: bool = False
 
 
 LOGIN = Method(
@@ -86,7 +87,7 @@ LOGOUT = Method(
     "mutation",
     McpLogout,
     McpLoggedOut,
-    "Delete the tokens of an MCP server, and close the connection.",
+    "Delete the tokens of an MCP server, revoke them at its authorization server, and close the connection.",
     scope="admin",
     errors=(McpLoginNotFound, McpServerNotFound, ScopeWouldWiden, StorageFull),
 )

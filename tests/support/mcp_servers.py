@@ -109,6 +109,7 @@ class FakePool:
         self.result: RemoteResult | ServerFailure = RemoteResult([{"type": "text", "text": "fine"}])
         self.with_resources: set[str] = set()
         self.error_output: list[str] = []
+        self.held: list[str] = []
         self.tools: Sequence[RemoteTool] = ()
         self.offer(listed("echo"))
 
@@ -189,6 +190,16 @@ class FakePool:
         if self.refusal is not None:
             raise self.refusal
         return BegunLogin(f"login-{name}", redirect_uri, 600_000)
+
+    def hold_login(self, spec: ServerSpec) -> None:
+        """Record the name."""
+        self.held.append(spec.name)
+
+    async def revoke_login(self, name: str) -> bool:
+        """Return whether the login was held, and forget it."""
+        is_held = name in self.held
+        self.held = [other for other in self.held if other != name]
+        return is_held
 
     async def complete_login(self, login_id: str, code: str, state: str, iss: str | None) -> str:
         """Return the server of a login."""

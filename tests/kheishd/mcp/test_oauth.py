@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 import trio
+from mcp.shared.auth import OAuthClientInformationFull
 
 from kheishd.kernel.mcp import LoginNeeded, ServerFailure, ServerSpec
 from kheishd.mcp import oauth
@@ -45,6 +46,7 @@ def server(shared_server: OAuthServer) -> OAuthServer:
     authority = shared_server.authority
     authority.life_s, authority.renewals, authority.refuses_renewal = 3600, 0, False
     authority.access.clear()
+    authority.revoked.clear()
     return shared_server
 
 
@@ -196,6 +198,56 @@ async def test_tokens_stay_with_their_url(server: OAuthServer) -> None:
         await logins.get_token(spec_for(server.url))
 
 
+async def test_revocation(server: OAuthServer) -> None:
+    """Tokens that are deleted are revoked at their server, once."""
+    slots, spec = MemorySlots(), spec_for(server.url)
+    async with open_pool(spec, slots=slots) as pool:
+        pool.hold_login(spec)
+        assert not await pool.revoke_login("guarded")
+        await log_in(pool, server)
+        tokens = tokens_of(slots)
+        pool.hold_login(spec)
+        slots.values.clear()
+        assert await pool.revoke_login("guarded")
+        assert server.authority.revoked == [tokens.refresh_token, tokens.access_token]
+        assert not await pool.revoke_login("guarded")
+        await log_in(pool, server)
+        lost = msgspec.structs.replace(tokens_of(slots), revocation_endpoint="http://169.254.169.254/x")
+        slots.values[spec.login_slot] = msgspec.json.encode(lost).decode()
+        pool.hold_login(spec)
+        assert not await pool.revoke_login("guarded")
+
+
+@pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
+async def test_a_client_that_is_registered_already(server: OAuthServer, method: str) -> None:
+    """A configured client is used instead of a registration; its secret is read from its reference."""
+    client = OAuthClientInformationFull.model_validate(
+        {
+            "client_id": "kheish-of-the-team",
+            # The resolver of these tests.
+            "client_secret": "value-of-slot:client",
+            "redirect_uris": [REDIRECT],
+            "token_endpoint_auth_method": method,
+        }
+    )
+    await server.authority.register_client(client)
+    settings = {"oauth_client_id": "kheish-of-the-team", "oauth_client_secret_ref": "slot:client"}
+    slots, clock, spec = MemorySlots(), Clock(), spec_for(server.url, **settings)
+    assert "slot:client" in spec.references
+    async with open_pool(spec, slots=slots, now_ms=clock) as pool:
+        if method == "client_secret_basic":
+            await log_in(pool, server)
+            assert await say(pool) == "hi"
+            assert "value-of" not in slots.values[spec.login_slot]
+            clock.ms += 3_301_000
+            assert await say(pool) == "hi"
+            assert server.authority.renewals == 1
+        else:
+            # The server offers the other method, too, which is preferred.
+            with pytest.raises(McpLoginFailed, match="the code was not exchanged"):
+                await log_in(pool, server)
+
+
 def test_slots_of_servers() -> None:
     """Each server has a slot of its own, also where names differ in the case of letters only."""
     names = [spec_for("http://x/", name).login_slot for name in ("a", "A", "ab", "aB", "a-b")]
@@ -255,12 +307,20 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         {RESOURCE: {"resource": "{origin}/mcp", "authorization_servers": ["http://as.example/"]}},
         "http://as.example/.* has no TLS",
     ),
+    "long address": (
+        {PLACE: {**METADATA, "token_endpoint": "{origin}/" + "x" * 3_000}},
+        "an address has 30.. bytes; the limit is 2048",
+    ),
     "other resource": (
         {RESOURCE: {"resource": "https://bank.example/", "authorization_servers": ["{origin}"]}},
         "of another server: https://bank.example/",
     ),
     "issuer": ({PLACE: {**METADATA, "issuer": "https://bank.example"}}, "of another issuer"),
     "no PKCE": ({PLACE: {**METADATA, "code_challenge_methods_supported": ["plain"]}}, "PKCE"),
+    "configured host": (
+        {RESOURCE: {"resource": "{origin}/mcp", "authorization_servers": ["http://as.internal/"]}},
+        "http://as.internal/.* has no TLS, so credentials would be sent in plain text",
+    ),
     "endpoint": ({PLACE: {**METADATA, "token_endpoint": "http://169.254.169.254/x"}}, "has no TLS"),
     "script": ({PLACE: {**METADATA, "authorization_endpoint": "javascript:alert(1)"}}, "can be read"),
     "no registration": ({PLACE: {**METADATA, "registration_endpoint": None}}, "lets no client register"),
@@ -285,7 +345,7 @@ async def test_a_bad_authorization_server(case: str) -> None:
         slots = MemorySlots()
         logins = Logins(slots.read, slots.save, lambda: 0)
         with pytest.raises(McpLoginFailed, match=problem):
-            await logins.begin(spec_for(f"{bad.origin}/mcp"), REDIRECT)
+            await logins.begin(spec_for(f"{bad.origin}/mcp", oauth_hosts=["as.internal"]), REDIRECT)
         nursery.cancel_scope.cancel()
 
 

@@ -167,7 +167,8 @@ async def test_mcp_logout_ok(desk: Desk, pool: FakePool) -> None:
         lambda tx: desk.services.secrets.put_slot(tx, "mcp.oauth.a", "the value of it", "oauth")
     )
     assert find_users(desk.call().runtime, "mcp.oauth.a") == ["MCP server a"]
-    assert (await log_out_of(desk)).server == "a"
+    done = await log_out_of(desk)
+    assert (done.server, done.revoked, pool.held) == ("a", True, [])
     with desk.state.read() as store:
         assert (store.count(SECRETS), store.count(SECRET_VALUES)) == (0, 0)
     assert pool.restarted == ["a"]
