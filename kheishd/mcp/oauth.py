@@ -15,7 +15,7 @@ import logging
 import secrets
 from collections import defaultdict
 from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
 import httpcore2
@@ -26,7 +26,8 @@ from mcp.client.auth import OAuthFlowError, OAuthRegistrationError
 from mcp.client.auth import utils as flow
 from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
 from mcp.shared.auth_utils import check_resource_allowed, resource_url_from_server_url
-from msgspec import Struct
+from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from kheishd.core.text.spellings import MIN_SECRET_CHARACTERS
 from kheishd.hooks.network.addresses import is_public
@@ -44,6 +45,7 @@ from protocol.limits.mcp import (
     MAX_OAUTH_DOCUMENT_BYTES,
     MAX_SERVER_ERROR_BYTES,
     MAX_TOKEN_BYTES,
+    MAX_USER_CODE_CHARACTERS,
 )
 from protocol.structs import Value
 from protocol.text import sanitize, truncate
@@ -61,6 +63,18 @@ log = logging.getLogger("kheishd.mcp")
 # One request, and all requests of one step together.
 REQUEST_SECONDS: Final = 15.0
 STEP_SECONDS: Final = 60.0
+
+# A login by a code: the least time between two questions, and what is added to it if the server wants that.
+MIN_POLL_SECONDS: Final = 1.0
+MAX_POLL_SECONDS: Final = 60.0
+SLOW_DOWN_SECONDS: Final = 5.0
+DEVICE_GRANT: Final = "urn:ietf:params:oauth:grant-type:device_code"
+
+# The answers to a request for a token that another request does not change.
+REFUSED: Final = (400, 401, 403)
+
+# A client is registered with a redirect, also if it uses none.
+NO_REDIRECT: Final = "http://127.0.0.1/callback"
 
 LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
 
@@ -108,17 +122,43 @@ class Tokens(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.expires_at_ms - round(min(RENEW_SECONDS * 1000, life_ms / 5))
 
 
+class _Authority(Value, frozen=True):
+    """The authorization server of a server, the resource that its tokens are for, and the scopes."""
+
+    metadata: OAuthMetadata
+    resource: str
+    scope: str | None
+    device_endpoint: str | None
+
+
 class _Pending(Value, frozen=True):
-    """A login that has begun."""
+    """A login that has begun: in a browser that comes back, or by the code of a device."""
 
     spec: ServerSpec
-    redirect_uri: str
+    redirect_uri: str | None
     state: str
     verifier: str
-    metadata: OAuthMetadata
+    authority: _Authority
     client: OAuthClientInformationFull
-    resource: str
     expires_at_ms: int
+    device_code: str = ""
+    interval_s: float = 0.0
+
+
+class _DeviceCode(Struct, frozen=True):
+    """The answer of an authorization server to a login by a code (RFC 8628)."""
+
+    device_code: Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN_BYTES)]
+    user_code: Annotated[str, Meta(min_length=1, max_length=MAX_USER_CODE_CHARACTERS)]
+    verification_uri: Annotated[str, Meta(max_length=MAX_OAUTH_ADDRESS_BYTES)]
+    expires_in: Annotated[float, Meta(gt=0)]
+    interval: Annotated[float, Meta(ge=0, le=300)] = 5.0
+
+
+class _TokenError(Struct, frozen=True):
+    """The refusal of a token."""
+
+    error: str = ""
 
 
 class Logins:
@@ -145,12 +185,20 @@ class Logins:
 
     # The login.
 
-    async def begin(self, spec: ServerSpec, redirect_uri: str) -> BegunLogin:
-        """Find the authorization server, and register as its client. Errors: McpLoginFailed."""
+    async def begin(self, spec: ServerSpec, redirect_uri: str | None) -> BegunLogin:
+        """Find the authorization server, and register as its client. Errors: McpLoginFailed.
+
+        Without a redirect, the person types a code.
+        """
+        device: _DeviceCode | None = None
         try:
             with trio.fail_after(STEP_SECONDS):
-                metadata, resource, scope = await _discover(spec)
-                client = await _register(spec, metadata, redirect_uri, scope)
+                authority = await _discover(spec)
+                if redirect_uri is None and authority.device_endpoint is None:
+                    raise OAuthFailed("its authorization server offers no login by a code; use a browser")
+                client = await _register(spec, authority, redirect_uri)
+                if redirect_uri is None:
+                    device = await self._request_code(spec, authority, client)
         except trio.TooSlowError:
             raise McpLoginFailed(f"finding out how to log in took more than {STEP_SECONDS:g} s") from None
         except OAuthFailed as failure:
@@ -161,9 +209,17 @@ class Logins:
                 del self._pending[login_id]
         login_id, state = secrets.token_hex(16), secrets.token_urlsafe(32)
         verifier, expires_at_ms = secrets.token_urlsafe(64), now_ms + MAX_LOGIN_SECONDS * 1000
-        self._pending[login_id] = _Pending(
-            spec, redirect_uri, state, verifier, metadata, client, resource, expires_at_ms
-        )
+        pending = _Pending(spec, redirect_uri, state, verifier, authority, client, expires_at_ms)
+        if device is not None:
+            expires_at_ms = min(expires_at_ms, now_ms + round(device.expires_in * 1000))
+            self._pending[login_id] = replace(
+                pending,
+                expires_at_ms=expires_at_ms,
+                device_code=device.device_code,
+                interval_s=max(device.interval, MIN_POLL_SECONDS),
+            )
+            return BegunLogin(login_id, device.verification_uri, expires_at_ms, device.user_code)
+        self._pending[login_id] = pending
         challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).decode().rstrip("=")
         query = {
             "response_type": "code",
@@ -172,60 +228,133 @@ class Logins:
             "state": state,
             "code_challenge": challenge,
             "code_challenge_method": "S256",
-            "resource": resource,
-            **({} if scope is None else {"scope": scope}),
+            "resource": authority.resource,
+            **({} if authority.scope is None else {"scope": authority.scope}),
         }
-        endpoint = str(metadata.authorization_endpoint)
+        endpoint = str(authority.metadata.authorization_endpoint)
         separator = "&" if urlsplit(endpoint).query else "?"
         return BegunLogin(login_id, f"{endpoint}{separator}{urlencode(query)}", expires_at_ms)
 
     async def complete(
-        self, login_id: str, code: str, state: str, iss: str | None, current: Callable[[str], ServerSpec]
+        self,
+        login_id: str,
+        code: str | None,
+        state: str | None,
+        iss: str | None,
+        current: Callable[[str], ServerSpec],
     ) -> str:
         """Exchange the code of a login for tokens, once; return the name of the server.
 
-        ``current`` returns a server as it is configured now.
-        Errors: McpLoginFailed, McpLoginNotFound, and those of ``current`` and of storing the tokens.
+        Without a code, wait until the person has typed that of the login. ``current`` returns a server as it
+        is configured now. Errors: McpLoginFailed, McpLoginNotFound, and those of ``current`` and of storing
+        the tokens.
         """
+        pending = self._pending.get(login_id)
+        if pending is not None and pending.device_code and code is None:
+            # It may be asked again if the client goes away meanwhile.
+            tokens = await self._poll(login_id, pending)
+            return await self._finish(pending, tokens, current)
         pending = self._pending.pop(login_id, None)
         if pending is None or pending.expires_at_ms <= self._now_ms():
             text = "there is no such login, or it was completed or has expired: begin another one"
             raise McpLoginNotFound(text, field="$.params.login_id")
-        if not secrets.compare_digest(pending.state.encode(), state.encode(errors="replace")):
+        if pending.device_code or not secrets.compare_digest(
+            pending.state.encode(), (state or "").encode(errors="replace")
+        ):
             text = "the state is not that of the login, which has ended now: begin another one"
             raise McpLoginFailed(text, field="$.params.state")
-        spec = pending.spec
-        if current(spec.name).digest != spec.digest:
-            raise McpLoginFailed("the server was configured anew meanwhile: begin another login")
         try:
-            flow.validate_authorization_response_iss(iss, pending.metadata)
+            flow.validate_authorization_response_iss(iss, pending.authority.metadata)
         except OAuthFlowError as error:
             raise McpLoginFailed(_quote(str(error)), field="$.params.iss") from None
-        client = pending.client
-        tokens = Tokens(
-            server_url=spec.settings.url or "",
-            token_endpoint=str(pending.metadata.token_endpoint),
-            revocation_endpoint=_choose_revocation(spec, pending.metadata),
-            client_id=client.client_id,
-            client_secret=client.client_secret,
-            auth_method=_choose_method(client),
-            resource=pending.resource,
-            access_token="",
-            issued_at_ms=0,
-        )
+        self._require_unchanged(pending, current)
         form = {
             "grant_type": "authorization_code",
-            "code": code,
-            "redirect_uri": pending.redirect_uri,
+            "code": code or "",
+            "redirect_uri": pending.redirect_uri or "",
             "code_verifier": pending.verifier,
         }
         try:
-            tokens = await self._fetch_tokens(spec, tokens, form)
+            tokens = await self._fetch_tokens(
+                pending.spec, _blank_tokens(pending.spec, pending.authority, pending.client), form
+            )
         except (OAuthFailed, LoginNeeded) as failure:
             raise McpLoginFailed(f"the code was not exchanged for a token: {failure}") from None
+        return await self._finish(pending, tokens, current)
+
+    @staticmethod
+    def _require_unchanged(pending: _Pending, current: Callable[[str], ServerSpec]) -> None:
+        """Require that the server is configured as at the beginning. Errors: McpLoginFailed."""
+        if current(pending.spec.name).digest != pending.spec.digest:
+            raise McpLoginFailed("the server was configured anew meanwhile: begin another login")
+
+    async def _finish(self, pending: _Pending, tokens: Tokens, current: Callable[[str], ServerSpec]) -> str:
+        """Store the tokens of a login; return the name of the server."""
+        self._require_unchanged(pending, current)
+        spec = pending.spec
         async with self._locks[spec.login_slot]:
             await self._save(spec.login_slot, msgspec.json.encode(tokens).decode())
         return spec.name
+
+    async def _request_code(
+        self, spec: ServerSpec, authority: _Authority, client: OAuthClientInformationFull
+    ) -> _DeviceCode:
+        """Ask for a code that a person types. Errors: OAuthFailed."""
+        form = {"resource": authority.resource}
+        if authority.scope is not None:
+            form["scope"] = authority.scope
+        blank = _blank_tokens(spec, authority, client)
+        response = await self._post(spec, blank, authority.device_endpoint or "", form)
+        if response.status_code != 200:
+            text = f"the status is {response.status_code}: {_quote(response.text)}"
+            raise OAuthFailed(f"the authorization server issued no code ({text})")
+        try:
+            device = msgspec.json.decode(response.content, type=_DeviceCode)
+        except msgspec.DecodeError as error:
+            raise OAuthFailed(f"the code of the authorization server is invalid: {error}") from None
+        _find_privacy(spec, device.verification_uri)
+        if not (device.verification_uri + device.user_code).isprintable():
+            raise OAuthFailed("the code of the authorization server has characters that do not print")
+        return device
+
+    async def _poll(self, login_id: str, pending: _Pending) -> Tokens:
+        """Ask for the tokens until the person has typed the code.
+
+        Errors: McpLoginFailed, McpLoginNotFound.
+        """
+        spec, pause_s = pending.spec, pending.interval_s
+        blank = _blank_tokens(spec, pending.authority, pending.client)
+        form = {"grant_type": DEVICE_GRANT, "device_code": pending.device_code, "resource": blank.resource}
+        while login_id in self._pending and self._now_ms() < pending.expires_at_ms:
+            await trio.sleep(pause_s)
+            requested_at_ms = self._now_ms()
+            try:
+                response = await self._post(spec, blank, blank.token_endpoint, dict(form))
+                if response.status_code == 200:
+                    # Another call of the same login may have got them.
+                    self._pending.pop(login_id, None)
+                    return self._take_tokens(blank, response, requested_at_ms)
+                if response.status_code not in REFUSED:
+                    raise OAuthFailed(f"the status is {response.status_code}")
+            except OAuthFailed as failure:
+                if login_id not in self._pending:
+                    raise McpLoginFailed(str(failure)) from None
+                log.info("a login is not completed yet: %s", failure, extra={"server": spec.name})
+                pause_s = min(pause_s * 2, MAX_POLL_SECONDS)
+                continue
+            reason = ""
+            with suppress(msgspec.DecodeError):
+                reason = msgspec.json.decode(response.content, type=_TokenError).error
+            if reason == "slow_down":
+                pause_s += SLOW_DOWN_SECONDS
+            elif reason != "authorization_pending":
+                self._pending.pop(login_id, None)
+                raise McpLoginFailed(f"the login was not completed: {_quote(reason or response.text)}")
+        self._pending.pop(login_id, None)
+        raise McpLoginNotFound(
+            "the login has expired, or was completed by another call: begin another one",
+            field="$.params.login_id",
+        )
 
     # The tokens.
 
@@ -294,9 +423,14 @@ class Logins:
         response = await self._post(spec, tokens, tokens.token_endpoint, form)
         if response.status_code != 200:
             text = f"the status is {response.status_code}: {_quote(response.text)}"
-            if response.status_code in (400, 401, 403):
+            if response.status_code in REFUSED:
                 raise LoginNeeded(f"its authorization server refused a new token ({text})")
             raise OAuthFailed(f"the authorization server issued no token ({text})")
+        return self._take_tokens(tokens, response, requested_at_ms)
+
+    @staticmethod
+    def _take_tokens(tokens: Tokens, response: httpx2.Response, requested_at_ms: int) -> Tokens:
+        """Return the tokens of an answer. Errors: OAuthFailed."""
         try:
             answer = OAuthToken.model_validate_json(response.content)
         except ValueError:
@@ -310,7 +444,7 @@ class Logins:
         expires_at_ms = None
         if life_s is not None:
             expires_at_ms = requested_at_ms + 1000 * max(0, min(life_s, LONGEST_LIFE_SECONDS))
-        return msgspec.structs.replace(
+        return replace(
             tokens,
             access_token=answer.access_token,
             refresh_token=answer.refresh_token or tokens.refresh_token,
@@ -419,8 +553,8 @@ class LoginAuth(httpx2.Auth):
 # Steps of a login.
 
 
-async def _discover(spec: ServerSpec) -> tuple[OAuthMetadata, str, str | None]:
-    """Return the authorization server of a server, the resource, and the scopes. Errors: OAuthFailed."""
+async def _discover(spec: ServerSpec) -> _Authority:
+    """Return the authorization server of a server. Errors: OAuthFailed."""
     url = spec.settings.url or ""
     # Without a token, a server names the place of its metadata.
     probe = await _send(spec, "POST", url, json={"jsonrpc": "2.0", "id": 0, "method": "ping"}, has_body=False)
@@ -443,9 +577,13 @@ async def _discover(spec: ServerSpec) -> tuple[OAuthMetadata, str, str | None]:
         if not check_resource_allowed(requested_resource=resource, configured_resource=claimed):
             raise OAuthFailed(f"its metadata are those of another server: {_quote(claimed)}")
         resource, issuer = claimed, str(protected.authorization_servers[0])
-    metadata = None
+    metadata, device_endpoint = None, None
     for place in flow.build_oauth_authorization_server_metadata_discovery_urls(issuer, url):
-        is_answer, metadata = await flow.handle_auth_metadata_response(await _send(spec, "GET", place))
+        response = await _send(spec, "GET", place)
+        is_answer, metadata = await flow.handle_auth_metadata_response(response)
+        if metadata is not None:
+            # The library does not know this one.
+            device_endpoint = msgspec.json.decode(response.content).get("device_authorization_endpoint")
         if metadata is not None or not is_answer:
             break
     if metadata is None:
@@ -461,13 +599,16 @@ async def _discover(spec: ServerSpec) -> tuple[OAuthMetadata, str, str | None]:
     scope = flow.get_client_metadata_scopes(
         flow.extract_scope_from_www_auth(probe), protected, metadata, grants
     )
-    return metadata, resource, scope
+    if not isinstance(device_endpoint, str):
+        device_endpoint = None
+    return _Authority(metadata, resource, scope, device_endpoint)
 
 
 async def _register(
-    spec: ServerSpec, metadata: OAuthMetadata, redirect_uri: str, scope: str | None
+    spec: ServerSpec, authority: _Authority, redirect_uri: str | None
 ) -> OAuthClientInformationFull:
     """Return the configured client, or register one at an authorization server. Errors: OAuthFailed."""
+    metadata, redirect = authority.metadata, redirect_uri or NO_REDIRECT
     if spec.settings.oauth_client_id is not None:
         has_secret = spec.settings.oauth_client_secret_ref is not None
         offered = metadata.token_endpoint_auth_methods_supported or ["client_secret_basic"]
@@ -475,7 +616,7 @@ async def _register(
         return OAuthClientInformationFull.model_validate(
             {
                 "client_id": spec.settings.oauth_client_id,
-                "redirect_uris": [redirect_uri],
+                "redirect_uris": [redirect],
                 "token_endpoint_auth_method": method if has_secret else "none",
             }
         )
@@ -486,10 +627,11 @@ async def _register(
         )
     wish = OAuthClientMetadata.model_validate(
         {
-            "redirect_uris": [redirect_uri],
+            "redirect_uris": [redirect],
             "token_endpoint_auth_method": "none",
             "client_name": "kheish",
-            "scope": scope,
+            "scope": authority.scope,
+            **({"grant_types": [DEVICE_GRANT, "refresh_token"]} if redirect_uri is None else {}),
         }
     )
     content = wish.model_dump(by_alias=True, mode="json", exclude_none=True)
@@ -503,6 +645,21 @@ async def _register(
     if len(client.client_id) + len(client.client_secret or "") > MAX_TOKEN_BYTES:
         raise OAuthFailed("the id of the client is too long")
     return client
+
+
+def _blank_tokens(spec: ServerSpec, authority: _Authority, client: OAuthClientInformationFull) -> Tokens:
+    """Return what tokens of a login have besides the tokens themselves."""
+    return Tokens(
+        server_url=spec.settings.url or "",
+        token_endpoint=str(authority.metadata.token_endpoint),
+        revocation_endpoint=_choose_revocation(spec, authority.metadata),
+        client_id=client.client_id,
+        client_secret=client.client_secret,
+        auth_method=_choose_method(client),
+        resource=authority.resource,
+        access_token="",
+        issued_at_ms=0,
+    )
 
 
 def _choose_revocation(spec: ServerSpec, metadata: OAuthMetadata) -> str | None:

@@ -235,7 +235,7 @@ class McpPool:
         self._need(name).restart()
         await self.settle([name])
 
-    async def begin_login(self, name: str, redirect_uri: str) -> BegunLogin:
+    async def begin_login(self, name: str, redirect_uri: str | None) -> BegunLogin:
         """Begin a login at a server. Errors: McpLoginFailed, McpServerNotFound, McpServerUnavailable."""
         spec = self._need(name).spec
         if not spec.settings.oauth:
@@ -243,7 +243,9 @@ class McpPool:
             raise McpLoginFailed(text, field="$.params.server")
         return await self._logins.begin(spec, redirect_uri)
 
-    async def complete_login(self, login_id: str, code: str, state: str, iss: str | None) -> str:
+    async def complete_login(
+        self, login_id: str, code: str | None, state: str | None, iss: str | None
+    ) -> str:
         """Store the tokens of a login, and connect; return the server.
 
         Errors: McpLoginFailed, McpLoginNotFound, McpServerNotFound, and those of storing a secret.

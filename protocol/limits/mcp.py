@@ -81,6 +81,9 @@ MAX_LOGIN_SECONDS = 600
 MAX_LOGIN_ANSWER_BYTES = 8 * KIB
 MAX_TOKEN_BYTES = 14 * KIB
 
+# A code that a person types; servers use 8 to 12 characters.
+MAX_USER_CODE_CHARACTERS = 64
+
 # An address of an authorization server. Two of them are kept with the tokens.
 MAX_OAUTH_ADDRESS_BYTES = 2 * KIB
 

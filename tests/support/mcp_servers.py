@@ -184,11 +184,13 @@ class FakePool:
             raise McpServerUnavailable(f"the MCP server '{name}' is disabled")
         self.restarted.append(name)
 
-    async def begin_login(self, name: str, redirect_uri: str) -> BegunLogin:
-        """Return a login whose URL is the redirect."""
+    async def begin_login(self, name: str, redirect_uri: str | None) -> BegunLogin:
+        """Return a login whose URL is the redirect; without one, with a code."""
         self.find(name)
         if self.refusal is not None:
             raise self.refusal
+        if redirect_uri is None:
+            return BegunLogin(f"login-{name}", "https://as.example/device", 600_000, "ABCD-EFGH")
         return BegunLogin(f"login-{name}", redirect_uri, 600_000)
 
     def hold_login(self, spec: ServerSpec) -> None:
@@ -201,7 +203,9 @@ class FakePool:
         self.held = [other for other in self.held if other != name]
         return is_held
 
-    async def complete_login(self, login_id: str, code: str, state: str, iss: str | None) -> str:
+    async def complete_login(
+        self, login_id: str, code: str | None, state: str | None, iss: str | None
+    ) -> str:
         """Return the server of a login."""
         name = login_id.removeprefix("login-")
         if self.refusal is not None:

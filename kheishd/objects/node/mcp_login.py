@@ -28,11 +28,11 @@ LOOPBACK: Final = r"http://(127\.0\.0\.1|localhost|\[::1\]):[0-9]{1,5}/[A-Za-z0-
 async def begin_login(call: Call, params: McpLogin) -> McpLoginBegun:
     """Begin a login. Errors: McpLoginFailed, McpServerNotFound, McpServerUnavailable, ScopeWouldWiden."""
     require_unrestricted(call)
-    if not re.fullmatch(LOOPBACK, params.redirect_uri):
+    if params.redirect_uri is not None and not re.fullmatch(LOOPBACK, params.redirect_uri):
         text = "expected http://127.0.0.1:PORT/PATH: the browser comes back to the machine of the client"
         raise InvalidParams(text, field="$.params.redirect_uri")
     begun = await call.services.mcp.current.begin_login(params.server, params.redirect_uri)
-    return McpLoginBegun(begun.login_id, begun.url, begun.expires_at_ms)
+    return McpLoginBegun(begun.login_id, begun.url, begun.expires_at_ms, begun.user_code)
 
 
 @control(rows.COMPLETE)
