@@ -1,7 +1,7 @@
 """JSON-RPC 2.0 messages: decoding, refusals and encoding."""
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
@@ -494,21 +494,25 @@ class Nested(msgspec.Struct, forbid_unknown_fields=True):
     line: Annotated[Line, msgspec.Meta(description="x")] | None = None
     budget: int = 0
     rules: dict[str, Line] = {}
+    colour: Literal["red", "green"] | None = None
+    sizes: list[Annotated[Literal["s", "m"], msgspec.Meta(description="x")]] = []
 
 
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"lines": []}, "field `lines` at $.params.lines; the fields are line, budget, rules"),
+        ({"lines": []}, "field `lines` at $.params.lines; the fields are line, budget, rules, colour, sizes"),
         ({"line": {"max": 1}}, "field `max` at $.params.line.max; the fields are name, inner"),
         (
             {"line": {"inner": [{"a": {"b": 1}}]}},
             "$.params.line.inner[0][...].b; the fields are name, inner",
         ),
         ({"rules": {"x": {"nam": 1}}}, "at $.params.rules[...].nam; the fields are name, inner"),
+        ({"colour": "blue"}, "Invalid enum value 'blue' at $.params.colour; the values are red, green"),
+        ({"sizes": ["s", "xl"]}, "Invalid enum value 'xl' at $.params.sizes[1]; the values are s, m"),
     ],
 )
-def test_an_unknown_field_is_answered_with_the_known_ones(params: Any, message: str) -> None:
+def test_an_unknown_field_or_value_is_answered_with_the_known_ones(params: Any, message: str) -> None:
     """At any depth: in an object, in an element of a list, in a value under any key."""
     with pytest.raises(InvalidParams) as caught:
         wire.decode_params(msgspec.json.Decoder(Nested), Raw(msgspec.json.encode(params)))
