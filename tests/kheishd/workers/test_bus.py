@@ -359,7 +359,7 @@ async def test_a_file_does_not_take_over_a_trigger(tmp_path: Path, autojump_cloc
         )
         async with delivering(desk):
             await wait_all_tasks_blocked()
-        assert need(desk, trigger.trigger_id) == trigger
+        assert need(desk, trigger.trigger_id).author == "request"
         assert need(desk, "new").source == "mine"
 
 
