@@ -317,20 +317,21 @@ def decode_params(decoder: msgspec.json.Decoder[P], params: Raw) -> P:
         inner = _unwrap_params(params)
         if inner is None:
             refusal = make_params_error(error)
-            steps = [
-                name or bracket for name, bracket in _STEP.findall((refusal.field or "")[len("$.params") :])
-            ]
+            path = _STEP.findall((refusal.field or "").removeprefix("$.params"))
+            steps = [name or bracket for name, bracket in path]
             hint = ""
             if "unknown field" in refusal.message:
+                from difflib import get_close_matches
+
                 kinds = _find_types(decoder.type, steps[:-1])
                 names = [name for kind in kinds for name in getattr(kind, "__struct_encode_fields__", ())]
-                hint = "; the fields are " + ", ".join(dict.fromkeys(names)) if names else ""
+                near = get_close_matches(steps[-1], names, 1)
+                question = f"did you mean `{near[0]}`? " if near else ""
+                hint = f"; {question}the fields are {', '.join(dict.fromkeys(names))}" if names else ""
             elif refusal.message.startswith("Invalid enum value"):
                 kinds = _find_types(decoder.type, steps)
-                values = [
-                    str(value) for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)
-                ]
-                hint = "; the values are " + ", ".join(values) if values else ""
+                values = [value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)]
+                hint = f"; the values are {', '.join(map(str, values))}" if values else ""
             raise InvalidParams(refusal.message + hint, field=refusal.field) from None
         return decode_params(decoder, inner)
 

@@ -501,13 +501,19 @@ class Nested(msgspec.Struct, forbid_unknown_fields=True):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"lines": []}, "field `lines` at $.params.lines; the fields are line, budget, rules, colour, sizes"),
+        (
+            {"lines": []},
+            "field `lines` at $.params.lines; did you mean `line`? the fields are line, budget, rules, colour, sizes",
+        ),
         ({"line": {"max": 1}}, "field `max` at $.params.line.max; the fields are name, inner"),
         (
             {"line": {"inner": [{"a": {"b": 1}}]}},
             "$.params.line.inner[0][...].b; the fields are name, inner",
         ),
-        ({"rules": {"x": {"nam": 1}}}, "at $.params.rules[...].nam; the fields are name, inner"),
+        (
+            {"rules": {"x": {"nam": 1}}},
+            "at $.params.rules[...].nam; did you mean `name`? the fields are name, inner",
+        ),
         ({"colour": "blue"}, "Invalid enum value 'blue' at $.params.colour; the values are red, green"),
         ({"sizes": ["s", "xl"]}, "Invalid enum value 'xl' at $.params.sizes[1]; the values are s, m"),
     ],
