@@ -503,7 +503,7 @@ class Nested(msgspec.Struct, forbid_unknown_fields=True):
     [
         (
             {"lines": []},
-            "field `lines` at $.params.lines; did you mean `line`? the fields are line, budget, rules, colour, sizes",
+            "field `lines` at $.params.lines; did you mean `line`? the fields are line, budget, rules",
         ),
         ({"line": {"max": 1}}, "field `max` at $.params.line.max; the fields are name, inner"),
         (
