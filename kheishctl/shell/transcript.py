@@ -263,7 +263,8 @@ class TranscriptView:
         return [*lines, f"  … and {hidden} more agents"] if hidden else lines
 
     def _end_run(self, end: RunEnd) -> str:
-        self.queue.pop(end.run_id, None)
+        if (withdrawn := self.queue.pop(end.run_id, None)) is not None:
+            return self._add_lines(self.format_note(f"withdrawn: {withdrawn}"))
         self.calls.clear()
         text, self._has_text = self.flush(), False
         match end.status:
