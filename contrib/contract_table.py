@@ -19,7 +19,7 @@ from protocol.limits.goal import DEFAULT_GOAL_CONTINUATIONS
 from protocol.limits.output import DEFAULT_REPAIRS, MAX_REPAIRS
 from protocol.limits.page import MAX_PAGE_ROWS
 from protocol.limits.secret import MAX_SECRET_BYTES
-from protocol.limits.session import MAX_IMPORT_BYTES, MAX_IMPORT_LINES
+from protocol.limits.session import MAX_IMPORT_BYTES, MAX_IMPORT_LINES, MAX_INPUT_BYTES
 from protocol.objects import agent, approval, indoubt, mailbox, permission, question, run, session, task
 from protocol.rpc.catalogue import METHODS
 from protocol.rpc.method import SCOPES
@@ -147,6 +147,7 @@ def list_constants() -> Iterator[tuple[str, Any, str]]:
     yield "MAX_IMPORT_BYTES", MAX_IMPORT_BYTES, "Bytes of the lines of one ``session.import``."
     yield "MAX_SECRET_BYTES", MAX_SECRET_BYTES, "Bytes of the value of a secret slot."
     yield "MAX_IMPORT_LINES", MAX_IMPORT_LINES, "Lines of one ``session.import``."
+    yield "MAX_INPUT_BYTES", MAX_INPUT_BYTES, "Bytes of one message, as JSON."
 
 
 def write_literal(value: Any) -> str:

@@ -463,3 +463,6 @@ MAX_SECRET_BYTES: Final = 65_536
 
 MAX_IMPORT_LINES: Final = 500
 """Lines of one ``session.import``."""
+
+MAX_INPUT_BYTES: Final = 131_072
+"""Bytes of one message, as JSON."""

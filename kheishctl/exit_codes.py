@@ -14,6 +14,8 @@ RUN_FAILED = 5
 RUN_STOPPED = 6
 RUN_WAITS = 7
 EMPTY_ANSWER = 8
+CONTRACT_VIOLATED = 9
+BUDGET_EXCEEDED = 10
 TIMED_OUT = 124
 INTERRUPTED = 130
 
@@ -23,10 +25,15 @@ MEANINGS: tuple[tuple[int, str], ...] = (
     (USAGE, "invalid command line"),
     (NO_DAEMON, "cannot reach a daemon"),
     (HOME_TAKEN, "another daemon uses the home"),
-    (RUN_FAILED, "the run failed"),
+    (RUN_FAILED, "the run failed: the model, the provider or the daemon; the message says why"),
     (RUN_STOPPED, "the run was cancelled or interrupted"),
     (RUN_WAITS, "the run waits for a person"),
     (EMPTY_ANSWER, "the run failed: the model's answer was empty"),
+    (
+        CONTRACT_VIOLATED,
+        "the run failed: its answer violates the output contract, or a required file is missing",
+    ),
+    (BUDGET_EXCEEDED, "the run failed: it exceeded a limit of tokens, time or cost"),
     (TIMED_OUT, "timed out waiting; the run continues"),
     (INTERRUPTED, "stopped by Ctrl-C"),
 )
@@ -45,11 +52,18 @@ OF_STATUS = {
 """The code for each status in which a run, or a task, no longer continues by itself."""
 
 
+OF_REASON = {
+    "empty_answer": EMPTY_ANSWER,
+    **dict.fromkeys(("output_contract_violated", "completion_required"), CONTRACT_VIOLATED),
+    **dict.fromkeys(("token_budget", "time_budget", "cost_budget"), BUDGET_EXCEEDED),
+}
+"""The code for each reason of a failed run that has a code of its own."""
+
+
 def code_for_run(run: Mapping[str, Any]) -> int:
-    """Return the code for a run after waiting for it; an empty answer has a code of its own."""
-    error = run.get("error") or {}
-    is_empty = run.get("status") == "failed" and error.get("reason") == "empty_answer"
-    return EMPTY_ANSWER if is_empty else code_for_status(str(run.get("status")))
+    """Return the code for a run after waiting for it; for a failed run, by the reason of its error."""
+    code = code_for_status(str(run.get("status")))
+    return OF_REASON.get((run.get("error") or {}).get("reason", ""), code) if code == RUN_FAILED else code
 
 
 def code_for_status(status: str) -> int:

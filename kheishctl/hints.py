@@ -34,7 +34,7 @@ HINTS: dict[str, tuple[str, ...]] = {
     "persona_not_found": ("persona", "list"),
     "question_not_found": ("question", "list"),
     "root_not_found": ("workspace", "list"),
-    "route_in_use": ("definition", "list"),
+    "route_in_use": ("route", "list"),
     "route_not_found": ("route", "list"),
     "route_revision_conflict": ("route", "show", "ROUTE"),
     "route_revision_not_found": ("route", "show", "ROUTE"),

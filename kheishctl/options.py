@@ -16,6 +16,9 @@ from kheishctl.contract import MAX_PAGE_ROWS, ORIGINS, Json
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+NO_STDIN = "kheishctl.no_stdin"
+"""The key under which the context of a command keeps ``--no-stdin``."""
+
 # Completion.
 
 # A key press waits at most this long for the daemon's names.
@@ -241,10 +244,22 @@ agent_argument = click.argument(
 )
 """The agent of a conversation."""
 
-text_argument = click.argument(
-    "text", nargs=-1, help="The message; without it, or with '-', it is read from standard input."
+
+def _store_no_stdin(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    ctx.meta[NO_STDIN] = value
+
+
+text_argument = options(
+    click.argument("text", nargs=-1, help="The message; '-' at its end, or no TEXT, reads standard input."),
+    click.option(
+        "--no-stdin",
+        is_flag=True,
+        expose_value=False,
+        callback=_store_no_stdin,
+        help="Do not append the data of a pipe or file on standard input to TEXT.",
+    ),
 )
-"""The text of a message."""
+"""The text of a message; :func:`kheishctl.message_text.read_text` reads it."""
 
 
 class Workspace(click.ParamType[str]):
@@ -375,17 +390,65 @@ oldest_option = click.option("--oldest", is_flag=True, help="Oldest first instea
 """The option that reverses a list."""
 
 
-def id_argument(field: str, metavar: str, kind: str) -> Callable[[F], F]:
-    """Return the argument that names one object, completed by the daemon's names."""
+class PickedArgument(click.Argument):
+    """An argument that names one of the daemon's objects; without it, a person in a terminal picks one.
+
+    ``kind`` is a key of COMPLETIONS, and ``offers`` decides whether a row of that list is a choice.
+    Nothing is picked if the command needs further arguments, which would be missing afterwards.
+    """
+
+    def __init__(self, *args: Any, kind: str, offers: Callable[[Json], bool], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._kind = kind
+        self._offers = offers
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:
+        """Return the value. Errors: a usage error if it is missing and cannot be picked."""
+        arguments = [item for item in ctx.command.params if isinstance(item, click.Argument)]
+        is_alone = [item for item in arguments if item.required] == [self]
+        if self.value_is_missing(value) and is_alone and not ctx.resilient_parsing:
+            from kheishctl.picker import may_pick, pick_row
+
+            app = make_app(ctx)
+            if may_pick(app):
+                noun = str(self.metavar).lower()
+                try:
+                    value = pick_row(app, self._kind, noun, COMPLETIONS[self._kind], self._offers) or value
+                except Failure as failure:
+                    app.fail(failure)
+                    ctx.exit(failure.exit_code)
+                finally:
+                    app.disconnect()
+        return super().process_value(ctx, value)
+
+
+def id_argument(
+    field: str,
+    metavar: str,
+    kind: str,
+    *,
+    help_text: str | None = None,
+    offers: Callable[[Json], bool] | None = lambda row: True,
+) -> Callable[[F], F]:
+    """Return the argument that names one object, completed by the daemon's names.
+
+    Without it, a person in a terminal picks an object for which ``offers`` returns true. For the name of a
+    new object, ``offers`` is None.
+    """
+    picked: dict[str, Any] = {} if offers is None else {"cls": PickedArgument, "kind": kind, "offers": offers}
     return click.argument(
-        field, metavar=metavar, shell_complete=complete(kind), help=f"The {metavar.lower()}."
+        field,
+        metavar=metavar,
+        shell_complete=complete(kind),
+        help=help_text or f"The {metavar.lower()}.",
+        **picked,
     )
 
 
-session_argument = click.argument(
+session_argument = id_argument(
     "session_id",
-    metavar="SESSION",
-    shell_complete=complete("sessions"),
-    help="The session: its id, or the path or nickname of its agent.",
+    "SESSION",
+    "sessions",
+    help_text="The session: its id, or the path or nickname of its agent.",
 )
 run_argument = id_argument("run_id", "RUN", "runs")

@@ -37,6 +37,7 @@ FIGURES = (
     "events",
     "skills",
     "recall",
+    "routes",
 )
 """The modules of this package whose ``measure(scale)`` yields rows."""
 GOALS = FIGURES[: FIGURES.index("writes")]

@@ -6,8 +6,9 @@ import click
 
 from kheishctl import exit_codes
 from kheishctl.cli import App, command, fetch_pages, make_group, note_next_page, show_table
-from kheishctl.commands.send import read_text, send
+from kheishctl.commands.send import send
 from kheishctl.contract import Json
+from kheishctl.message_text import read_text
 from kheishctl.options import (
     agent_argument,
     author_options,

@@ -22,6 +22,11 @@ def describe_place(row: Mapping[str, Any]) -> str:
     return str(row.get("url") or " ".join(row.get("command", ())))
 
 
+def may_log_in(row: Mapping[str, Any]) -> bool:
+    """Whether a server may be one at which people log in."""
+    return "url" in row and "auth_ref" not in row
+
+
 COLUMNS = (
     Column("SERVER", "name"),
     Column("STATE", "state"),
@@ -141,7 +146,7 @@ def restart(app: App, server: str) -> None:
         'kheishctl mcp put clock --settings \'{"command": ["clock"], "tool_timeout_s": 5}\'',
     ),
 )
-@id_argument("server", "SERVER", "mcp_servers")
+@id_argument("server", "SERVER", "mcp_servers", offers=None)
 @click.argument("words", metavar="[COMMAND]...", nargs=-1, help="The program and its arguments, after '--'.")
 @click.option("--url", metavar="URL", help="The URL of a server that runs, instead of a program.")
 @click.option("--auth-ref", metavar="REF", help="Where the bearer token for the URL is, such as slot:NAME.")
@@ -164,7 +169,7 @@ def put(
 
 
 @command(group, "delete", method="mcp.delete", examples=("kheishctl mcp delete files",))
-@id_argument("server", "SERVER", "mcp_servers")
+@id_argument("server", "SERVER", "mcp_servers", offers=lambda row: row["source"] == "stored")
 @mutating
 def delete(app: App, **params: Any) -> None:
     """Delete a stored server. It is closed after its last call."""
@@ -177,7 +182,7 @@ def delete(app: App, **params: Any) -> None:
     method="mcp.login",
     examples=("kheishctl mcp login tickets", "kheishctl mcp login tickets --paste"),
 )
-@id_argument("server", "SERVER", "mcp_servers")
+@id_argument("server", "SERVER", "mcp_servers", offers=may_log_in)
 @click.option("--paste", is_flag=True, help="Ask for the last address of a browser on another machine.")
 @click.option("--begin", is_flag=True, help="Only begin; 'kheishctl mcp login-complete' is the second step.")
 def login(app: App, server: str, paste: bool, begin: bool) -> None:
@@ -227,7 +232,7 @@ def login_complete(app: App, login_id: str) -> None:
 
 
 @command(group, "logout", method="mcp.logout", examples=("kheishctl mcp logout tickets",))
-@id_argument("server", "SERVER", "mcp_servers")
+@id_argument("server", "SERVER", "mcp_servers", offers=may_log_in)
 @mutating
 def logout(app: App, **params: Any) -> None:
     """Delete the tokens of a server, and close the connection."""

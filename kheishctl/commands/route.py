@@ -1,6 +1,6 @@
 """``kheishctl route``: the routes to models."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -15,12 +15,20 @@ from protocol.text import one_line
 
 group = make_group("route", "Routes to models: a driver, a model and a credential each.")
 
+
+def describe_readiness(route: Mapping[str, Any]) -> str:
+    """Return whether a route can be asked now."""
+    if not route.get("ready", True):
+        return "not ready"
+    return "cooling down" if route.get("cooldowns") else "ready"
+
+
 COLUMNS = (
     Column("ROUTE", "route_id"),
     Column("DRIVER", "driver"),
     Column("MODEL", "model"),
     Column("DEFAULT", lambda row: "default" if row.get("default") else ""),
-    Column("READY", lambda row: "ready" if row.get("ready", True) else "not ready"),
+    Column("READY", describe_readiness),
     Column("BASE URL", "base_url"),
     Column("PROBLEM", "problem"),
 )
@@ -108,6 +116,8 @@ def test(app: App, route_id: str) -> None:
     """
     result = app.call("route.test", {"route_id": route_id})
     app.emit(result, format_test)
+    for warning in app.call("route.get", {"route_id": route_id}).get("warnings", ()):
+        app.note(f"warning: {one_line(warning)}")
     click.get_current_context().exit(exit_codes.OK if result["ok"] else exit_codes.FAILED)
 
 
@@ -143,7 +153,7 @@ setting_options = options(
         'kheishctl route put local --settings \'{"preset": "ollama", "model": "qwen3"}\'',
     ),
 )
-@id_argument("route_id", "ROUTE", "routes")
+@id_argument("route_id", "ROUTE", "routes", offers=None)
 @setting_options
 @click.option(
     "--settings",

@@ -94,12 +94,23 @@ def add_run_details(call: Callable[[str, Json], Any], run: Json) -> Json:
 def show(app: App, run_id: str) -> None:
     """Show the state of a run: its calls, its pending requests, its working time and token usage.
 
-    With --json, the pending requests are in 'waiting'.
+    With --json, the pending requests are in 'waiting', and the routes and keys that the run passed over in
+    'passed_over'.
     """
     run = add_run_details(app.call, app.call("run.get", {"run_id": run_id}))
+    if run["pinned"].get("fallbacks") or run["pinned"].get("auth_refs"):
+        run |= drop_unset(passed_over=_find_passed_over(app, run_id))
     app.emit(run, format_run)
     for line in explain_run(run, app.command_line):
         app.note(line)
+
+
+def _find_passed_over(app: App, run_id: str) -> list[str]:
+    """Return the routes and keys that the newest calls of a run passed over, each with its last reason."""
+    types = ["message_appended", "model_failed"]
+    page = app.call("journal.read", {"run_id": run_id, "types": types, "order": "newest"})
+    notes = [note for event in reversed(page["events"]) for note in event.get("passed_over", ())]
+    return list({note.partition(": ")[0]: note for note in notes}.values())
 
 
 @command(group, "wait", method="run.wait", examples=("kheishctl run wait --timeout 5m run_0EXAMPLE",))
@@ -111,11 +122,12 @@ def wait(app: App, run_id: str, timeout: float | None) -> None:
     The exit code reports the outcome, see 'kheishctl --help'.
     """
     run = add_run_details(app.call, app.call("run.wait", drop_unset(run_id=run_id, timeout_s=timeout)))
-    output = str(run.get("output") or "")
+    code = exit_codes.code_for_run(run)
+    output = str(run.get("output") or "") if code != exit_codes.CONTRACT_VIOLATED else ""
     app.emit(run, lambda _, display: output if display.width is None else sanitize(output))
     for line in filter(None, [describe_outcome(run, app.command_line), *explain_run(run, app.command_line)]):
         app.note(line)
-    click.get_current_context().exit(exit_codes.code_for_run(run))
+    click.get_current_context().exit(code)
 
 
 ARTIFACT_COLUMNS = (

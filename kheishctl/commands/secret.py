@@ -32,7 +32,7 @@ COLUMNS = (
         "kheishctl secret put deploy-key --stdin < key.pem",
     ),
 )
-@id_argument("slot_id", "SLOT", "secrets")
+@id_argument("slot_id", "SLOT", "secrets", offers=None)
 @click.option("--stdin", "from_stdin", is_flag=True, help="Read the value from the standard input.")
 @click.option(
     "--kind",

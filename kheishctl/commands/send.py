@@ -20,6 +20,8 @@ from kheishctl.contract import (
     RUN_ENDED,
     RUN_WAITING,
 )
+from kheishctl.json_stream import JsonStream
+from kheishctl.message_text import read_text
 from kheishctl.options import (
     Amount,
     Duration,
@@ -76,9 +78,21 @@ MAX_CHILD_LINES = 8
 # The refusal of a daemon that is stopping; the next daemon continues the accepted runs.
 DRAINING = "daemon_draining"
 
+OUTPUT_FORMATS = ("text", "json", "stream-json")
+
 send_options = options(
-    click.option("--no-wait", is_flag=True, help="Return when the input is on disk; print the ids."),
+    click.option(
+        "--no-wait/--wait",
+        "no_wait",
+        help="Return when the input is on disk and print the ids, or wait for the answer (default: wait).",
+    ),
     timeout_option,
+    click.option(
+        "--output-format",
+        type=click.Choice(OUTPUT_FORMATS),
+        metavar="FORMAT",
+        help="text (default); json: one document, like --json; stream-json: one JSON line per event.",
+    ),
     name_option("--route", "route", "routes", "Use this route for this message."),
     click.option("--model", metavar="MODEL", help="Use this model for this message."),
     click.option(
@@ -102,10 +116,12 @@ send_options = options(
         help="Attach metadata to the message (repeatable).",
     ),
     click.option(
+        "--expect-schema",
         "--output-contract",
+        "output_contract",
         type=SchemaFile(),
         metavar="FILE",
-        help="The answer must be JSON that matches the JSON Schema in this file.",
+        help="The answer must be JSON that matches the JSON Schema in this file; others are not printed.",
     ),
     click.option(
         "--max-repairs",
@@ -149,9 +165,10 @@ send_options = options(
     method="conversation.send",
     examples=(
         "kheishctl send default 'What is a bell?'",
-        "git diff | kheishctl send reviewer --as ci",
+        "git diff | kheishctl send reviewer 'Look for races'",
         "kheishctl send --no-wait reviewer < question.txt",
-        "kheishctl send reviewer --output-contract verdict.schema.json < change.diff",
+        "kheishctl send reviewer --expect-schema verdict.schema.json < change.diff",
+        "kheishctl send --output-format stream-json default 'What is a bell?' | jq -c .type",
     ),
 )
 @agent_argument
@@ -168,6 +185,10 @@ send_options = options(
 def send(app: App, agent: str | None, text: tuple[str, ...], sender: str | None, **options: Any) -> None:
     """Send a message to an agent and print its answer.
 
+    The message is TEXT, standard input, or both: TEXT, an empty line, then the data of a pipe or file. A pipe
+    without data does not delay the message for long; end the arguments with '-' to wait for slow input, or
+    pass --no-stdin, for example in a loop that reads lines from a file.
+
     The agent and the sender together are the address: a message to the same pair continues the same
     conversation. The exit code reports the outcome, see 'kheishctl --help'. If the daemon restarts meanwhile,
     the command keeps waiting and does not send the message twice.
@@ -179,27 +200,6 @@ def send(app: App, agent: str | None, text: tuple[str, ...], sender: str | None,
         agent=agent, sender=sender, guest=options.pop("guest"), workspace=options.pop("workspace")
     )
     send_message(app, "conversation.send", address, read_text(app, text, agent), **options)
-
-
-def read_text(app: App, words: tuple[str, ...], recipient: str | None) -> str:
-    """Return the message: the words, or standard input. Errors: a usage error for an empty message."""
-    if words and words != ("-",):
-        text = " ".join(words)
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise click.UsageError("TEXT is not UTF-8 text") from None
-        return text
-    if sys.stdin.isatty():
-        app.note(f"Type the message for {recipient or 'the default agent'}; Ctrl-D sends it.")
-    try:
-        text = sys.stdin.buffer.read().decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise click.UsageError("standard input is not UTF-8 text") from None
-    if not text.strip():
-        agent = f"the agent {recipient!r}" if recipient else "the default agent"
-        raise click.UsageError(f"there is no message for {agent}; pass AGENT and TEXT, or standard input")
-    return text
 
 
 def send_message(
@@ -219,9 +219,12 @@ def send_message(
     max_cost: float | None,
     idempotency_key: str | None,
     check: bool,
+    output_format: str | None,
     **settings: str | None,
 ) -> None:
     """Send a message, show the result and exit with the code of its outcome."""
+    app.as_json = app.as_json or output_format in ("json", "stream-json")
+    lines = JsonStream(app) if output_format == "stream-json" else None
     params = address | drop_unset(
         content=content,
         metadata=parse_pairs(metadata),
@@ -231,25 +234,35 @@ def send_message(
         check=check,
         **settings,
     )
-    if no_wait or check:
-        app.emit(app.call(method, params | drop_unset(idempotency_key=idempotency_key)), format_record)
-        return
-    if idempotency_key is None:  # With a key, the waiting run may be this very message, sent earlier.
-        _note_waiting_run(app, address)
-        from uuid import uuid4
-
-        idempotency_key = f"kheishctl-{uuid4().hex}"
-    request = PersistentSend(app, method, params | {"idempotency_key": idempotency_key}, timeout)
-    streaming = sys.stdout.isatty() and not app.as_json
     try:
-        if app.as_json:
+        if no_wait or check:
+            result = app.call(method, params | drop_unset(idempotency_key=idempotency_key))
+            if lines is None:
+                app.emit(result, format_record)
+            else:
+                lines.end_with_result(result, exit_codes.OK)
+            return
+        if idempotency_key is None:  # With a key, the waiting run may be this very message, sent earlier.
+            _note_waiting_run(app, address)
+            from uuid import uuid4
+
+            idempotency_key = f"kheishctl-{uuid4().hex}"
+        request = PersistentSend(app, method, params | {"idempotency_key": idempotency_key}, timeout)
+        # An answer under a contract is printed once it is valid.
+        streaming = sys.stdout.isatty() and not app.as_json and output_contract is None
+        if app.as_json and lines is None:
             result = request.wait()
         else:
-            result = request.stream(_AnswerPrinter(app) if streaming else _NotePrinter(app))
+            result = request.stream(lines or (_AnswerPrinter(app) if streaming else _NotePrinter(app)))
     except KeyboardInterrupt:
         app.note(f"\nThe run continues; this stops it: {_stop_command(app, address)}")
         raise
-    show(app, result, streamed=streaming)
+    except Failure as failure:
+        if lines is None:
+            raise
+        lines.end_with_failure(failure)
+        click.get_current_context().exit(failure.exit_code)
+    show(app, result, streamed=streaming, lines=lines)
 
 
 def _note_waiting_run(app: App, address: Json) -> None:
@@ -276,7 +289,7 @@ def _note_waiting_run(app: App, address: Json) -> None:
                 app.note(f"an earlier run waits for a person, and this message waits for it: {command_line}")
 
 
-def show(app: App, result: Json, *, streamed: bool) -> None:
+def show(app: App, result: Json, *, streamed: bool, lines: JsonStream | None = None) -> None:
     """Print the answer unless it was streamed, then exit with the code of the outcome."""
     if result.get("note"):
         app.note(sanitize(result["note"]))
@@ -284,16 +297,19 @@ def show(app: App, result: Json, *, streamed: bool) -> None:
         app.note(f"{result['applied']}: {result['in_flight']}")
     if not streamed or result.get("status") != "completed":
         result = add_run_details(app.call, result)
+    code = exit_codes.code_for_run(result)
     # The stream shows the text of the last answer, but no emitted output.
     was_streamed = streamed and result.get("output_kind", "assistant_text") == "assistant_text"
-    if app.as_json:
+    if lines is not None:
+        lines.end_with_result(result, code)
+    elif app.as_json:
         app.print_json(result)
-    elif (output := result.get("output")) and not was_streamed:
+    elif (output := result.get("output")) and not was_streamed and code != exit_codes.CONTRACT_VIOLATED:
         app.print(sanitize(output) if sys.stdout.isatty() else output.rstrip("\n"))
     outcome = describe_outcome(result, app.command_line)
     for line in filter(None, [outcome, *explain_run(result, app.command_line)]):
         app.note(line)
-    click.get_current_context().exit(exit_codes.code_for_run(result))
+    click.get_current_context().exit(code)
 
 
 def _stop_command(app: App, address: Json) -> str:
@@ -320,7 +336,7 @@ class PersistentSend(ClientValue):
         """Return the result when the run has settled. Errors: Failure."""
         return self._retry(lambda wait: self.app.call(self.method, self.params | wait))
 
-    def stream(self, printer: _AnswerPrinter) -> Json:
+    def stream(self, printer: _AnswerPrinter | JsonStream) -> Json:
         """Print the answer as it arrives, and return the result. Errors: Failure."""
         follower = StreamFollower()
         children: list[ChildFollower] = []
@@ -331,7 +347,11 @@ class PersistentSend(ClientValue):
             raise
 
     def _stream_once(
-        self, wait: Json, follower: StreamFollower, children: list[ChildFollower], printer: _AnswerPrinter
+        self,
+        wait: Json,
+        follower: StreamFollower,
+        children: list[ChildFollower],
+        printer: _AnswerPrinter | JsonStream,
     ) -> Json:
         """Print one stream of the run; ``children`` is the follower of the agents that it spawns, if any."""
         result: Json | None = None
@@ -340,6 +360,7 @@ class PersistentSend(ClientValue):
         for child in children:
             self._follow_children(child)
         for name, notification in self.app.client.exchange(self.method, params):
+            printer.receive(name, notification)
             event = notification.get("event") or {}
             if event.get("type") == "child_spawned" and not children:
                 children.append(ChildFollower(str(event["session_id"]), int(notification["cursor"]) - 1))
@@ -410,6 +431,9 @@ class _AnswerPrinter:
         self._at_line_start = True
         self._children: dict[str, ChildProgress] = {}
         self._lines_drawn = 0
+
+    def receive(self, name: str, notification: Json) -> None:
+        """Ignore a notification: its changes are shown instead."""
 
     def show(self, changes: list[DisplayChange]) -> None:
         """Print the changes of one notification."""

@@ -7,7 +7,7 @@ import click
 
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.commands.conversation import compact_options, run_compaction, show_history
-from kheishctl.commands.send import read_text, send_message, send_options
+from kheishctl.commands.send import send_message, send_options
 from kheishctl.commands.transfer import export, import_, key, verify
 from kheishctl.contract import (
     BUSY_POLICIES,
@@ -17,6 +17,7 @@ from kheishctl.contract import (
     SESSION_STATUSES,
     Json,
 )
+from kheishctl.message_text import read_text
 from kheishctl.options import (
     Duration,
     JsonValue,

@@ -16,10 +16,14 @@ from kheishctl.commands.route import format_test
 from kheishctl.commands.secret import read_value
 from kheishctl.contract import Json
 from kheishctl.options import drop_unset
+from protocol.text import one_line
 
 INSTRUCTIONS = "You are a helpful assistant. Be brief and exact."
 
 STEPS = ("key", "route", "agent")
+
+QUESTIONS = {"model": "model", "base_url": "URL of the API"}
+"""The settings that setup asks for again, by themselves."""
 
 
 class Provider(NamedTuple):
@@ -75,12 +79,27 @@ def merge_settings(stored: Json, settings: Json) -> Json:
     return merged
 
 
-class Guide:
-    """One setup: its questions, and the steps that it has carried out."""
+def find_wrong_answer(test: Json, settings: Json) -> str | None:
+    """Return the answer that a failed test of a route calls into question: ``key``, ``url`` or ``model``."""
+    failed = next((check["name"] for check in test["checks"] if check["status"] == "failed"), None)
+    match failed:
+        case "authenticate":
+            return "key"
+        case "connect":
+            return "url" if "base_url" in settings else None
+        case "stream":
+            return "model"
+        case _:
+            return None
 
-    def __init__(self, app: App, *, asks: bool) -> None:
+
+class Guide:
+    """One setup: its questions, and the steps that it has carried out, or with ``check`` would carry out."""
+
+    def __init__(self, app: App, *, asks: bool, check: bool = False) -> None:
         self.app = app
         self.asks = asks
+        self.check = check
         self.steps: list[Json] = []
 
     def ask(self, question: str, option: str, default: str | None = None, *, hidden: bool = False) -> str:
@@ -93,39 +112,48 @@ class Guide:
         return str(answer).strip()
 
     def perform(self, method: str, params: Json, *words: str) -> Json:
-        """Carry out one step, after the command that does the same."""
+        """Carry out one step, after the command that does the same; a dry run only validates it."""
         line = self.app.command_line(*words)
         self.app.note(f"$ {line}")
-        result: Json = self.app.call(method, params)
+        result: Json = self.app.client.call(method, {**params, "check": True} if self.check else params)
         self.steps.append({"command": line, "result": result})
         return result
 
     def choose_provider(self) -> str:
-        """Return the provider that a person picks from a list."""
+        """Return the provider that a person picks from a list; an unknown one is asked for again."""
         if self.asks:
             self.app.note("Which provider?")
             for number, name in enumerate(PROVIDERS, 1):
                 self.app.note(f"  {number:>2}  {name}")
-        answer = self.ask("Number or name", "--preset")
         names = list(PROVIDERS)
-        name = names[int(answer) - 1] if answer.isdecimal() and 1 <= int(answer) <= len(names) else answer
-        if name not in PROVIDERS:
-            raise click.UsageError(f"there is no provider '{name}'; the providers are: {', '.join(names)}")
-        return name
+        while True:
+            answer = self.ask("Number or name", "--preset")
+            name = names[int(answer) - 1] if answer.isdecimal() and 1 <= int(answer) <= len(names) else answer
+            if name in PROVIDERS:
+                return name
+            self.app.note(f"There is no provider '{one_line(name)}'; type its number or its name.")
 
     def find_key(self, provider: Provider, slot: str, *, from_stdin: bool) -> str | None:
         """Store a new key in a slot, or find one that is there; return its reference, None without a key."""
         if provider.variable is None and not from_stdin:
             return None
-        if from_stdin:
-            value = read_value()
-        elif self.asks:
-            value = self.ask("API key (hidden; Enter: one that is there already)", "", "", hidden=True)
-        else:
-            value = ""
-        if value:
-            words = ("secret", "put", slot, "--kind", "api_key", *(["--stdin"] if from_stdin else []))
-            self.perform("secret.put", {"slot_id": slot, "value": value, "kind": "api_key"}, *words)
+        words = ("secret", "put", slot, "--kind", "api_key", *(["--stdin"] if from_stdin else []))
+        while True:
+            if from_stdin:
+                value = read_value()
+            elif self.asks:
+                value = self.ask("API key (hidden; Enter: one that is there already)", "", "", hidden=True)
+            else:
+                value = ""
+            if not value:
+                break
+            try:
+                self.perform("secret.put", {"slot_id": slot, "value": value, "kind": "api_key"}, *words)
+            except RequestRefused as refused:
+                if from_stdin or refused.data.get("field") != "$.params.value":
+                    raise
+                self.app.note(f"{refused.text}.")
+                continue
             return f"slot:{slot}"
         if self._has_slot(slot):
             self.app.note(f"The key in the slot '{slot}' is used.")
@@ -145,23 +173,56 @@ class Guide:
             if after is None:
                 return False
 
-    def make_route(self, route_id: str, settings: Json) -> bool:
-        """Store a route, test it, and make it the default one; return whether the test succeeded."""
-        words = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
-        params: Json = {"route_id": route_id, "settings": settings}
-        stored = self._find_stored(route_id)
-        if stored is not None:
-            params["settings"] = merge_settings(stored["settings"], settings)
-            params["expected_revision"] = stored["revision"]
-            if params["settings"] != settings:
-                words = ["--settings", json.dumps(params["settings"], ensure_ascii=False)]
-        self.perform("route.put", params, "route", "put", route_id, *words)
-        test = self.perform("route.test", {"route_id": route_id}, "route", "test", route_id)
-        if not self.app.as_json:
-            self.app.print(format_test(test, self.app.display()))
-        if not test["ok"]:
-            self.app.note("The test failed: the route is stored, and not the default. Run setup again.")
-            return False
+    def put_route(self, route_id: str, settings: Json) -> None:
+        """Store a route; a model or URL that the daemon refuses is asked for again, and nothing else is."""
+        while True:
+            arguments = ((f"--{name.replace('_', '-')}", value) for name, value in settings.items())
+            words = [word for pair in arguments for word in pair]
+            params: Json = {"route_id": route_id, "settings": settings}
+            stored = self._find_stored(route_id)
+            if stored is not None:
+                params["settings"] = merge_settings(stored["settings"], settings)
+                params["expected_revision"] = stored["revision"]
+                if params["settings"] != settings:
+                    words = ["--settings", json.dumps(params["settings"], ensure_ascii=False)]
+            try:
+                self.perform("route.put", params, "route", "put", route_id, *words)
+            except RequestRefused as refused:
+                name = str(refused.data.get("field")).removeprefix("$.params.settings.")
+                if not self.asks or name not in QUESTIONS:
+                    raise
+                self.app.note(f"{refused.text}.")
+                settings[name] = self.ask(QUESTIONS[name], "", str(settings.get(name, "")) or None)
+            else:
+                return
+
+    def try_route(self, route_id: str, settings: Json, slot: str) -> bool:
+        """Test a route; after a failure, ask for the wrong answer only. Return whether the test succeeded."""
+        while True:
+            test = self.perform("route.test", {"route_id": route_id}, "route", "test", route_id)
+            if not self.app.as_json:
+                self.app.print(format_test(test, self.app.display()))
+            if test["ok"]:
+                return True
+            wrong = find_wrong_answer(test, settings) if self.asks else None
+            value = ""
+            if wrong == "key" and settings.get("auth_ref") == f"slot:{slot}":
+                value = self.ask("Another API key (hidden; Enter: leave it)", "", "", hidden=True)
+                if value:
+                    words = ("secret", "put", slot, "--kind", "api_key")
+                    self.perform("secret.put", {"slot_id": slot, "value": value, "kind": "api_key"}, *words)
+            elif wrong in ("url", "model"):
+                name = "base_url" if wrong == "url" else "model"
+                value = self.ask(f"Another {QUESTIONS[name]} (Enter: leave it)", "", "")
+                if value:
+                    settings[name] = value
+                    self.put_route(route_id, settings)
+            if not value:
+                self.app.note("The test failed: the route is stored, and not the default. Run setup again.")
+                return False
+
+    def make_default(self, route_id: str) -> None:
+        """Make a route the default one if the stand-in is, or if a person agrees."""
         default = self.app.call("daemon.status").get("default_route", "offline")
         if default == "offline" or (
             default != route_id
@@ -169,7 +230,6 @@ class Guide:
             and click.confirm(f"Make '{route_id}' the default route instead of '{default}'?", err=True)
         ):
             self.perform("route.default", {"route_id": route_id}, "route", "default", route_id)
-        return True
 
     def _find_stored(self, route_id: str) -> Json | None:
         """Return the current revision of a stored route; None if the store has none of this id."""
@@ -182,24 +242,35 @@ class Guide:
         revisions: list[Json] = route.get("revisions", [])
         return revisions[0] if revisions else None
 
-    def make_agent(self, name: str, instructions: str | None) -> None:
-        """Store an agent's definition; one that exists is kept, unless there are instructions for it."""
-        try:
-            self.app.call("definition.get", {"name": name})
-        except RequestRefused as refused:
-            if refused.reason != "agent_not_found":
-                raise
-        else:
-            if instructions is None:
-                self.app.note(f"The agent '{name}' exists and stays as it is.")
-                return
+    def make_agent(self, name: str, instructions: str | None) -> str:
+        """Store an agent's definition; return its name, since one that is refused is asked for again.
+
+        An agent that exists is kept, unless there are instructions for it.
+        """
+        while True:
+            try:
+                self.app.call("definition.get", {"name": name})
+                if instructions is None:
+                    self.app.note(f"The agent '{name}' exists and stays as it is.")
+                    return name
+            except RequestRefused as refused:
+                if refused.reason != "agent_not_found":
+                    raise
+            try:
+                # A name that is refused must not cost the text of the instructions.
+                dry_run = {"name": name, "instructions": INSTRUCTIONS, "check": True}
+                self.app.client.call("definition.put", dry_run)
+                break
+            except RequestRefused as refused:
+                if not self.asks or refused.reason != "definition_invalid":
+                    raise
+                self.app.note(f"{refused.text}.")
+                name = self.ask("Name of your first agent", "--agent", "assistant")
         if instructions is None:
             instructions = self.ask("Its instructions", "", INSTRUCTIONS) if self.asks else INSTRUCTIONS
-        self.perform(
-            "definition.put",
-            {"name": name, "instructions": instructions},
-            *("definition", "put", name, "--instructions", instructions),
-        )
+        words = ("definition", "put", name, "--instructions", instructions)
+        self.perform("definition.put", {"name": name, "instructions": instructions}, *words)
+        return name
 
 
 @command(
@@ -224,6 +295,7 @@ class Guide:
     "--skip", type=click.Choice(STEPS), multiple=True, metavar="STEP", help="Skip key, route or agent."
 )
 @click.option("--yes", is_flag=True, help="Ask nothing: use the options and the defaults.")
+@click.option("--check", is_flag=True, help="Dry run: print and validate each step, and change nothing.")
 def setup(
     app: App,
     preset: str | None,
@@ -235,15 +307,17 @@ def setup(
     instructions: str | None,
     skip: tuple[str, ...],
     yes: bool,
+    check: bool,
     **named: str | None,
 ) -> None:
     """Create the first key, route and agent.
 
-    It asks for everything that no option states, and prints each step as the command that does the same. It
-    can be repeated: a key, a route and an agent that exist stay, or are replaced by the new ones; a route
-    to the same server keeps its other settings. The exit code is 1 if the test of the route failed.
+    It asks for everything that no option states, and prints each step as the command that does the same. An
+    answer that turns out to be wrong is asked for again, and only that. Setup can be repeated: a key, a route
+    and an agent that exist stay, or are replaced by the new ones; a route to the same server keeps its other
+    settings. A dry run makes no call to the provider. The exit code is 1 if the test of the route failed.
     """
-    guide = Guide(app, asks=not yes and not key_stdin and sys.stdin.isatty())
+    guide = Guide(app, asks=not yes and not key_stdin and sys.stdin.isatty(), check=check)
     app.call("rpc.ping")
     is_ready = True
     if "route" not in skip:
@@ -256,13 +330,20 @@ def setup(
             settings["base_url"] = named["base_url"] or guide.ask("URL of the API", "--base-url")
         if auth_ref is not None:
             settings["auth_ref"] = auth_ref
-        is_ready = guide.make_route(route_id or preset, settings)
+        guide.put_route(route_id or preset, settings)
+        if not check:
+            is_ready = guide.try_route(route_id or preset, settings, slot or preset)
+            if is_ready:
+                guide.make_default(route_id or preset)
     if "agent" not in skip:
         if agent is None and guide.asks:
             agent = guide.ask("Name of your first agent ('-': none)", "--agent", "assistant")
         if agent not in (None, "-"):
-            guide.make_agent(str(agent), instructions)
-            app.note(f"Talk to it: {app.command_line('chat', str(agent))}")
+            agent = guide.make_agent(str(agent), instructions)
+            if not check:
+                app.note(f"Talk to it: {app.command_line('chat', agent)}")
+    if check:
+        app.note("Dry run: nothing was changed; the route was not tested.")
     if app.as_json:
         app.print_json({"ok": is_ready, "steps": guide.steps})
     click.get_current_context().exit(exit_codes.OK if is_ready else exit_codes.FAILED)

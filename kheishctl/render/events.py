@@ -99,7 +99,13 @@ def format_failure(event: Json) -> str:
     name, message = format_place(event.get("route"), event.get("auth_ref")), event["error"]["message"]
     following = format_place(event.get("next_route"), event.get("next_auth_ref"))
     text = f"{name}: {message}" if name else str(message)
-    return f"{text}; next: {following}" if following else text
+    text = f"{text}; next: {following}" if following else text
+    return "; ".join([text, *format_passed_over(event)])
+
+
+def format_passed_over(event: Json) -> list[str]:
+    """Return the sentences about the routes and keys that came first and were not asked."""
+    return [f"passed over {one_line(note)}" for note in event.get("passed_over", ())]
 
 
 def format_place(route: str | None, auth_ref: str | None) -> str:
@@ -195,7 +201,7 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     "cancel_requested": lambda e: f"{e['outcome']} {e.get('note', '')}",
     "model_asked": lambda e: f"turn {e['turn']}, attempt {e['attempt']}",
     "model_failed": lambda e: f"attempt {e['attempt']}: {format_failure(e)}",
-    "message_appended": lambda e: format_message(e["message"]),
+    "message_appended": lambda e: "; ".join([format_message(e["message"]), *format_passed_over(e)]),
     "steered": lambda e: name_author(str(e.get("sender") or ""), e) + _note(format_message(e)),
     "calls_judged": lambda e: "; ".join(map(format_verdict, e["verdicts"])),
     "tool_called": lambda e: f"{e['tool']} {e['call_id']}, attempt {e.get('attempt', 1)}",

@@ -40,7 +40,7 @@ from kheishctl.render.changes import (
     StartedInput,
     SteerText,
 )
-from kheishctl.render.events import format_place, format_task_end
+from kheishctl.render.events import format_passed_over, format_place, format_task_end
 from kheishctl.render.messages import format_message, join_answer_text, name_author
 from kheishctl.render.pending import format_answers
 from kheishctl.render.units import format_duration
@@ -217,7 +217,10 @@ class StreamFollower:
             changes.append(AnswerText(text[len(previous) :]))
         if is_current:
             self._item, self._text = None, {"text": "", "thinking": ""}
-        return [*changes, MessageEnd(str(event.get("stop_reason", "end"))), *self._add_calls(message)]
+        changes.append(MessageEnd(str(event.get("stop_reason", "end"))))
+        if (notes := format_passed_over(event)) and event.get("route"):
+            changes.append(Notice("; ".join([f"{event['route']} answered", *notes])))
+        return [*changes, *self._add_calls(message)]
 
     # Calls, approvals, questions and calls in doubt.
 
@@ -343,6 +346,7 @@ def _notices(event: Json) -> list[DisplayChange]:
             note = f"the model call failed ({event['error']['message']}); asking {following} instead"
             if event["next_route"] != event.get("route"):
                 note += ", whose prompt cache is empty"
+            note = "; ".join([note, *format_passed_over(event)])
         case "model_failed":
             wait_s = max(0, int(event["retry_at_ms"]) - int(event["at_ms"])) / 1000
             delay = f"in {format_duration(wait_s)}" if wait_s else "now"

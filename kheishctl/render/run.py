@@ -107,6 +107,7 @@ def format_run(run: Json, display: Display) -> str:
         ("goal", goal and f"continuation {goal['number']}: {goal['reason']}"),
         ("route", f"{pinned['route']} ({pinned['model']})"),
         ("answered by", run.get("route")),
+        *(("passed over", note) for note in run.get("passed_over", ())),
         ("mode", pinned.get("permission_mode")),
         ("workspace", pinned.get("workspace")),
         ("accepted", display.format_time(run["accepted_at_ms"])),

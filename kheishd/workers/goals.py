@@ -18,7 +18,6 @@ import trio
 from kheishd.core import goal as rules
 from kheishd.core.account import is_used_up
 from kheishd.core.goal import ContinueStep, ExhaustStep, ReviewStep, WaitStep
-from kheishd.core.run.budget import calculate_cost
 from kheishd.kernel.runtime import ModelFailure, ModelRequest
 from kheishd.objects.agents import goal as transactions
 from kheishd.objects.talk.bounds import bounds_of
@@ -168,21 +167,21 @@ class GoalWorker(Worker):
     async def _judge(self, session_id: str, goal: Goal, step: ReviewStep) -> GoalReviewed:
         """Ask the run's model whether the goal is reached; return its verdict, or its failure."""
         from kheishd.core import judge
-        from kheishd.workers.completion import complete
-        from kheishd.workers.runs.fallover import choose_beside
+        from kheishd.workers.completion import SideCall
+        from kheishd.workers.runs.fallover import list_beside
         from kheishd.workers.runs.transcript import TranscriptReader
 
         with self._state.read() as store:
             run = store.need(RUNS, step.run_id)
             session = store.need(SESSIONS, session_id)
             bounds = bounds_of(store, self._runtimes.current(), session)
-            pinned = choose_beside(self._services, bounds, read_pinned(store, run), run.route)
+            attempts = list_beside(self._services, bounds, read_pinned(store, run), run.route)
         # The session may have changed since the run.
-        problem = bounds.find_problem("route", pinned.route)
+        problem = bounds.find_problem("route", attempts[0].route)
         if problem is not None or is_used_up(session):
             note = "the budget of the session is used up, so no judge is asked"
             if problem is not None:
-                note = f"the judge may not use the route '{pinned.route}': {problem}"
+                note = f"the judge may not use the route '{attempts[0].route}': {problem}"
             return GoalReviewed(
                 goal_id=goal.goal_id,
                 reviewed_run_id=run.run_id,
@@ -193,25 +192,24 @@ class GoalWorker(Worker):
         transcript = (await reader.read()).transcript
         entries = [entry for entry in transcript.entries if entry.cursor > run.accepted_cursor]
         reader.close()
-        request = ModelRequest(
-            pinned=pinned,
-            instructions=judge.JUDGE_INSTRUCTIONS,
-            messages=judge.make_judge_request(goal, entries, run.agent, pinned.context_tokens),
-            session_id=session_id,
-            run_id=run.run_id,
-            purpose="judge",
-            max_answer_tokens=judge.MAX_JUDGE_ANSWER_TOKENS,
-        )
-        answer, usage = None, rules.NO_USE
-        note = f"the judge gave no answer within {MAX_JUDGE_SECONDS:g} s"
+        call = SideCall(self._services, attempts, MAX_JUDGE_SECONDS)
+        answer, note = None, "the judge gave no verdict"
         try:
             async with self._judges:
-                with trio.move_on_after(MAX_JUDGE_SECONDS), self._runtimes.hold() as runtime:
-                    reply = await complete(runtime.models, request)
-                    usage, answer = reply.usage, judge.read_verdict(reply.items)
-                    note = "the judge gave no verdict"
+                reply = await call.complete(
+                    lambda pinned: ModelRequest(
+                        pinned=pinned,
+                        instructions=judge.JUDGE_INSTRUCTIONS,
+                        messages=judge.make_judge_request(goal, entries, run.agent, pinned.context_tokens),
+                        session_id=session_id,
+                        run_id=run.run_id,
+                        purpose="judge",
+                        max_answer_tokens=judge.MAX_JUDGE_ANSWER_TOKENS,
+                    )
+                )
+            answer = judge.read_verdict(reply.items)
         except ModelFailure as failure:
-            note, usage = f"the judge failed: {failure.message}", failure.usage
+            note = f"the judge failed: {failure.message}"
         if answer is not None:
             note = answer.reason or f"the judge says {answer.verdict}"
         retry_at_ms = rules.retry_at_ms(goal, None, self._state.now_ms()) if answer is None else None
@@ -220,7 +218,7 @@ class GoalWorker(Worker):
             reviewed_run_id=run.run_id,
             verdict=answer.verdict if answer is not None else "unjudged",
             note=truncate(note, rules.MAX_NOTE_BYTES),
-            usage=usage,
-            cost=calculate_cost(usage, pinned.prices) if usage != rules.NO_USE else None,
+            usage=call.usage,
+            cost=call.cost,
             retry_at_ms=retry_at_ms,
         )

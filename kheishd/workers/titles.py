@@ -14,7 +14,6 @@ import msgspec
 import trio
 
 from kheishd.core.account import is_used_up
-from kheishd.core.run.budget import calculate_cost
 from kheishd.kernel.runtime import ModelFailure, ModelRequest
 from kheishd.objects.talk.bounds import bounds_of
 from kheishd.objects.talk.output import output_of
@@ -70,8 +69,8 @@ class TitleWorker(Worker):
         try:
             with self._state.read() as store:
                 run = store.get(RUNS, run_id)
-                pinned = _pin_title(store, self._services, run) if run is not None else None
-                if run is None or pinned is None or run.session_id in self._busy:
+                attempts = _list_attempts(store, self._services, run) if run is not None else []
+                if run is None or not attempts or run.session_id in self._busy:
                     return
                 output = output_of(store, run)
                 if output is None or not output.text:
@@ -81,9 +80,9 @@ class TitleWorker(Worker):
             # An unreadable record is reported by the doctor.
             return
         self._busy.add(run.session_id)
-        self._nursery.start_soon(self._name, run, pinned, question, output.text)
+        self._nursery.start_soon(self._name, run, attempts, question, output.text)
 
-    async def _name(self, run: RunRecord, pinned: Pinned, question: str, answer: str) -> None:
+    async def _name(self, run: RunRecord, attempts: list[Pinned], question: str, answer: str) -> None:
         """Ask the run's model for a title and commit it."""
         from kheishd.core.context.summary import (
             MAX_TITLE_TOKENS,
@@ -91,25 +90,25 @@ class TitleWorker(Worker):
             extract_title,
             make_title_request,
         )
-        from kheishd.workers.completion import complete
+        from kheishd.workers.completion import SideCall
 
-        request = ModelRequest(
-            pinned=pinned,
-            instructions=TITLE_INSTRUCTIONS,
-            messages=make_title_request(question, answer),
-            session_id=run.session_id,
-            run_id=run.run_id,
-            purpose="title",
-            max_answer_tokens=MAX_TITLE_TOKENS,
-        )
+        call = SideCall(self._services, attempts, MAX_SECONDS)
         try:
-            with trio.move_on_after(MAX_SECONDS), self._runtimes.hold() as runtime:
-                reply = await complete(runtime.models, request)
-                title = extract_title(reply.items)
-                if title is not None:
-                    cost = calculate_cost(reply.usage, pinned.prices)
-                    renamed = SessionRenamed(title=title, usage=reply.usage, cost=cost)
-                    await self._state.update(partial(_rename, session_id=run.session_id, renamed=renamed))
+            reply = await call.complete(
+                lambda pinned: ModelRequest(
+                    pinned=pinned,
+                    instructions=TITLE_INSTRUCTIONS,
+                    messages=make_title_request(question, answer),
+                    session_id=run.session_id,
+                    run_id=run.run_id,
+                    purpose="title",
+                    max_answer_tokens=MAX_TITLE_TOKENS,
+                )
+            )
+            title = extract_title(reply.items)
+            if title is not None:
+                renamed = SessionRenamed(title=title, usage=call.usage, cost=call.cost)
+                await self._state.update(partial(_rename, session_id=run.session_id, renamed=renamed))
         except (ModelFailure, Refusal) as error:
             log.info("no title: %s", error, extra={"session_id": run.session_id})
         except Exception:
@@ -118,20 +117,21 @@ class TitleWorker(Worker):
             self._busy.discard(run.session_id)
 
 
-def _pin_title(store: Snapshot, services: Services, run: RunRecord) -> Pinned | None:
-    """Return the values of the call that names a run's session; None if it needs no title or gets none."""
+def _list_attempts(store: Snapshot, services: Services, run: RunRecord) -> list[Pinned]:
+    """Return the values of the call that names a run's session; none if it needs no title or gets none."""
     if run.status != "completed" or run.kind != "input" or run.guest is not None:
-        return None
+        return []
     session, runtime = store.get(SESSIONS, run.session_id), services.runtimes.current()
     if session is None or not _needs_title(session):
-        return None
-    from kheishd.workers.runs.fallover import choose_beside
+        return []
+    from kheishd.workers.runs.fallover import list_beside
 
     bounds = bounds_of(store, runtime, session)
-    pinned = choose_beside(services, bounds, read_pinned(store, run), run.route)
-    if pinned.driver == "offline" or pinned.route not in runtime.routes:
-        return None
-    return pinned if bounds.allows_route(pinned.route) else None
+    return [
+        pinned
+        for pinned in list_beside(services, bounds, read_pinned(store, run), run.route)
+        if pinned.driver != "offline" and pinned.route in runtime.routes and bounds.allows_route(pinned.route)
+    ]
 
 
 def _needs_title(session: Session) -> bool:

@@ -65,7 +65,7 @@ def test_man_pages_are_sound() -> None:
         done = run(["groff", "-man", "-Tutf8", "-ww", "-P-cbou", str(page)])
         assert (done.returncode, done.stderr) == (0, ""), page
         pages[page.name] = done.stdout
-    assert "git diff | kheishctl send reviewer --as ci" in pages["kheishctl-send.1"]
+    assert "git diff | kheishctl send reviewer 'Look for races'" in pages["kheishctl-send.1"]
     assert "--idempotency-key KEY" in pages["kheishctl-send.1"]
 
 

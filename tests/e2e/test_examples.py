@@ -11,20 +11,21 @@ from tests.support.daemons import Daemon
 from tests.support.programs import BIN, ROOT, environment
 
 EXAMPLES = ROOT / "contrib" / "examples"
-MAX_LINES = 6
+MAX_LINES = 7
 
 PROGRAMS = {
     "socat.sh": ["sh"],
     "client.py": [str(BIN / "python"), "-I"],
     "client.mjs": ["node"],
+    "websocket.py": [str(BIN / "python"), "-I"],
 }
-NEEDED = {"socat.sh": "socat", "client.py": "sh", "client.mjs": "node"}
-SENDERS = {"socat.sh": "socat", "client.py": "python", "client.mjs": "node"}
+NEEDED = {"socat.sh": "socat", "client.py": "sh", "client.mjs": "node", "websocket.py": "sh"}
+SENDERS = {"socat.sh": "socat", "client.py": "python", "client.mjs": "node", "websocket.py": "websocket"}
 
 
 def code_lines(path: Path) -> list[str]:
     """Return the effective lines of a script, without comments, imports and blank lines."""
-    skipped = ("#", "//", '"""', "import ")
+    skipped = ("#", "//", '"""', "import ", "from ")
     return [line for line in path.read_text().splitlines() if line.strip() and not line.startswith(skipped)]
 
 
@@ -34,10 +35,14 @@ def test_an_example_holds_a_turn_of_a_conversation(name: str, tmp_path: Path) ->
     if shutil.which(NEEDED[name]) is None:
         pytest.skip(f"{NEEDED[name]} is missing")
     home = tmp_path / "home"
+    home.mkdir()
+    (home / "config.toml").write_text('[listen.tcp]\naddress = "127.0.0.1:0"\n')
     with Daemon(home) as daemon:
+        token = daemon.call("token.create", name="example", scopes=["read", "converse"])["secret"]
+        url = [f"ws://{(home / 'run' / 'tcp').read_text().strip()}/rpc"] if name == "websocket.py" else []
         done = subprocess.run(
-            [*PROGRAMS[name], EXAMPLES / name],
-            env=environment(KHEISH_HOME=str(home)),
+            [*PROGRAMS[name], EXAMPLES / name, *url],
+            env=environment(KHEISH_HOME=str(home), KHEISH_TOKEN=token),
             capture_output=True,
             text=True,
             timeout=60,
@@ -50,7 +55,7 @@ def test_an_example_holds_a_turn_of_a_conversation(name: str, tmp_path: Path) ->
 
 
 def test_every_example_is_tested_and_short() -> None:
-    """Every example is tested and has about five lines besides its imports."""
+    """Every example is tested and has about six lines besides its imports."""
     scripts = {path.name for path in EXAMPLES.iterdir() if path.is_file()}
     assert scripts == set(PROGRAMS)
     for name in scripts:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-LITELLM = ROOT / ".ci" / "litellm" / ".venv" / "bin" / "litellm"
+LITELLM = ROOT / ".ci" / "litellm" / ".venv" / "bin" / "python"
 
 pytestmark = pytest.mark.skipif(
     not LITELLM.exists(), reason="needs LiteLLM, which .ci/run installs into .ci/litellm/.venv"
@@ -35,6 +35,14 @@ pytestmark = pytest.mark.skipif(
 
 KEY = "sk-litellm-0123456789abcdef0123456789abcdef"
 MAX_START_S = 90.0
+PROXY = """
+from litellm.proxy import proxy_cli
+
+proxy_cli.ProxyInitializationHelpers.get_loop_type = staticmethod(lambda: "asyncio")
+proxy_cli.run_server()
+"""
+"""The proxy on asyncio's own event loop: on uvloop it was seen to crash."""
+
 QUESTION = "Look at both. " + "word " * 300
 
 BACKENDS = {
@@ -130,7 +138,17 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         config.write_text(json.dumps({"model_list": rows, "router_settings": {"num_retries": 0}}))
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        command: list[str | Path] = [LITELLM, "--config", config, "--host", "127.0.0.1", "--port", str(port)]
+        command: list[str | Path] = [
+            LITELLM,
+            "-c",
+            PROXY,
+            "--config",
+            config,
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+        ]
         environ = {"LITELLM_MASTER_KEY": KEY, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
         with running(command, proxy_log, **environ) as process:
             wait_for(process, proxy_log, lambda: is_listening(port))

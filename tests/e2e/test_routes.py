@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon
 from tests.support.raw_provider import RawProvider, stream
 
@@ -22,7 +23,7 @@ def test_routes_change_live_and_survive_a_kill(home: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, Daemon(home) as daemon:
         provider = RawProvider(listener)
         threading.Thread(target=provider.serve, daemon=True).start()
-        provider.answers += [(stream("one"), False), (stream("two"), False)]
+        provider.answers += [(stream(text), False) for text in ("one", "two", "three")]
         port = listener.getsockname()[1]
         daemon.call("route.put", route_id="second", settings=settings(port))
         # Nothing listens on port 1.
@@ -43,6 +44,10 @@ def test_routes_change_live_and_survive_a_kill(home: Path) -> None:
         daemon.kill()
         daemon.start()
         assert daemon.say("again")["output"] == "two"
+        third = daemon.say("and again")
+        assert third["output"] == "three"
+        shown = Ctl(home).json("run", "show", third["run_id"])
+        assert [note.partition(":")[0] for note in shown["passed_over"]] == ["first"]
         assert daemon.call("daemon.status")["default_route"] == "first"
         assert daemon.call("route.get", route_id="first")["revision"] == 1
 
@@ -71,3 +76,32 @@ def test_every_route_fails(home: Path) -> None:
             cooldowns = daemon.call("route.get", route_id="first")["cooldowns"]
             assert [cooldown["auth_ref"] for cooldown in cooldowns] == references
             assert "secret" not in json.dumps(daemon.events())
+
+
+def test_a_restart_in_the_middle_of_a_chain(home: Path) -> None:
+    """A run whose second route is being asked when the daemon is killed continues and is answered once."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, Daemon(home) as daemon:
+        provider = RawProvider(listener)
+        threading.Thread(target=provider.serve, daemon=True).start()
+        port = listener.getsockname()[1]
+        # The answer of the first daemon's call never comes: its connection stays open.
+        provider.answers += [(b"", False), (stream("after the restart"), False)]
+        daemon.call("route.put", route_id="second", settings=settings(port))
+        daemon.call("route.put", route_id="first", settings=settings(1, fallback=["second"]))
+        sent = daemon.call(
+            "conversation.send",
+            agent="default",
+            sender="user",
+            content="hello",
+            route="first",
+            wait="accepted",
+        )
+        assert provider.is_asked.wait(60)
+        daemon.kill()
+        daemon.start()
+        run = daemon.call("run.wait", run_id=sent["run_id"], timeout_s=60)
+        assert (run["status"], run["route"], run["output"]) == ("completed", "second", "after the restart")
+        kinds = [event["type"] for event in daemon.events() if event.get("run_id") == sent["run_id"]]
+        assert kinds.count("message_appended") == 1
+        shown = Ctl(home)("run", "show", sent["run_id"])
+        assert ["answered by", "second"] in shown.rows

@@ -148,7 +148,8 @@ def test_everything_ends_with_a_killed_daemon(daemon: Daemon) -> None:
     assert wait_ended(rest)
     daemon.restart()
     output = daemon.call("run.wait", run_id=first["run_id"])["output"]
-    assert "was running when the daemon ended" in output or "indoubt" in output
+    # The daemon may have died before it noted that the command had begun.
+    assert "when the daemon ended" in output
     assert running_with(WAIT.format(name="first")) == []
     assert zygotes(daemon) == []
 

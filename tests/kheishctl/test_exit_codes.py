@@ -32,6 +32,21 @@ def test_an_empty_answer_has_a_code_of_its_own() -> None:
     assert exit_codes.code_for_run({"status": "running", "error": None}) == exit_codes.TIMED_OUT
 
 
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [
+        ("output_contract_violated", exit_codes.CONTRACT_VIOLATED),
+        ("completion_required", exit_codes.CONTRACT_VIOLATED),
+        ("token_budget", exit_codes.BUDGET_EXCEEDED),
+        ("time_budget", exit_codes.BUDGET_EXCEEDED),
+        ("cost_budget", exit_codes.BUDGET_EXCEEDED),
+    ],
+)
+def test_causes_of_failed_runs_have_codes(reason: str, code: int) -> None:
+    """A violated contract and an exceeded budget have codes of their own."""
+    assert exit_codes.code_for_run({"status": "failed", "error": {"reason": reason}}) == code
+
+
 @pytest.mark.parametrize("status", ["queued", "running"])
 def test_an_unsettled_run_is_a_timeout(status: str) -> None:
     """A run that has not settled means a timeout."""

@@ -18,11 +18,15 @@ def stream(text: str) -> bytes:
 
 
 class RawProvider:
-    """A provider that answers each request with the next bytes; an answer that is ``cut`` closes."""
+    """A provider that answers each request with the next bytes; an answer that is ``cut`` closes.
+
+    ``is_asked`` is set once a request has arrived.
+    """
 
     def __init__(self, listener: socket.socket) -> None:
         self.answers: deque[tuple[bytes, bool]] = deque()
         self.connections = 0
+        self.is_asked = threading.Event()
         self._listener = listener
 
     def serve(self) -> None:
@@ -42,6 +46,7 @@ class RawProvider:
                 if end and len(body) >= int(head.lower().partition(b"content-length: ")[2].split()[0]):
                     received = b""
                     answer, is_cut = self.answers.popleft()
+                    self.is_asked.set()
                     connection.sendall(answer)
                     if is_cut:
                         return

@@ -244,7 +244,7 @@ def delete_route(tx: Transaction, call: Call, params: RouteDelete) -> DeletedRou
     if spec is None or spec.stored:
         users = _find_users(tx, call.runtime, params.route_id)
         if users:
-            text = f"the route '{params.route_id}' is used by {', '.join(users)}; change that first"
+            text = f"the route '{params.route_id}' is in use: {', '.join(users)}; change that first"
             raise RouteInUse(text, field="$.params.route_id")
     writer = StreamWriter(tx, DAEMON_STREAM, origin=origin_of(call))
     writer.append(RouteDeleted(route_id=params.route_id))
@@ -303,14 +303,14 @@ def _require_revision(record: StoredRoute | None, expected: int | None) -> None:
 
 
 def _find_users(tx: Transaction, runtime: Runtime, route_id: str) -> list[str]:
-    """Return the parts of the daemon that name a route: the default, agents, and stored routes."""
+    """Return the uses of a route: as the default one, by agents, and by stored routes."""
     default = tx.get(DEFAULT_ROUTE, DAEMON_STREAM)
-    users = ["the default route"] if default is not None and default.route_id == route_id else []
+    users = ["it is the default route"] if default is not None and default.route_id == route_id else []
     stored = (record.definition for _, record in tx.scan(DEFINITIONS))
     names = {agent.name for agent in (*stored, *runtime.definitions.values()) if agent.route == route_id}
-    users += [f"the agent '{name}'" for name in sorted(names)[:8]]
+    users += [f"the agent '{name}' names it" for name in sorted(names)[:8]]
     return users + [
-        f"the fallback of the route '{record.route_id}'"
+        f"it is a fallback of the route '{record.route_id}'"
         for _, record in tx.scan(ROUTES)
         if route_id in record.current.settings.fallback
     ]

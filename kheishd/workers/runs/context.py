@@ -55,7 +55,7 @@ from protocol.limits.budget import MAX_OVERDRAWN_TOKENS
 from protocol.objects.run import RunError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from kheishd.core.context.reduction import TranscriptEntry
     from kheishd.core.context.session_transcript import SessionTranscript
@@ -91,11 +91,16 @@ class ContextWindow:
         # The text of the workspace's AGENTS.md files, and that of the recalled notes, once they were read.
         self._agents_files: str | None = None
         self._recalled: str | None = None
+        # Whether another route or key is asked after a failed summary, for a run with several.
+        self.may_move: Callable[[ModelFailure], Awaitable[bool]] | None = None
 
     # The prompt.
 
     async def request(self) -> ModelRequest:
-        """Return the next model call, after every compaction that is due."""
+        """Return the next model call, after every compaction that is due.
+
+        Errors: ModelFailure of a summary, if another route or key of the run can be asked instead.
+        """
         active = self._active
         limits = active.runtime.config.context
         while True:
@@ -246,7 +251,10 @@ class ContextWindow:
     # Compaction.
 
     async def shrink(self) -> bool:
-        """Shorten a prompt that the provider refused as too long; return whether that was possible."""
+        """Shorten a prompt that the provider refused as too long; return whether that was possible.
+
+        Errors: ModelFailure of a summary, if another route or key of the run can be asked instead.
+        """
         turn = self._active.record.turn
         if turn != self._turn:
             self._turn, self._overflows = turn, 0
@@ -289,10 +297,15 @@ class ContextWindow:
         self._transcript.note_compaction()
 
     async def _summarize(self, prompt: Prompt, upto: int, trigger: CompactTrigger) -> bool:
-        """Commit a summary of the messages up to a cursor, or the failure; return whether there is one."""
+        """Commit a summary of the messages up to a cursor, or the failure; return whether there is one.
+
+        Errors: ModelFailure, if another route or key of the run can be asked instead.
+        """
         try:
             result = await self._summary(prompt, upto, trigger)
         except ModelFailure as failure:
+            if self.may_move is not None and await self.may_move(failure):
+                raise
             result = FailedCompaction(trigger, failure.error, failure.usage)
         await commit_compaction(self._active, Compact(result))
         if isinstance(result, Compaction):

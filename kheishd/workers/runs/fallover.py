@@ -17,6 +17,7 @@ from kheishd.core.context.compaction import max_prompt_tokens
 from kheishd.core.fallback import (
     Candidate,
     concerns_key,
+    falls_over,
     join_failures,
     list_candidates,
     use_candidate,
@@ -48,20 +49,21 @@ def find_error(runtime: Runtime, candidate: Candidate) -> RunError | None:
     return RunError("credential_missing", problem) if problem is not None else None
 
 
-def choose_beside(services: Services, bounds: Bounds, pinned: Pinned, route_id: str | None) -> Pinned:
-    """Return the values of a call beside a run, such as a judge's.
+def list_beside(services: Services, bounds: Bounds, pinned: Pinned, route_id: str | None) -> list[Pinned]:
+    """Return the values of a call beside a run, such as a judge's: one for each attempt that it may make.
 
-    It asks the first usable route and key of the run's chain, from the route that answered last on. Without a
+    They are the usable routes and keys of the run's chain, the route that answered last first. Without a
     usable one, it is that route.
     """
     runtime, answered = services.runtimes.current(), route_id or pinned.route
-    for candidate in sorted(list_candidates(pinned), key=lambda it: it.route.route != answered):
-        is_cooling = services.cooldowns.remaining_s(candidate.route.route, candidate.auth_ref) > 0
-        if is_cooling or find_error(runtime, candidate) is not None:
-            continue
-        if bounds.find_problem("route", candidate.route.route) is None:
-            return use_candidate(pinned, candidate)
-    return use_route(pinned, route_id)
+    usable = [
+        use_candidate(pinned, candidate)
+        for candidate in sorted(list_candidates(pinned), key=lambda it: it.route.route != answered)
+        if not services.cooldowns.remaining_s(candidate.route.route, candidate.auth_ref)
+        and find_error(runtime, candidate) is None
+        and bounds.find_problem("route", candidate.route.route) is None
+    ]
+    return usable or [use_route(pinned, route_id)]
 
 
 class RouteChain:
@@ -127,6 +129,10 @@ class RouteChain:
             # Its other keys reach the same server.
             self._tried += [it for it in self._candidates if it.route.route == failed.route.route]
         return await self._find_usable()
+
+    async def may_move(self, failure: ModelFailure) -> bool:
+        """Whether another route or key is asked after the failure of a summary."""
+        return falls_over(failure.error) and await self.find_next(failure) is not None
 
     def follow(self, candidate: Candidate) -> None:
         """Ask this route and key next."""

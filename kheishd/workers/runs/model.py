@@ -60,6 +60,8 @@ class ModelTurn:
         )
         self._window = ContextWindow(active, self._transcript)
         self._chain = RouteChain(active, self._window.measure) if has_chain(active.accepted) else None
+        if self._chain is not None:
+            self._window.may_move = self._chain.may_move
         self._has_answer_begun = False
         self._live_text: LiveText | None = None
         self._truncated_answers = 0
@@ -298,11 +300,14 @@ class ModelTurn:
     async def _shrink(self, failure: ModelFailure) -> None:
         """Shorten a prompt that the provider refused as too long; fail if it cannot be shortened."""
         with self._active.effect() as scope:
-            if not await self._window.shrink():
-                message = f"{failure.message}; {TOO_LONG_HINT}"
-                await self._fail(
-                    ModelFailure(failure.reason, message, retryable=False, status=failure.status)
-                )
+            try:
+                if not await self._window.shrink():
+                    message = f"{failure.message}; {TOO_LONG_HINT}"
+                    await self._fail(
+                        ModelFailure(failure.reason, message, retryable=False, status=failure.status)
+                    )
+            except ModelFailure as summary_failure:
+                await self._fail(summary_failure)
         if scope.cancelled_caught:
             self._active.reload()
 

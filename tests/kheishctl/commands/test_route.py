@@ -1,8 +1,9 @@
 """``kheishctl route``."""
 
+import json
 import sys
 
-from kheishctl.commands.route import format_checks, format_route
+from kheishctl.commands.route import describe_readiness, format_checks, format_route
 from kheishctl.render.layout import Display
 from tests.support.ctl import Ctl
 from tests.support.terminal import Terminal
@@ -90,7 +91,7 @@ def test_put_rollback_default_and_delete(ctl: Ctl) -> None:
     assert ctl.json("daemon", "status")["default_route"] == "echo"
     refused = ctl("route", "delete", "echo")
     assert refused.code == 1
-    assert "used by the default route" in refused.err
+    assert "it is the default route" in refused.err
     assert ctl.json("route", "default", "--reset") == {"route_id": "offline"}
     assert ctl.json("route", "delete", "echo") == {"route_id": "echo"}
     assert ctl("route", "show", "echo").code == 1
@@ -138,3 +139,27 @@ def test_cooldowns_and_revisions_are_lines() -> None:
     assert rows["cooldown"] == "rate_limited until 1970-01-01T00:00:09.000Z, env:A"
     assert rows["revision 2"] == "m, that of revision 1, since 1970-01-01T00:00:02.000Z"
     assert rows["revision"] == "3"
+
+
+def test_readiness() -> None:
+    """A list says whether a route can be asked now."""
+    rows = ({"ready": True}, {"ready": False}, {"ready": True, "cooldowns": [{}]})
+    assert [describe_readiness(row) for row in rows] == ["ready", "not ready", "cooling down"]
+
+
+def test_test_of_a_chain(ctl: Ctl) -> None:
+    """A fallback that is not part of the chain is not tested, and a note says why."""
+    stand_in = {"model": "m", "driver": "offline"}
+    server = {"model": "m", "preset": "ollama", "base_url": "http://127.0.0.1:1/v1"}
+    for name, settings in (
+        ("spare", server),
+        ("first", {**server, "fallback": ["spare"]}),
+        ("spare", stand_in),
+    ):
+        assert ctl("route", "put", name, "--settings", json.dumps(settings)).code == 0
+    tested = ctl("route", "test", "first")
+    assert "warning: the fallback 'spare' is a stand-in and is passed over" in tested.err
+    refused = ctl("route", "delete", "spare")
+    assert "the route 'spare' is in use: it is a fallback of the route 'first'" in refused.err
+    for name in ("first", "spare"):
+        assert ctl("route", "delete", name).code == 0

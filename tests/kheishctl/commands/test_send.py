@@ -1,5 +1,7 @@
 """``kheishctl send``."""
 
+import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -311,7 +313,7 @@ def test_an_answer_under_a_contract(ctl: Ctl, sender: str, tmp_path: Path) -> No
     assert ctl.json(*words, '/answer {"ok": true}')["value"] == {"ok": True}
     failed = ctl(*words, "--max-repairs", "1", "hello", "--json")
     assert (failed.code, failed.json["error"]["reason"]) == (
-        exit_codes.RUN_FAILED,
+        exit_codes.CONTRACT_VIOLATED,
         "output_contract_violated",
     )
     run = ctl.json("run", "show", failed.json["run_id"])
@@ -322,10 +324,91 @@ def test_an_answer_under_a_contract(ctl: Ctl, sender: str, tmp_path: Path) -> No
     assert "$.enum: not a keyword" in refused.err
 
 
+def test_an_invalid_answer_is_not_printed(daemon: Daemon, ctl: Ctl, sender: str, tmp_path: Path) -> None:
+    """Standard output stays empty when the contract is violated, in a pipe and on a terminal."""
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "object", "properties": {}, "additionalProperties": false}')
+    words = ["send", "default", "--as", sender, "--expect-schema", str(schema), "--max-repairs", "0"]
+    done = ctl(*words, "no JSON")
+    assert (done.code, done.out) == (exit_codes.CONTRACT_VIOLATED, "")
+    assert "violates the output contract" in done.err
+    run_id = ctl.json("run", "list", "--limit", "1")["runs"][0]["run_id"]
+    waited = ctl("run", "wait", run_id)
+    assert (waited.code, waited.out) == (exit_codes.CONTRACT_VIOLATED, "")
+    command = [sys.executable, "-m", "kheishctl", "--home", str(daemon.home), *words, "no JSON"]
+    with Terminal(command, {}) as terminal:
+        terminal.sees("violates the output contract")
+        assert terminal.ends() == exit_codes.CONTRACT_VIOLATED
+        assert "You say" not in terminal.text
+
+
+def test_text_and_standard_input(daemon: Daemon, ctl: Ctl, sender: str, tmp_path: Path) -> None:
+    """A pipe's or a file's data follows TEXT after an empty line; --no-stdin leaves it alone."""
+
+    def content(stdin: bytes | Path, *words: str) -> str:
+        command = [sys.executable, "-m", "kheishctl", "--home", str(daemon.home), "send", "--as", sender]
+        command += ["default", *words]
+        if isinstance(stdin, bytes):
+            subprocess.run(command, input=stdin, check=True, capture_output=True, timeout=60)
+        else:
+            with stdin.open("rb") as file:
+                subprocess.run(command, stdin=file, check=True, capture_output=True, timeout=60)
+        newest = ctl.json("conversation", "history", "--as", sender, "--newest", "--limit", "2")["messages"]
+        return str(newest[1]["message"]["items"][0]["text"])
+
+    assert content(b"+ a race\n", "Look for", "races") == "Look for races\n\n+ a race\n"
+    assert content(b"slow\n", "Wait for it", "-") == "Wait for it\n\nslow\n"
+    assert content(b"", "alone") == "alone"
+    assert content(b"secret", "alone", "--no-stdin") == "alone"
+    (tmp_path / "x.diff").write_text("- b\n")
+    assert content(tmp_path / "x.diff", "a file") == "a file\n\n- b\n"
+
+
+def test_stream_json(ctl: Ctl, sender: str) -> None:
+    """Every line is a versioned object: events and live text, then the result with the exit code."""
+    words = ["send", "default", "--as", sender, "--output-format", "stream-json"]
+    done = ctl(*words, "/slow 3 10\nhello")
+    lines = [json.loads(line) for line in done.out.splitlines()]
+    assert (done.code, done.err, {line["version"] for line in lines}) == (0, "", {1})
+    assert {line["type"] for line in lines} >= {"event", "delta", "result"}
+    types = [line["event"]["type"] for line in lines if line["type"] == "event"]
+    assert (types[0], types[-1]) == ("input_received", "run_ended")
+    assert [line["type"] for line in lines].index("result") == len(lines) - 1
+    assert (lines[-1]["exit_code"], lines[-1]["result"]["status"]) == (0, "completed")
+    failed = ctl(*words, "/fail unauthorized")
+    last = json.loads(failed.out.splitlines()[-1])
+    assert (failed.code, last["type"], last["exit_code"]) == (5, "result", 5)
+    accepted = json.loads(ctl(*words, "--no-wait", "hello").out)
+    assert accepted["result"]["run_id"].startswith("run_")
+
+
+def test_stream_json_ends_with_an_error(ctl: Ctl, sender: str, tmp_path: Path) -> None:
+    """A refusal and a missing daemon are one line with the error and the exit code."""
+    words = ["send", "--output-format", "stream-json", "--as", sender]
+    refused = ctl(*words, "nobody", "hi")
+    line = json.loads(refused.out)
+    assert (refused.code, line["type"], line["exit_code"]) == (exit_codes.FAILED, "error", exit_codes.FAILED)
+    assert line["error"]["data"]["reason"] == "agent_not_found"
+    alone = Ctl(tmp_path)(*words, "default", "hi")
+    assert (alone.code, json.loads(alone.out)["exit_code"]) == (exit_codes.NO_DAEMON, exit_codes.NO_DAEMON)
+
+
+def test_output_format_json(ctl: Ctl, sender: str) -> None:
+    """The format 'json' is that of --json; --wait is the default."""
+    done = ctl("send", "default", "hi", "--as", sender, "--output-format", "json", "--wait")
+    assert (done.err, done.json["status"]) == ("", "completed")
+
+
+def test_an_empty_sender(ctl: Ctl) -> None:
+    """An empty sender, as of an unset variable, is a usage error."""
+    done = ctl("send", "default", "hi", "--as", "")
+    assert (done.code, "it is empty" in done.err) == (exit_codes.USAGE, True)
+
+
 def test_a_required_file(ctl: Ctl, sender: str) -> None:
     """A run that does not write its required file fails with a message."""
     done = ctl("send", "default", "hello", "--as", sender, "--require-file", "report.md")
-    assert done.code == exit_codes.RUN_FAILED
+    assert done.code == exit_codes.CONTRACT_VIOLATED
     assert "write the file 'report.md'" in done.err
 
 
@@ -336,7 +419,7 @@ def test_budgets(ctl: Ctl, sender: str) -> None:
     pinned = ctl.json("run", "show", sent["run_id"])["pinned"]
     assert pinned["budget"] == {"max_tokens": 9000, "max_work_s": 300.0}
     done = ctl(*words, "/slow 100 1000", "--max-time", "0.2s")
-    assert done.code == exit_codes.RUN_FAILED
+    assert done.code == exit_codes.BUDGET_EXCEEDED
     assert "time budget (0.2 s)" in done.err
     refused = ctl(*words, "hello", "--max-cost", "0.5")
     assert (refused.code, "states no prices" in refused.err) == (exit_codes.FAILED, True)

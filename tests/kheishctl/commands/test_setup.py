@@ -4,7 +4,9 @@ import json
 import sys
 from typing import get_args
 
-from kheishctl.commands.setup import PROVIDERS, merge_settings
+import pytest
+
+from kheishctl.commands.setup import PROVIDERS, find_wrong_answer, merge_settings
 from protocol.objects.route import PresetName
 from tests.support.ctl import Ctl
 from tests.support.terminal import Terminal
@@ -134,3 +136,57 @@ def test_on_a_terminal(ctl: Ctl) -> None:
         terminal.sees("chat helper")
     assert ctl.json("definition", "show", "helper")["instructions"] == "Help."
     remove(ctl, "picked", agent="helper")
+
+
+def test_only_the_wrong_answer_is_asked_for_again(ctl: Ctl) -> None:
+    """A typo costs one question, not the whole setup, whether the daemon or the route's test finds it."""
+    command = [sys.executable, "-m", "kheishctl", "--home", str(ctl.home), "setup"]
+    with Terminal([*command, "--route", "typos", "--skip", "key"], {}, columns=120) as terminal:
+        terminal.sees("Number or name")
+        terminal.say("othr")
+        terminal.sees("There is no provider 'othr'")
+        terminal.say("other")
+        terminal.sees("Model:")
+        terminal.say("m")
+        terminal.sees("URL of the API:")
+        terminal.say("nonsense")
+        terminal.sees("URL of the API [nonsense]:")
+        terminal.say("http://127.0.0.1:1/v1")
+        terminal.sees("Another URL of the API (Enter: leave it)")
+        terminal.say("")
+        terminal.sees("The test failed")
+        terminal.say("A B")
+        terminal.sees("Name of your first agent [assistant]:")
+        terminal.say("typist")
+        terminal.sees("Its instructions")
+        terminal.say("Help.")
+        terminal.sees("chat typist")
+    assert ctl.json("route", "show", "typos")["base_url"] == "http://127.0.0.1:1/v1"
+    assert ctl.json("definition", "show", "typist")["instructions"] == "Help."
+    remove(ctl, "typos", agent="typist")
+
+
+@pytest.mark.parametrize(
+    ("step", "settings", "answer"),
+    [
+        ("authenticate", {}, "key"),
+        ("connect", {"base_url": "http://a"}, "url"),
+        ("connect", {}, None),
+        ("stream", {}, "model"),
+        ("tool_call", {}, None),
+    ],
+)
+def test_the_wrong_answer(step: str, settings: dict[str, str], answer: str | None) -> None:
+    """The failed step says which answer to ask for again; none if no answer could have caused it."""
+    checks = [{"name": "usage", "status": "ok"}, {"name": step, "status": "failed"}]
+    assert find_wrong_answer({"checks": checks}, settings) == answer
+
+
+def test_a_dry_run(ctl: Ctl) -> None:
+    """A dry run prints and validates the steps, and changes nothing."""
+    arguments = ["setup", "--preset", "ollama", "--model", "m", "--agent", "dry", "--yes", "--check"]
+    done = ctl(*arguments)
+    assert (done.code, done.err.count("$ "), "nothing was changed" in done.err) == (0, 2, True)
+    assert (ctl("route", "show", "ollama").code, ctl("definition", "show", "dry").code) == (1, 1)
+    refused = ctl(*arguments, "--base-url", "nonsense")
+    assert (refused.code, "base_url" in refused.err) == (1, True)

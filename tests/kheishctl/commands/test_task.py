@@ -1,7 +1,7 @@
 """``kheishctl task`` against a real daemon: tasks and background shells."""
 
 import json
-import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -84,29 +84,13 @@ def test_a_shell_is_followed(ctl: Ctl, sender: str, daemon: Daemon) -> None:
     session_id, task_id = shell(ctl, sender, command)
     ((_, status, kind, *_),) = ctl("task", "list", "--session", session_id, "--kind", "shell").rows
     assert (status in ("pending", "in_progress"), kind) == (True, "shell")
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(read)
-        os.dup2(write, 1)
-        argv = [
-            sys.executable,
-            "-m",
-            "kheishctl",
-            "--home",
-            str(daemon.home),
-            "task",
-            "output",
-            task_id,
-            "-f",
-        ]
-        os.execv(sys.executable, argv)
-    os.close(write)
-    with os.fdopen(read) as text:
-        assert text.readline() == "one\n"
+    argv = [sys.executable, "-m", "kheishctl", "--home", str(daemon.home), "task", "output", task_id, "-f"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout is not None
+        assert follower.stdout.readline() == "one\n"
         (work / sender).touch()
-        assert text.read() == "two\n"
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == exit_codes.RUN_FAILED
+        assert follower.stdout.read() == "two\n"
+    assert follower.returncode == exit_codes.RUN_FAILED
     again = ctl("task", "output", task_id, "--wait")
     assert (again.out, again.code) == ("one\ntwo\n", exit_codes.RUN_FAILED)
     tail = ctl("task", "output", task_id, "--tail", "4")

@@ -158,6 +158,18 @@ def test_another_route_is_asked() -> None:
     assert key == [Notice("the model call failed (busy); asking a (env:K2) instead")]
     other = listener.event("model_failed", **fields, route="a", next_route="b")
     assert other == [Notice("the model call failed (busy); asking b instead, whose prompt cache is empty")]
+    passed = listener.event("model_failed", **fields, route="b", next_route="c", passed_over=["a: it failed"])
+    (note,) = passed
+    assert isinstance(note, Notice)
+    assert note.text.endswith("is empty; passed over a: it failed")
+    answer = listener.event(
+        "message_appended",
+        item_id=ITEM,
+        message={"role": "assistant", "items": [{"kind": "text", "text": "ok"}]},
+        route="b",
+        passed_over=["a: it failed"],
+    )
+    assert answer[-1] == Notice("b answered; passed over a: it failed")
 
 
 def test_a_delta_before_the_event_of_its_attempt() -> None:

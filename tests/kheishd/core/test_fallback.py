@@ -84,6 +84,15 @@ def test_failures_that_move_a_run_on(reason: str, status: int | None, moves: boo
     assert falls_over(RunError(reason, "", status)) is moves
 
 
+def test_every_status() -> None:
+    """Of all statuses, only 408, 429, 498 and 5xx move a run on, and none does if the prompt is too long."""
+    for status in range(400, 600):
+        moves = status in (408, 429, 498) or status >= 500
+        for reason in ("bad_request", "unauthorized", "server_error"):
+            assert falls_over(RunError(reason, "", status)) is moves
+        assert not falls_over(RunError("context_too_long", "", status))
+
+
 def test_failures_of_a_key() -> None:
     """Too many requests concern one key; a broken server concerns all of them."""
     errors = [RunError("rate_limited", "", 429), RunError("quota_exhausted", "", 429), RunError("x", "", 503)]

@@ -10,7 +10,8 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from kheishd.config.sections.titles import TitlesSection
-from kheishd.kernel.runtime import RouteSpec
+from kheishd.core.run.budget import calculate_cost
+from kheishd.kernel.runtime import ModelEvent, ModelRequest, RouteSpec
 from kheishd.objects.talk import session
 from kheishd.workers.runs.worker import RunWorker
 from kheishd.workers.titles import MAX_AT_ONCE, MAX_RUNS, TitleWorker
@@ -168,3 +169,25 @@ async def test_the_cost_of_a_title_is_counted(tmp_path: Path, autojump_clock: Mo
         session_id = (await desk.ask("How do I sail?")).session_id
         assert await final_title(desk, session_id) == "Sailing a small boat"
         assert desk.session(session_id).costs == [Cost(2 * (3 + 4), "USD")]
+
+
+async def test_another_route_gives_the_title(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A title falls over as a run does; its cost is that of the route that answered."""
+    prices = Prices(currency="EUR", input=1_000_000, output=1_000_000)
+    routes = {
+        "local": RouteSpec(
+            "local", "openai", "m", prices=Prices(currency="EUR", input=5, output=5), fallback=("spare",)
+        ),
+        "spare": RouteSpec("spare", "openai", "n", prices=prices),
+    }
+
+    def busy(request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        return fails("overloaded", status=529) if request.pinned.route == "local" else says("Sailing")
+
+    models = Scripted(summary_answers=[busy])
+    async with naming(tmp_path, models, routes=routes) as desk:
+        session_id = (await desk.ask("How do I sail?")).session_id
+        assert await final_title(desk, session_id) == "Sailing"
+        assert [request.pinned.route for request in models.summary_requests] == ["local", "spare"]
+        (renamed,) = [event for _, event in desk.journal(session_id) if isinstance(event, SessionRenamed)]
+        assert renamed.cost == calculate_cost(renamed.usage, prices)

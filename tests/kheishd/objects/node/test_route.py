@@ -387,8 +387,8 @@ async def test_route_delete_route_in_use(tmp_path: Path) -> None:
         await client.call("route.default", route_id="mine")
         await client.call("definition.put", name="critic", text="---\nroute: mine\n---\n")
         await client.call("route.put", route_id="other", settings=settings("m", fallback=["mine"]))
-        users = "the default route, the agent 'critic', the fallback of the route 'other'"
-        with pytest.raises(RouteInUse, match=f"used by {users}"):
+        users = "it is the default route, the agent 'critic' names it, it is a fallback of the route 'other'"
+        with pytest.raises(RouteInUse, match=f"in use: {users}"):
             await client.call("route.delete", route_id="mine")
 
 

@@ -10,13 +10,14 @@ from msgspec.structs import replace
 
 from kheishd.config.sections.context import ContextSection
 from kheishd.config.sections.runs import RunsSection
-from kheishd.kernel.runtime import RouteSpec, TextDelta
+from kheishd.kernel.runtime import ModelAnswer, RouteSpec, TextDelta
 from kheishd.objects.talk import compaction, session
 from kheishd.objects.talk.bounds import bounds_of
 from kheishd.records.run import read_pinned
 from kheishd.store.tables import SESSIONS
-from kheishd.workers.runs.fallover import choose_beside
+from kheishd.workers.runs.fallover import list_beside
 from protocol.budget import Budget, Cost, Prices
+from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.run import MessageAppended, ModelFailed
 from protocol.objects.conversation import ConversationCompact
 from protocol.objects.session import CredentialScope, SessionUpdate
@@ -348,7 +349,7 @@ async def test_the_own_route_has_no_key(tmp_path: Path, autojump_clock: MockCloc
 
 
 async def test_a_call_beside_a_run(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A judge's or a title's call takes the first usable route and key, that which answered last first."""
+    """A judge's or a title's call takes the usable routes and keys, the route that answered last first."""
     keys = ("env:K1", "env:K2")
     models = RouteModels(b=[answers])
     models.scripts |= {"env:K1": [busy], "env:K2": [answers]}
@@ -359,15 +360,16 @@ async def test_a_call_beside_a_run(tmp_path: Path, autojump_clock: MockClock) ->
             pinned = read_pinned(store, desk.run(sent.run_id))
             bounds = bounds_of(store, desk.holder.current(), store.need(SESSIONS, sent.session_id))
 
-        def choose(route_id: str | None) -> tuple[str, str | None]:
-            chosen = choose_beside(desk.services, bounds, pinned, route_id)
-            return chosen.route, chosen.auth_ref
+        def choose(route_id: str | None) -> list[tuple[str, str | None]]:
+            attempts = list_beside(desk.services, bounds, pinned, route_id)
+            return [(attempt.route, attempt.auth_ref) for attempt in attempts]
 
-        assert (choose(None), choose("b")) == (("a", "env:K2"), ("b", None))
+        assert choose(None) == [("a", "env:K2"), ("b", None)]
+        assert choose("b") == [("b", None), ("a", "env:K2")]
         models.broken |= {"env:K2"}
-        assert choose("a") == ("b", None)
+        assert choose("a") == [("b", None)]
         models.broken |= {"b"}
-        assert choose("a") == ("a", "env:K1")
+        assert choose("a") == [("a", "env:K1")]
 
 
 async def test_a_compaction_falls_over(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -385,3 +387,35 @@ async def test_a_compaction_falls_over(tmp_path: Path, autojump_clock: MockClock
         result = await desk.do(compaction.HANDLERS[0], compact)
         assert (result.status, result.summary) == ("completed", "They talked.")
         assert models.asked[-2:] == ["a", "b"]
+
+
+async def test_an_automatic_summary_falls_over(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A summary before a call moves the run on, too, and only without another route the run goes without."""
+
+    async def long(request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        yield ModelAnswer([Text("fine " * 500)], Usage(7_000, 1), "end", "m")
+
+    def summary(request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        return says("They talked.") if request.purpose == "summary" else answers(request)
+
+    def no_summary(request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        return down(request) if request.purpose == "summary" else answers(request)
+
+    models = RouteModels(a=[long, no_summary], b=[summary])
+    specs = [route(name, context_tokens=8_000) for name in ("a", "b")]
+    context = ContextSection(keep_messages=2, summary_tokens=256)
+    async with working_desk(tmp_path, models, *specs, context=context) as desk:
+        for _ in range(2):
+            sent = await desk.ask("word " * 500)
+        assert models.asked == ["a", "a", "b", "b"]
+        events = [event for _, event in desk.journal(sent.session_id)]
+        (failed,) = [event for event in events if isinstance(event, ModelFailed)]
+        assert (failed.route, failed.next_route) == ("a", "b")
+        (compacted,) = [event for event in events if isinstance(event, ContextCompacted)]
+        assert (compacted.strategy, desk.run(sent.run_id).route) == ("summary", "b")
+        models.scripts |= {"a": [long, no_summary], "b": [long, no_summary]}
+        for _ in range(2):
+            sent = await desk.ask("word " * 500)
+            assert sent.status == "completed"
+        events = [event for _, event in desk.journal(sent.session_id)]
+        assert any(isinstance(event, CompactionFailed) for event in events)
