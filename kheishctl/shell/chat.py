@@ -385,7 +385,7 @@ class Chat:
             self._prompt.redraw(1.0)
         agent = one_line(conversation.agent or "")
         if self._has_title:
-            self._prompt.set_title(f"{agent}: {state}" if state else agent)
+            self._prompt.set_title(f"{agent or 'kheish'}: {state}" if state else agent)
         return conversation.status.format(agent, self._prompt.columns, text)
 
     def _draw_panel(self, max_lines: int) -> list[str]:

@@ -30,6 +30,7 @@ from prompt_toolkit.shortcuts import CompleteStyle
 from kheishctl.render.layout import paint
 from kheishctl.shell.keys import ESCAPE_SECONDS, SEQUENCE_SECONDS, KeyOwner, LineKeys, edit_text
 from kheishctl.shell.slash_commands import COMMANDS
+from protocol.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
@@ -198,8 +199,8 @@ class ChatPrompt:
         """Set the title of the terminal; an empty one leaves it."""
         if title and title != self._title and self._held is None:
             self._title = title
-            self._output.set_title(title)
-            self._output.flush()
+            # Not prompt-toolkit's way, which ends the title with the bell: the bell is for requests.
+            self.write(f"\x1b]2;{one_line(title)}\x1b\\")
 
     @contextmanager
     def hold_terminal(self) -> Iterator[None]:

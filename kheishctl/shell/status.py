@@ -5,7 +5,7 @@ The records of the session and of its last run are read once; the events that fo
 
 import os
 
-from kheishctl.contract import Json
+from kheishctl.contract import DEFAULT_CONTEXT_TOKENS, Json
 from kheishctl.render.layout import fit
 from kheishctl.render.units import format_count, format_duration, format_money
 from protocol.text import one_line
@@ -43,15 +43,16 @@ class ConversationStatus:
             self._started_at_ms[str(run["run_id"])] = int(run["started_at_ms"])
 
     def _read_pinned(self, pinned: Json) -> None:
-        self.model = str(pinned.get("model", self.model))
-        self.workspace = pinned.get("workspace", self.workspace)
-        self._context_tokens = int(pinned.get("context_tokens", self._context_tokens))
+        if pinned:
+            self.model = str(pinned.get("model", self.model))
+            self.workspace = pinned.get("workspace", self.workspace)
+            self._context_tokens = int(pinned.get("context_tokens", DEFAULT_CONTEXT_TOKENS))
 
     def feed(self, event: Json) -> None:
         """Read an event of the session."""
         match event.get("type"):
             case "run_accepted":
-                self._read_pinned(event["pinned"])
+                self._read_pinned(event.get("pinned") or {})
             case "run_started":
                 self._started_at_ms.setdefault(str(event["run_id"]), int(event["at_ms"]))
             case "run_ended":

@@ -44,7 +44,7 @@ def test_settings(tmp_path: Path) -> None:
         (b"a = " + b"[" * 30_000, "kheishctl chat --help"),
         (b"#" * (MAX_SETTINGS_BYTES + 1), "64 KiB"),
     ],
-    ids=["value", "name", "syntax", "encoding", "depth", "size"],
+    ids=["value", "name", "syntax", "type", "encoding", "depth", "size"],
 )
 def test_invalid_settings(tmp_path: Path, content: bytes, reason: str) -> None:
     """An invalid file is rejected with its path and the reason."""
