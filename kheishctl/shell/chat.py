@@ -18,7 +18,7 @@ from kheishctl.shell.answers import AnswerSender
 from kheishctl.shell.conversation import ConversationClient
 from kheishctl.shell.keys import HELP_KEY
 from kheishctl.shell.markdown import make_renderer, preload
-from kheishctl.shell.notices import Notifier
+from kheishctl.shell.notices import NoticeSender
 from kheishctl.shell.panel import RequestPanel, format_title
 from kheishctl.shell.pending import GRACE_SECONDS, Actions, PendingRequest
 from kheishctl.shell.prompt import ChatPrompt, locate_history, open_history
@@ -76,7 +76,7 @@ class Chat:
         self._prompt.is_vi = settings.editing_mode == "vi"
         self._has_title = settings.terminal_title
         report = partial(self.note, style="yellow")
-        self._notifier = Notifier(settings, os.environ, self._prompt.write, report)
+        self._notifier = NoticeSender(settings, os.environ, self._prompt.write, report)
         self._transcript = TranscriptView(
             make_renderer(color=color),
             lambda: self._prompt.columns,
