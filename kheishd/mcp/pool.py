@@ -166,11 +166,16 @@ class McpPool:
         return "it is disabled in the configuration" if supervisor is None else supervisor.find_problem()
 
     async def call(
-        self, server: str, tool: str, arguments: Mapping[str, Any], progress: Callable[[str], None]
+        self,
+        server: str,
+        tool: str,
+        arguments: Mapping[str, Any],
+        progress: Callable[[str], None],
+        origin: Mapping[str, Any] | None = None,
     ) -> RemoteResult:
         """Call a tool by the server's own name of it. Errors: ServerFailure, McpServerNotFound."""
         return await self._need(server).request(
-            lambda connection: connection.call_tool(tool, arguments, progress)
+            lambda connection: connection.call_tool(tool, arguments, progress, origin)
         )
 
     @property
