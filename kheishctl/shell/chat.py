@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,19 @@ from kheishctl.render.layout import Display, fit, paint
 from kheishctl.render.messages import format_message, join_answer_text, name_author
 from kheishctl.shell.answers import AnswerSender
 from kheishctl.shell.conversation import ConversationClient
+from kheishctl.shell.keys import HELP_KEY
 from kheishctl.shell.markdown import make_renderer, preload
 from kheishctl.shell.panel import RequestPanel
 from kheishctl.shell.pending import GRACE_SECONDS, Actions, PendingRequest
 from kheishctl.shell.prompt import ChatPrompt, locate_history, open_history
-from kheishctl.shell.slash_commands import COMMANDS, SlashCommand, SlashHandler, parse, unescape
+from kheishctl.shell.slash_commands import (
+    COMMANDS,
+    SlashCommand,
+    SlashHandler,
+    format_keys,
+    parse,
+    unescape,
+)
 from kheishctl.shell.transcript import SPINS_PER_SECOND, TranscriptView
 from protocol.text import one_line
 
@@ -29,6 +38,7 @@ if TYPE_CHECKING:
     from prompt_toolkit.output import Output
 
     from kheishctl.contract import Json
+    from kheishctl.shell.settings import ChatSettings
 
 
 class Chat:
@@ -42,18 +52,24 @@ class Chat:
         *,
         color: bool,
         fresh: bool = False,
+        directory: str | None = None,
+        moves: bool = False,
         thinking: bool = False,
         verbose: bool = False,
+        settings: ChatSettings | None = None,
         terminal: tuple[Input, Output] | None = None,
     ) -> None:
         self._color = color
-        self._conversation = ConversationClient(path, agent, sender, self, fresh=fresh)
+        self._conversation = ConversationClient(
+            path, agent, sender, self, fresh=fresh, directory=directory, moves=moves
+        )
         self._answers = AnswerSender(self._conversation.call, self)
         self._pending = self._answers.pending
         self._slash = SlashHandler(self._conversation, self._answers, self)
         self._panel = RequestPanel(color=color)
         history = open_history(locate_history())
         self._prompt = ChatPrompt(self, color=color, history=history, terminal=terminal)
+        self._prompt.is_vi = settings is not None and settings.editing_mode == "vi"
         self._transcript = TranscriptView(
             make_renderer(color=color),
             lambda: self._prompt.columns,
@@ -123,7 +139,11 @@ class Chat:
         """Show the address of the conversation and its last messages."""
         agent, sender = one_line(self._conversation.agent or ""), one_line(self._conversation.sender)
         state = "" if messages else ", a new conversation"
-        self.note(f"{agent} as {sender}{state}; /help lists the commands, Ctrl-D leaves")
+        workspace, directory = self._conversation.workspace, self._conversation.directory
+        place = f", in {one_line(workspace)}" if workspace else ""
+        self.note(f"{agent} as {sender}{state}{place}; /help lists the commands, Ctrl-D leaves")
+        if messages and workspace and directory and workspace != os.path.realpath(directory):
+            self.note(f"you are in {one_line(directory)}; '/cd .' moves the conversation there")
         if has_more:
             self.note("earlier messages: /history")
         self.print_messages(messages)
@@ -164,10 +184,7 @@ class Chat:
     # Keys and lines.
 
     def interrupt(self) -> bool:
-        """Cancel the line for an approval, else the running run; whether there was one."""
-        if self._pending.cancel_line():
-            self._prompt.set_text("")
-            return True
+        """Cancel the running run; whether there was one."""
         if not self._conversation.is_running:
             return False
         if not self._is_stopping:
@@ -183,8 +200,37 @@ class Chat:
             self._is_stopping = False
             self.note(str(failure), "red")
 
+    def cancel_line(self) -> bool:
+        """Abandon the line for an approval; whether the line was one."""
+        return self._pending.cancel_line()
+
+    @property
+    def has_request(self) -> bool:
+        """Whether an approval or question is shown."""
+        return self._pending.first is not None and self._conversation.is_connected
+
+    def scroll(self, *, pages: int = 0, lines: int = 0) -> bool:
+        """Scroll the shown request; whether there is one."""
+        if self.has_request:
+            self._pending.scroll(pages * self._pending.page_lines + lines)
+            self.redraw()
+        return self.has_request
+
+    def open_editor(self) -> None:
+        """Open the line in the person's editor."""
+        self._start(self._edit_line())
+
+    async def _edit_line(self) -> None:
+        try:
+            await self._prompt.edit_line()
+        except ValueError as error:
+            self.note(str(error), "yellow")
+
     def press_key(self, key: str) -> bool:
-        """Handle a key on an empty line; whether it answered or moved the shown request."""
+        """Handle a key on an empty line; whether it had a meaning."""
+        if key == HELP_KEY and not self._accepts_answer and self._pending.line_entry is None:
+            self.print(format_keys() + "\n\n")
+            return True
         actions = self._pending.press(key) if self._conversation.is_connected else None
         if actions is None:
             return False
@@ -223,6 +269,11 @@ class Chat:
             self._pending.cancel_line()
             self.note("the line is not empty; press e on an empty line", "yellow")
         self.redraw()
+
+    def toggle_vi(self) -> bool:
+        """Switch between the keys of vi and of emacs; whether those of vi are effective now."""
+        self._prompt.is_vi = not self._prompt.is_vi
+        return self._prompt.is_vi
 
     def leave(self) -> None:
         """End the chat; the run continues."""
@@ -282,7 +333,7 @@ class Chat:
         if not conversation.is_connected:
             status = ["connecting …"]
         elif conversation.is_running and not panel:
-            status = ["stopping …" if self._is_stopping else "answering … Ctrl-C stops it"]
+            status = ["stopping …" if self._is_stopping else "answering … Esc stops it"]
         footer = [paint(fit(line, columns), "dim", self._color) for line in [*queued, *status]]
         room = max(1, max_lines - len(footer) - len(panel))
         calls = self._transcript.calls.format_running(room) if conversation.is_connected else []
@@ -295,7 +346,7 @@ class Chat:
 
     def _draw_panel(self, max_lines: int) -> list[str]:
         """Return the lines of the request panel; ring the bell once for each new request."""
-        if self._pending.first is None or not self._conversation.is_connected:
+        if not self.has_request:
             return []
         empty = self._prompt.is_empty
         self._pending.mark_drawn(empty=empty)

@@ -210,10 +210,13 @@ class PendingRequests:
         if key in (" ", "b"):
             if self.total_lines <= self.page_lines:
                 return None
-            offset = self.offset + (self.page_lines if key == " " else -self.page_lines)
-            self.offset = max(0, min(offset, self.total_lines - self.page_lines))
+            self.scroll(self.page_lines if key == " " else -self.page_lines)
             return ()
         return self._press_question(first, key) if first.is_question else self._press_approval(first, key)
+
+    def scroll(self, lines: int) -> None:
+        """Move the shown part of the request by a number of lines, within its limits."""
+        self.offset = max(0, min(self.offset + lines, self.total_lines - self.page_lines))
 
     def _press_approval(self, request: PendingRequest, key: str) -> Actions | None:
         match key:

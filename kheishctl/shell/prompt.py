@@ -9,29 +9,30 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
 from prompt_toolkit import PromptSession
+from prompt_toolkit.application import in_terminal
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.cursor_shapes import DynamicCursorShapeConfig, ModalCursorShapeConfig
 from prompt_toolkit.document import Document
-from prompt_toolkit.enums import DEFAULT_BUFFER
-from prompt_toolkit.filters import Condition, has_focus
+from prompt_toolkit.enums import EditingMode
 from prompt_toolkit.formatted_text import ANSI
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.input.defaults import create_input
-from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output.defaults import create_output
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.shortcuts import CompleteStyle
 
 from kheishctl.render.layout import paint
-from kheishctl.shell.pending import KEYS
+from kheishctl.shell.keys import ESCAPE_SECONDS, SEQUENCE_SECONDS, KeyOwner, LineKeys, edit_text
 from kheishctl.shell.slash_commands import COMMANDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import AsyncIterator, Iterable
 
     from prompt_toolkit.input import Input
     from prompt_toolkit.output import Output
@@ -79,7 +80,7 @@ class LenientFileHistory(FileHistory):
             super().store_string(string)
 
 
-class PromptOwner(Protocol):
+class PromptOwner(KeyOwner, Protocol):
     """The owner of a prompt: it provides the texts and handles the keys."""
 
     def prompt_label(self) -> str:
@@ -88,18 +89,6 @@ class PromptOwner(Protocol):
 
     def live_area(self, max_lines: int) -> str:
         """Return the text above the prompt."""
-        ...
-
-    def interrupt(self) -> bool:
-        """Handle Ctrl-C; whether there was something to stop."""
-        ...
-
-    def press_key(self, key: str) -> bool:
-        """Handle one of KEYS, or ``enter``, on an empty line; whether it had a meaning."""
-        ...
-
-    def take_line(self, text: str) -> str | None:
-        """Handle a line that is no message; return the text to leave in the prompt, or None for a message."""
         ...
 
 
@@ -119,6 +108,8 @@ class ChatPrompt:
         self._redraw_timer: asyncio.TimerHandle | None = None
         self._redraw_pause_s = REDRAW_SECONDS
         self._has_left = False
+        # Finished text that waits until another program gives the terminal back; None while none has it.
+        self._held: list[str] | None = None
         keyboard, output = terminal or (create_input(), create_output())
         if isinstance(output, Vt100_Output):
             output.enable_cpr = False
@@ -127,7 +118,6 @@ class ChatPrompt:
             self._format_prompt,
             multiline=True,
             prompt_continuation=lambda width, number, wrapped: " " * width,
-            key_bindings=self._bind_keys(),
             history=history,
             completer=SlashCompleter(),
             complete_style=CompleteStyle.READLINE_LIKE,
@@ -135,9 +125,13 @@ class ChatPrompt:
             reserve_space_for_menu=0,
             enable_suspend=True,
             erase_when_done=True,
+            # The cursor's shape tells the modes of vi; with the keys of emacs, it stays as it is.
+            cursor=DynamicCursorShapeConfig(lambda: ModalCursorShapeConfig() if self.is_vi else None),
             input=keyboard,
             output=output,
         )
+        self._session.key_bindings = LineKeys(owner).bind(self._session.default_buffer)
+        self._session.app.ttimeoutlen, self._session.app.timeoutlen = ESCAPE_SECONDS, SEQUENCE_SECONDS
 
     @property
     def columns(self) -> int:
@@ -153,6 +147,36 @@ class ChatPrompt:
         """Replace the text of the line."""
         self._session.default_buffer.document = Document(text)
 
+    @property
+    def is_vi(self) -> bool:
+        """Whether the line is edited with the keys of vi; else with those of emacs."""
+        return self._session.editing_mode == EditingMode.VI
+
+    @is_vi.setter
+    def is_vi(self, on: bool) -> None:
+        self._session.editing_mode = EditingMode.VI if on else EditingMode.EMACS
+
+    async def edit_line(self) -> None:
+        """Edit the line in the person's editor. Errors: ValueError if that is impossible."""
+        async with self._lend_terminal():
+            loop = asyncio.get_running_loop()
+            text = await loop.run_in_executor(None, edit_text, self._session.default_buffer.text)
+        self.set_text(text)
+
+    @asynccontextmanager
+    async def _lend_terminal(self) -> AsyncIterator[None]:
+        """Give the terminal to another program; finished text appears when it is given back."""
+        # Ctrl-C is meant for the other program, which is in the same group of processes.
+        handler = signal.signal(signal.SIGINT, lambda *_: None)
+        self._held = []
+        try:
+            async with in_terminal():
+                yield
+        finally:
+            signal.signal(signal.SIGINT, handler)
+            held, self._held = self._held, None
+            self.print("".join(held))
+
     def ring_bell(self) -> None:
         """Ring the bell of the terminal."""
         self._output.bell()
@@ -166,6 +190,9 @@ class ChatPrompt:
     def print(self, text: str) -> None:
         """Write finished text above the prompt; the text ends with its own newline."""
         if not text:
+            return
+        if self._held is not None:
+            self._held.append(text)
             return
         app = self._session.app
         if app.is_running:
@@ -204,43 +231,6 @@ class ChatPrompt:
         self._redraw_pause_s = max(REDRAW_SECONDS, REDRAW_REST * (time.perf_counter() - start_s))
         label = paint(f"{self._owner.prompt_label()} >", "green", self._color)
         return ANSI(f"{live}\n{label} " if live else f"{label} ")
-
-    def _bind_keys(self) -> KeyBindings:
-        keys = KeyBindings()
-
-        @keys.add("enter")
-        def _(event: KeyPressEvent) -> None:
-            buffer = event.current_buffer
-            rest = self._owner.take_line(buffer.text)
-            if rest is not None:
-                buffer.document = Document(rest)
-            elif buffer.text.strip():
-                buffer.validate_and_handle()
-            elif not buffer.text:
-                self._owner.press_key("enter")
-
-        def press(event: KeyPressEvent) -> None:
-            # A key with more input behind it starts a word or a paste. A space may be held down, and it
-            # answers nothing.
-            starts_text = event.data != " " and bool(event.key_processor.input_queue)
-            if starts_text or not self._owner.press_key(event.data):
-                event.current_buffer.insert_text(event.data)
-
-        for key in KEYS:
-            keys.add(key, filter=has_focus(DEFAULT_BUFFER) & Condition(lambda: self.is_empty))(press)
-
-        @keys.add("escape", "enter")
-        def _(event: KeyPressEvent) -> None:
-            event.current_buffer.insert_text("\n")
-
-        @keys.add("c-c", eager=True)
-        @keys.add("<sigint>")
-        def _(event: KeyPressEvent) -> None:
-            # Stop the running run; if there is none, clear the line.
-            if not self._owner.interrupt():
-                event.current_buffer.reset()
-
-        return keys
 
 
 class SlashCompleter(Completer):

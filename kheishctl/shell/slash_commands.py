@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kheishctl.client import Failure, RequestRefused
 from kheishctl.contract import DEFAULT_GOAL_CONTINUATIONS, INDOUBT_OUTCOMES, PERMISSION_MODES
+from kheishctl.directories import resolve_directory
 from kheishctl.render.agent import format_tree
 from kheishctl.render.claims import format_claim
 from kheishctl.render.daemon import format_daemon_status
 from protocol.structs import Value
+from protocol.text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from kheishctl.contract import Json
     from kheishctl.render.layout import Display
@@ -47,13 +49,18 @@ DECISION_STYLES: dict[str, str] = {"allow": "green", "ask": "yellow", "deny": "r
 
 KEYS = (
     ("Enter", "send"),
-    ("//NAME", "send a message that begins with the name of a command"),
     ("Alt-Enter", "insert a line break (a paste keeps its line breaks)"),
-    ("Ctrl-C", "stop the answer; the conversation continues"),
-    ("Ctrl-D", "leave"),
-    ("Up, Down, Ctrl-R", "recall earlier messages"),
+    ("//NAME", "send a message that begins with the name of a command"),
+    ("Ctrl-C", "clear the line; on an empty line, stop the answer"),
+    ("Esc", "stop the answer; the line is kept"),
+    ("Ctrl-D", "leave, on an empty line; the run continues"),
+    ("Up, Down", "recall earlier lines, from an empty line"),
+    ("Ctrl-R", "search the earlier lines"),
+    ("Ctrl-G", "edit the line in $EDITOR"),
+    ("PageUp, PageDown", "scroll the pending approval or question"),
     ("a r s d D e A X", "answer an approval, on an empty line; the panel explains the keys"),
     ("1-9 n", "answer a question, on an empty line"),
+    ("?", "show these keys, on an empty line"),
 )
 
 
@@ -78,6 +85,15 @@ class CommandTarget(Protocol):
     @property
     def session_id(self) -> str | None:
         """The current session; None before the first message."""
+        ...
+
+    @property
+    def workspace(self) -> str | None:
+        """The directory of the conversation's next run, as far as it is known."""
+        ...
+
+    async def move(self, path: str) -> None:
+        """Let the conversation work in a directory from now on. Errors: RequestRefused, ConnectionLost."""
         ...
 
     def address(self) -> Json:
@@ -133,6 +149,10 @@ class CommandView(Protocol):
         """Stop the running run; whether there was something to stop."""
         ...
 
+    def toggle_vi(self) -> bool:
+        """Switch between the keys of vi and of emacs; whether those of vi are effective now."""
+        ...
+
     def leave(self) -> None:
         """End the chat."""
         ...
@@ -186,9 +206,28 @@ class SlashHandler:
                 raise
             self._view.note("the conversation is already new; the next message starts it")
 
+    async def toggle_vi(self, _: str) -> None:
+        """Switch between the keys of vi and of emacs."""
+        mode = "vi" if self._view.toggle_vi() else "emacs"
+        self._view.note(f"the line has the keys of {mode} now; editing_mode in client.toml is for every chat")
+
     async def leave(self, _: str) -> None:
         """End the chat."""
         self._view.leave()
+
+    async def change_directory(self, argument: str) -> None:
+        """Move the conversation to a directory; without one, show the current one."""
+        if not argument:
+            place = self._conversation.workspace or "the default workspace"
+            self._view.note(f"the conversation works in {one_line(place)}", "")
+            return
+        view = await self._conversation.call("workspace.get", {"path": resolve_directory(argument)})
+        if view.get("problem"):
+            raise Failure(str(view["problem"]))
+        await self._conversation.move(str(view["path"]))
+        note = f"the conversation works in {one_line(str(view['path']))}"
+        untrusted = ", which is not trusted; 'kheishctl workspace trust DIRECTORY' trusts one"
+        self._view.note(note + ("" if view.get("root") else untrusted), "")
 
     # The run.
 
@@ -484,6 +523,10 @@ class SlashHandler:
 COMMANDS: dict[str, CommandRow] = {
     "help": CommandRow("show this help", SlashHandler.show_help),
     "history": CommandRow("show the last messages ('/history 50': the last 50)", SlashHandler.show_history),
+    "cd": CommandRow(
+        "show the directory of the conversation, or change it: '/cd ~/src/shop'",
+        SlashHandler.change_directory,
+    ),
     "status": CommandRow("show the status of the daemon", SlashHandler.show_status),
     "cancel": CommandRow("stop the answer, like Ctrl-C", SlashHandler.cancel),
     "steer": CommandRow("send a message to the current run: '/steer skip the tests'", SlashHandler.steer),
@@ -523,6 +566,7 @@ COMMANDS: dict[str, CommandRow] = {
     "reset": CommandRow(
         "start over: the next message starts a new session (also: /new, /clear)", SlashHandler.reset
     ),
+    "vi": CommandRow("switch between the keys of vi and of emacs", SlashHandler.toggle_vi),
     "quit": CommandRow("leave, like Ctrl-D; the run continues", SlashHandler.leave),
 }
 
@@ -556,6 +600,14 @@ def unescape(text: str) -> str:
 
 def format_help() -> str:
     """Return all commands and keys, one per line."""
-    rows = [*((f"/{name}", row.summary) for name, row in COMMANDS.items()), *KEYS]
+    return _format_rows([*((f"/{name}", row.summary) for name, row in COMMANDS.items()), *KEYS])
+
+
+def format_keys() -> str:
+    """Return the keys, one per line."""
+    return _format_rows(KEYS)
+
+
+def _format_rows(rows: Sequence[tuple[str, str]]) -> str:
     longest = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name.ljust(longest)}  {summary}" for name, summary in rows)

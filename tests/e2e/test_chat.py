@@ -102,6 +102,40 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_conversation(daemon: Daemon, chat
     assert len({run["session_id"] for run in runs}) == 1
 
 
+def test_keys(shared_chat: Chat, tmp_path: Path) -> None:
+    """The keys of a line work in a terminal: recall, search, editor, the keys of vi from the settings."""
+    settings = tmp_path / "kheish" / "client.toml"
+    settings.parent.mkdir()
+    editor = tmp_path / "editor"
+    editor.write_text('#!/bin/sh\nprintf "from the editor\\n" > "$1"\n')
+    editor.chmod(0o755)
+    terminal = shared_chat(EDITOR=str(editor), XDG_CONFIG_HOME=str(tmp_path))
+    terminal.sees("a new conversation")
+    terminal.say("first line")
+    terminal.sees("“first line”")
+    terminal.type("draft")
+    terminal.press("up")
+    terminal.press("ctrl-c")
+    terminal.type("\x12irst")
+    terminal.press("enter")
+    terminal.sees("> first line")
+    terminal.type("\x07")
+    terminal.sees("> from the editor")
+    terminal.press("enter")
+    text = terminal.sees("“from the editor”")
+    assert "draftfirst" not in text
+    terminal.press("ctrl-d")
+    assert terminal.ends() == 0
+    settings.write_text('editing_mode = "vi"')
+    terminal = shared_chat(XDG_CONFIG_HOME=str(tmp_path))
+    terminal.sees("“from the editor”")
+    terminal.type("wrong\x1b")
+    terminal.until(lambda _: "\x1b[2 q" in terminal.raw, "the cursor of navigation")
+    terminal.type("ccright")
+    terminal.press("enter")
+    terminal.sees("“right”")
+
+
 def test_existing_conversation(shared_daemon: Daemon, shared_chat: Chat) -> None:
     """The chat shows the last turns of its conversation and no message of another sender."""
     shared_daemon.say("the first thing", agent="default", sender="ada")

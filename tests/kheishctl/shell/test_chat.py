@@ -156,6 +156,51 @@ def test_ctrl_c_stops_the_answer(daemon: Daemon, sender: str) -> None:
     assert output.count("· stopped") == 1
 
 
+def test_draft_and_answer(daemon: Daemon, sender: str) -> None:
+    """Ctrl-C clears a draft and the run continues; Esc stops the run and keeps the draft."""
+
+    async def body(person: Person) -> None:
+        await person.sees("a new conversation")
+        person.type("/slow 1000 1000\r")
+        await person.sees("answering")
+        person.type("draft\x03kept\x1b")
+        await person.sees("· stopped")
+        person.type("\r")
+        await person.sees("“kept”")
+        person.type("\x04")
+
+    assert run_chat(daemon, sender, body).count("· stopped") == 1
+
+
+def test_help_key(daemon: Daemon, sender: str) -> None:
+    """A question mark on an empty line shows the keys."""
+
+    async def body(person: Person) -> None:
+        await person.sees("a new conversation")
+        person.type("?")
+        await person.sees("Ctrl-G")
+        person.type("\x04")
+
+    run_chat(daemon, sender, body)
+
+
+def test_failed_editor(daemon: Daemon, sender: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An editor that cannot be started is named, and the line is kept."""
+    monkeypatch.setenv("VISUAL", "/nonexistent/editor")
+
+    async def body(person: Person) -> None:
+        await person.sees("a new conversation")
+        person.type("draft\x07")
+        await person.sees("/nonexistent/editor: ")
+        person.type("\r")
+        await person.sees("“draft”")
+        person.type("/vi\r")
+        await person.sees("keys of vi")
+        person.type("\x04")
+
+    run_chat(daemon, sender, body)
+
+
 def test_leaving_during_an_answer(daemon: Daemon, sender: str) -> None:
     """After the chat has ended the run continues, and the chat says how to come back."""
 

@@ -1,130 +1,17 @@
 """Tests of the prompt on the pipes of prompt-toolkit."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import os
 from pathlib import Path
 
 import pytest
 from prompt_toolkit.completion import CompleteEvent
-from prompt_toolkit.data_structures import Size
 from prompt_toolkit.document import Document
 from prompt_toolkit.history import FileHistory, InMemoryHistory
-from prompt_toolkit.input import PipeInput, create_pipe_input
-from prompt_toolkit.output.vt100 import Vt100_Output
 
-from kheishctl.shell.prompt import ChatPrompt, SlashCompleter, locate_history, open_history
+from kheishctl.shell.prompt import SlashCompleter, locate_history, open_history
 from kheishctl.shell.slash_commands import COMMANDS
-from tests.support.daemons import PATIENCE_S
-from tests.support.paper import Paper
-
-
-class FakeOwner:
-    """The owner of a prompt on pipes. It records keys and handles the expected ones."""
-
-    def __init__(self, keyboard: PipeInput, *, is_running: bool = False) -> None:
-        self.keyboard = keyboard
-        self.paper = Paper()
-        self.live = ""
-        self.interrupts = 0
-        self.is_running = is_running
-        self.meaningful_keys: set[str] = set()
-        self.keys: list[str] = []
-        self.rests: dict[str, str] = {}
-        self._has_drawn = asyncio.Event()
-        output = Vt100_Output(self.paper, lambda: Size(24, 80), term="xterm")
-        self.prompt = ChatPrompt(self, color=False, history=InMemoryHistory(), terminal=(keyboard, output))
-
-    def prompt_label(self) -> str:
-        """Return the label."""
-        return "ada"
-
-    def live_area(self, max_lines: int) -> str:
-        """Return the live text and record the drawing."""
-        self._has_drawn.set()
-        return self.live
-
-    async def wait_for_drawing(self) -> None:
-        """Wait until the prompt is drawn."""
-        self._has_drawn.clear()
-        await self._has_drawn.wait()
-
-    def interrupt(self) -> bool:
-        """Count an interrupt."""
-        self.interrupts += 1
-        return self.is_running
-
-    def press_key(self, key: str) -> bool:
-        """Record a key if it has a meaning."""
-        self.keys += [key] if key in self.meaningful_keys else []
-        return key in self.meaningful_keys
-
-    def take_line(self, text: str) -> str | None:
-        """Take the expected lines."""
-        return self.rests.get(text)
-
-
-def run(body: Callable[[FakeOwner], Awaitable[None]], *, is_running: bool = False) -> FakeOwner:
-    """Run a body with a prompt."""
-
-    async def main(keyboard: PipeInput) -> FakeOwner:
-        owner = FakeOwner(keyboard, is_running=is_running)
-        async with asyncio.timeout(PATIENCE_S):
-            await body(owner)
-        return owner
-
-    with create_pipe_input() as keyboard:
-        return asyncio.run(main(keyboard))
-
-
-@pytest.mark.parametrize(
-    ("keys", "text"),
-    [
-        ("hello\r", "hello"),
-        ("one\x1b\rtwo\r", "one\ntwo"),
-        ("\x1b[200~one\ntwo\n\x1b[201~\r", "one\ntwo\n"),
-        ("\r \r\x7fx\r", "x"),
-        ("/sta\t\r", "/status"),
-    ],
-    ids=["enter", "alt-enter", "paste", "blank", "tab"],
-)
-def test_keys(keys: str, text: str) -> None:
-    """Enter sends a line with text, Alt-Enter and pastes keep line breaks, Tab completes commands."""
-
-    async def body(owner: FakeOwner) -> None:
-        owner.keyboard.send_text(keys)
-        assert await owner.prompt.read() == text
-
-    run(body)
-
-
-def test_meaningful_keys() -> None:
-    """The owner handles a key on an empty line; within a text, or with more input behind it, it is text."""
-
-    async def body(owner: FakeOwner) -> None:
-        owner.meaningful_keys = {"a", "2", "enter", " "}
-        line = asyncio.ensure_future(owner.prompt.read())
-        await owner.paper.sees("ada >")
-        for keys in ("a", "2", "\r", "d", "a", "\x7f", "\x7f", "  ", "aa"):
-            owner.keyboard.send_text(keys)
-            await owner.wait_for_drawing()
-        assert owner.keys == ["a", "2", "enter", " ", " "]
-        assert not owner.prompt.is_empty
-        owner.keyboard.send_text("\r")
-        assert await line == "aa"
-
-    run(body)
-
-
-def test_line_for_the_owner() -> None:
-    """A line that the owner takes is not sent and not remembered; its rest stays in the prompt."""
-
-    async def body(owner: FakeOwner) -> None:
-        owner.rests = {"taken": "", "wrong": "wrong", "": ""}
-        line = asyncio.ensure_future(owner.prompt.read())
-        owner.keyboard.send_text("taken\r\rwrong\r!\r")
-        assert await line == "wrong!"
-
-    run(body)
+from tests.support.prompts import BLOCK_CURSOR, FakeOwner, run_prompt
 
 
 def test_set_text() -> None:
@@ -138,7 +25,7 @@ def test_set_text() -> None:
         owner.keyboard.send_text("!\r")
         assert await line == "put!"
 
-    run(body)
+    run_prompt(body)
 
 
 def test_bell() -> None:
@@ -148,7 +35,7 @@ def test_bell() -> None:
         owner.prompt.ring_bell()
         assert owner.paper.getvalue().endswith("\a")
 
-    run(body)
+    run_prompt(body)
 
 
 def test_ctrl_d_leaves() -> None:
@@ -159,19 +46,7 @@ def test_ctrl_d_leaves() -> None:
         with pytest.raises(EOFError):
             await owner.prompt.read()
 
-    run(body)
-
-
-@pytest.mark.parametrize(("is_running", "text"), [(True, "typedmore"), (False, "more")])
-def test_ctrl_c(is_running: bool, text: str) -> None:
-    """Ctrl-C interrupts the run and keeps the line; if nothing is running, it clears the line."""
-
-    async def body(owner: FakeOwner) -> None:
-        owner.keyboard.send_text("typed\x03more\r")
-        assert await owner.prompt.read() == text
-        assert owner.interrupts == 1
-
-    run(body, is_running=is_running)
+    run_prompt(body)
 
 
 def test_leave() -> None:
@@ -187,7 +62,7 @@ def test_leave() -> None:
         with pytest.raises(EOFError):
             await owner.prompt.read()
 
-    run(body)
+    run_prompt(body)
 
 
 def test_print() -> None:
@@ -204,7 +79,7 @@ def test_print() -> None:
         owner.keyboard.send_text("x\r")
         await line
 
-    text = run(body).paper.getvalue()
+    text = run_prompt(body).paper.getvalue()
     assert "before\r\n" in text
     assert "\x1b[1mmeanwhile\x1b[0m\r\nmore\r\n" in text
     assert "\x1b[6n" not in text, "the terminal may not be queried"
@@ -223,7 +98,7 @@ def test_live_area() -> None:
         owner.keyboard.send_text("x\r")
         await line
 
-    text = run(body).paper.getvalue()
+    text = run_prompt(body).paper.getvalue()
     assert "\x1b[J" in text[text.rindex("growing") :]
 
 
@@ -241,7 +116,7 @@ def test_earlier_drawing_wins() -> None:
         owner.keyboard.send_text("x\r")
         await line
 
-    run(body)
+    run_prompt(body)
 
 
 def test_columns() -> None:
@@ -250,7 +125,7 @@ def test_columns() -> None:
     async def body(owner: FakeOwner) -> None:
         assert owner.prompt.columns == 80
 
-    run(body)
+    run_prompt(body)
 
 
 def test_history(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -295,3 +170,48 @@ def test_slash_completer() -> None:
     assert complete("/") == [f"/{name}" for name in COMMANDS]
     assert complete("/sta") == ["/status"]
     assert complete("x /st") == complete("/st x") == complete("a\n/st") == []
+
+
+def test_edit_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The person's editor changes the line; text that is finished meanwhile is printed afterwards."""
+    editor = tmp_path / "editor"
+    editor.write_text('#!/bin/sh\nread -r line < "$0.go"\necho "$line" >> "$1"\n')
+    editor.chmod(0o755)
+    os.mkfifo(tmp_path / "editor.go")
+    monkeypatch.setenv("VISUAL", str(editor))
+
+    async def body(owner: FakeOwner) -> None:
+        line = asyncio.ensure_future(owner.prompt.read())
+        await owner.paper.sees("ada >")
+        owner.prompt.set_text("one\n")
+        edit = asyncio.ensure_future(owner.prompt.edit_line())
+        # The pipe can be opened once the editor reads from it.
+        pipe = await asyncio.to_thread((tmp_path / "editor.go").open, "w")
+        owner.prompt.print("meanwhile\n")
+        assert "meanwhile" not in owner.paper.getvalue()
+        with pipe:
+            pipe.write("two\n")
+        await edit
+        await owner.paper.sees("meanwhile")
+        owner.keyboard.send_text("\r")
+        assert await line == "one\ntwo"
+
+    run_prompt(body)
+
+
+def test_vi_mode() -> None:
+    """In vi mode, Esc begins the navigation, in which letters are commands and the cursor is a block."""
+
+    async def body(owner: FakeOwner) -> None:
+        owner.prompt.is_vi = True
+        assert owner.prompt.is_vi
+        line = asyncio.ensure_future(owner.prompt.read())
+        await owner.paper.sees("ada >")
+        owner.keyboard.send_text("one two\x1b")
+        await owner.paper.sees(BLOCK_CURSOR)
+        owner.keyboard.send_text("bcwthree\r")
+        assert await line == "one three"
+        owner.prompt.is_vi = False
+        assert not owner.prompt.is_vi
+
+    run_prompt(body)

@@ -1,0 +1,156 @@
+"""The keys of the prompt beyond the editing keys of prompt-toolkit.
+
+Every key acts on the line alone while a search through the history is open: the search has its own keys.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Protocol
+
+from prompt_toolkit.document import Document
+from prompt_toolkit.enums import DEFAULT_BUFFER
+from prompt_toolkit.filters import Condition, emacs_mode, has_focus, vi_navigation_mode
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+
+from kheishctl.shell.pending import KEYS
+
+if TYPE_CHECKING:
+    from prompt_toolkit.buffer import Buffer
+
+# How long Esc waits for the rest of an escape sequence, and for a key that it changes (Esc Enter: Alt-Enter).
+ESCAPE_SECONDS = 0.1
+SEQUENCE_SECONDS = 0.4
+
+HELP_KEY = "?"
+
+
+class KeyOwner(Protocol):
+    """The receiver of the keys' meanings."""
+
+    @property
+    def has_request(self) -> bool:
+        """Whether an approval or question is shown."""
+        ...
+
+    def interrupt(self) -> bool:
+        """Stop the running run; whether there was something to stop."""
+        ...
+
+    def cancel_line(self) -> bool:
+        """Abandon the line for an approval; whether the line was one."""
+        ...
+
+    def press_key(self, key: str) -> bool:
+        """Handle one of KEYS, ``?`` or ``enter``, on an empty line; whether it had a meaning."""
+        ...
+
+    def scroll(self, *, pages: int = 0, lines: int = 0) -> bool:
+        """Scroll the shown request; whether there is one."""
+        ...
+
+    def take_line(self, text: str) -> str | None:
+        """Handle a line that is no message; return the text to leave in the prompt, or None for a message."""
+        ...
+
+    def open_editor(self) -> None:
+        """Open the line in the person's editor."""
+        ...
+
+
+class LineKeys:
+    """The keys of one prompt."""
+
+    def __init__(self, owner: KeyOwner) -> None:
+        self._owner = owner
+        # The text that was recalled last: Up and Down continue from it until it is changed.
+        self._recalled = ""
+
+    def bind(self, buffer: Buffer) -> KeyBindings:
+        """Return the bindings for a prompt with this buffer."""
+        keys = KeyBindings()
+        on_line = has_focus(DEFAULT_BUFFER)
+        # In the navigation mode of vi, keys are commands unless they can answer something.
+        has_keys = ~vi_navigation_mode | Condition(lambda: self._owner.has_request)
+        on_empty_line = on_line & has_keys & Condition(lambda: not buffer.text)
+        for key in (*KEYS, HELP_KEY):
+            keys.add(key, filter=on_empty_line)(self._press)
+        keys.add("enter", filter=on_line)(self._enter)
+        keys.add("escape", "enter", filter=on_line)(lambda event: event.current_buffer.insert_text("\n"))
+        keys.add("c-c", filter=on_line, eager=True)(self._clear_or_interrupt)
+        keys.add("<sigint>")(self._clear_or_interrupt)
+        # In vi mode, Esc first returns to navigation.
+        keys.add("escape", filter=on_line & (emacs_mode | vi_navigation_mode))(self._escape)
+        keys.add("up", filter=on_line)(lambda event: self._move(event, -1))
+        keys.add("down", filter=on_line)(lambda event: self._move(event, 1))
+        keys.add("pageup", filter=on_line)(lambda _: self._scroll_page(-1))
+        keys.add("pagedown", filter=on_line)(lambda _: self._scroll_page(1))
+        keys.add("c-g", filter=on_line)(lambda _: self._owner.open_editor())
+        return keys
+
+    def _press(self, event: KeyPressEvent) -> None:
+        # A key with more input behind it starts a word or a paste. A space may be held down, and it answers
+        # nothing.
+        starts_text = event.data != " " and bool(event.key_processor.input_queue)
+        if (starts_text or not self._owner.press_key(event.data)) and not vi_navigation_mode():
+            event.current_buffer.insert_text(event.data)
+
+    def _enter(self, event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        rest = self._owner.take_line(buffer.text)
+        if rest is not None:
+            buffer.document = Document(rest)
+        elif buffer.text.strip():
+            self._recalled = ""
+            buffer.validate_and_handle()
+        elif not buffer.text:
+            self._owner.press_key("enter")
+
+    def _clear_or_interrupt(self, event: KeyPressEvent) -> None:
+        """Clear the draft; if there is none, stop the running run."""
+        buffer = event.app.current_buffer
+        had_text = bool(buffer.text)
+        buffer.reset()
+        if not self._owner.cancel_line() and not had_text:
+            self._owner.interrupt()
+
+    def _escape(self, event: KeyPressEvent) -> None:
+        """Close the list of completions or abandon the line for an approval, else stop the running run."""
+        if event.current_buffer.complete_state:
+            event.current_buffer.cancel_completion()
+        elif self._owner.cancel_line():
+            event.current_buffer.reset()
+        else:
+            self._owner.interrupt()
+
+    def _move(self, event: KeyPressEvent, step: int) -> None:
+        """Move the cursor by a line; at an edge of the text, recall a line if nothing is lost by it."""
+        buffer = event.current_buffer
+        document = buffer.document
+        if buffer.complete_state:
+            (buffer.complete_previous if step < 0 else buffer.complete_next)()
+        elif 0 <= document.cursor_position_row + step < document.line_count:
+            (buffer.cursor_up if step < 0 else buffer.cursor_down)()
+        elif not self._owner.scroll(lines=step) and buffer.text in ("", self._recalled):
+            (buffer.history_backward if step < 0 else buffer.history_forward)()
+            self._recalled = buffer.text
+
+    def _scroll_page(self, step: int) -> None:
+        self._owner.scroll(pages=step)
+
+
+def edit_text(text: str) -> str:
+    """Let the person edit a text in ``$VISUAL`` or ``$EDITOR``.
+
+    Errors: ValueError with the reason if no editor can be started or the file is not UTF-8.
+    """
+    import click
+
+    try:
+        edited = click.edit(text, extension=".md", require_save=False)
+    except (click.ClickException, UnicodeDecodeError) as error:
+        editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "the editor"
+        reason = error.message if isinstance(error, click.ClickException) else "its file is not UTF-8"
+        raise ValueError(f"{editor}: {reason}; the line is unchanged") from error
+    # Editors end the last line, the prompt does not.
+    return text if edited is None else edited.removesuffix("\n")

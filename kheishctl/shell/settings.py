@@ -1,0 +1,50 @@
+"""The person's settings of the chat: ``$XDG_CONFIG_HOME/kheish/client.toml``."""
+
+import os
+from typing import Literal, Self
+
+import msgspec
+
+from kheishctl.client import Failure
+
+EditingMode = Literal["emacs", "vi"]
+
+SETTINGS_NAME = os.path.join("kheish", "client.toml")
+
+MAX_SETTINGS_BYTES = 64 * 1_024
+
+
+class ChatSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The settings. A missing file, and a missing field, mean the default."""
+
+    editing_mode: EditingMode = "emacs"
+
+    def prefer(self, *, vi: bool) -> Self:
+        """Return the settings under the options of a command, which take precedence."""
+        return msgspec.structs.replace(self, editing_mode="vi") if vi else self
+
+
+def locate_settings() -> str:
+    """Return the settings' file: ``$XDG_CONFIG_HOME/kheish/client.toml``, else under ``~/.config``."""
+    config = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return os.path.join(config, SETTINGS_NAME)
+
+
+def read_settings(path: str) -> ChatSettings:
+    """Read the settings. Errors: Failure with the file, the field and the reason if they are invalid."""
+    try:
+        with open(path, "rb") as file:
+            text = file.read(MAX_SETTINGS_BYTES + 1)
+    except FileNotFoundError:
+        return ChatSettings()
+    except OSError as error:
+        raise Failure(f"{path}: {error.strerror}") from error
+    if len(text) > MAX_SETTINGS_BYTES:
+        raise Failure(f"{path} is larger than {MAX_SETTINGS_BYTES // 1_024} KiB")
+    # Imported here, because most people have no such file.
+    import tomllib
+
+    try:
+        return msgspec.convert(tomllib.loads(text.decode()), ChatSettings)
+    except (ValueError, RecursionError) as error:
+        raise Failure(f"{path}: {error}; 'kheishctl chat --help' lists the settings") from error

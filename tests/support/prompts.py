@@ -1,0 +1,103 @@
+"""A prompt on the pipes of prompt-toolkit, and an owner that records what its keys mean; for asyncio."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from prompt_toolkit.data_structures import Size
+from prompt_toolkit.history import InMemoryHistory
+from prompt_toolkit.input import PipeInput, create_pipe_input
+from prompt_toolkit.output.vt100 import Vt100_Output
+
+from kheishctl.shell.prompt import ChatPrompt
+from tests.support.daemons import PATIENCE_S
+from tests.support.paper import Paper
+
+BLOCK_CURSOR = "\x1b[2 q"
+"""The shape of the cursor in the navigation mode of vi."""
+
+
+class FakeOwner:
+    """The owner of a prompt on pipes. It records keys and handles the expected ones."""
+
+    def __init__(self, keyboard: PipeInput, *, is_running: bool = False) -> None:
+        self.keyboard = keyboard
+        self.paper = Paper()
+        self.live = ""
+        self.interrupts = 0
+        self.has_line = False
+        self.has_request = False
+        self.scrolls: list[tuple[int, int]] = []
+        self.edit: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.is_running = is_running
+        self.meaningful_keys: set[str] = set()
+        self.keys: list[str] = []
+        self.rests: dict[str, str] = {}
+        self._has_drawn = asyncio.Event()
+        self._has_acted = asyncio.Event()
+        output = Vt100_Output(self.paper, lambda: Size(24, 80), term="xterm")
+        self.prompt = ChatPrompt(self, color=False, history=InMemoryHistory(), terminal=(keyboard, output))
+
+    def prompt_label(self) -> str:
+        """Return the label."""
+        return "ada"
+
+    def live_area(self, max_lines: int) -> str:
+        """Return the live text and record the drawing."""
+        self._has_drawn.set()
+        return self.live
+
+    async def wait_for_drawing(self) -> None:
+        """Wait until the prompt is drawn."""
+        self._has_drawn.clear()
+        await self._has_drawn.wait()
+
+    async def press(self, key: str) -> None:
+        """Press a key that the owner handles, and wait until it has."""
+        self._has_acted.clear()
+        self.keyboard.send_text(key)
+        await self._has_acted.wait()
+
+    def interrupt(self) -> bool:
+        """Count an interrupt."""
+        self.interrupts += 1
+        self._has_acted.set()
+        return self.is_running
+
+    def cancel_line(self) -> bool:
+        """Abandon the line for an approval."""
+        had_line, self.has_line = self.has_line, False
+        self._has_acted.set()
+        return had_line
+
+    def scroll(self, *, pages: int = 0, lines: int = 0) -> bool:
+        """Record a scrolling of the request."""
+        self.scrolls += [(pages, lines)] if self.has_request else []
+        return self.has_request
+
+    def open_editor(self) -> None:
+        """Open the line in an editor."""
+        task = asyncio.ensure_future(self.prompt.edit_line())
+        task.add_done_callback(lambda task: self.edit.set_result(task.result()))
+
+    def press_key(self, key: str) -> bool:
+        """Record a key if it has a meaning."""
+        self.keys += [key] if key in self.meaningful_keys else []
+        self._has_acted.set()
+        return key in self.meaningful_keys
+
+    def take_line(self, text: str) -> str | None:
+        """Take the expected lines."""
+        return self.rests.get(text)
+
+
+def run_prompt(body: Callable[[FakeOwner], Awaitable[None]], *, is_running: bool = False) -> FakeOwner:
+    """Run a body with a prompt."""
+
+    async def main(keyboard: PipeInput) -> FakeOwner:
+        owner = FakeOwner(keyboard, is_running=is_running)
+        async with asyncio.timeout(PATIENCE_S):
+            await body(owner)
+        return owner
+
+    with create_pipe_input() as keyboard:
+        return asyncio.run(main(keyboard))
