@@ -2,6 +2,7 @@
 
 from kheishctl.contract import Json
 from kheishctl.render.layout import Display, format_pairs, paint, wrap
+from kheishctl.render.methods import name_commands
 from kheishctl.render.units import format_duration, format_local, format_size
 from protocol import __version__
 from protocol.text import one_line
@@ -84,9 +85,9 @@ def format_health(result: Json, display: Display) -> list[str]:
     for warning in health["warnings"]:
         severity = warning["severity"]
         color = {"critical": "red", "warning": "yellow"}.get(severity, "cyan")
-        text = wrap(one_line(f"{severity}: {warning['message']}"), width, 2)
+        text = wrap(name_commands(one_line(f"{severity}: {warning['message']}")), width, 2)
         lines += [paint(line, color, display.color) for line in text]
-        lines += wrap(f"  {one_line(warning['remedy'])}", width, 2)
+        lines += wrap(f"  {name_commands(one_line(warning['remedy']))}", width, 2)
         related_id = warning.get("related_id")
         words = [related_id if word == RELATED else word for word in HEALTH_HINTS.get(warning["code"], ())]
         if words and None not in words:
