@@ -84,7 +84,11 @@ class ServerConnection:
         return await _list_all(self._client.session.list_tools, "tools")
 
     async def call_tool(
-        self, name: str, arguments: Mapping[str, Any], progress: Callable[[str], None]
+        self,
+        name: str,
+        arguments: Mapping[str, Any],
+        progress: Callable[[str], None],
+        origin: Mapping[str, Any] | None = None,
     ) -> RemoteResult:
         """Call a tool. Cancellation is passed on to the server. Errors: ServerFailure."""
 
@@ -93,9 +97,11 @@ class ServerConnection:
             text = _quote(message) if message else ""
             progress(f"{share} {text}".rstrip() + "\n")
 
+        metadata: Any = {f"kheish/{field}": value for field, value in (origin or {}).items()}
+        params = types.CallToolRequestParams(name=name, arguments=dict(arguments), _meta=metadata or None)
         result = await _translate(
             self._client.session.send_request,
-            types.CallToolRequest(params=types.CallToolRequestParams(name=name, arguments=dict(arguments))),
+            types.CallToolRequest(params=params),
             types.CallToolResult,
             progress_callback=show,
         )

@@ -186,7 +186,12 @@ class McpPool:
         return "it is disabled in the configuration" if supervisor is None else supervisor.find_problem()
 
     async def call(
-        self, server: str, tool: str, arguments: Mapping[str, Any], progress: Callable[[str], None]
+        self,
+        server: str,
+        tool: str,
+        arguments: Mapping[str, Any],
+        progress: Callable[[str], None],
+        origin: Mapping[str, Any] | None = None,
     ) -> RemoteResult:
         """Call a tool by the server's own name of it. Errors: ServerFailure, McpServerNotFound."""
 
@@ -195,7 +200,9 @@ class McpPool:
 
         tools = self._need(server).tools
         schema = next((row.output_schema for row in tools if row.remote_name == tool), None)
-        result = await self._request(server, lambda connection: connection.call_tool(tool, arguments, show))
+        result = await self._request(
+            server, lambda connection: connection.call_tool(tool, arguments, show, origin)
+        )
         return result if schema is None else await check_result(schema, result)
 
     @property
