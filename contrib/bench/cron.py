@@ -1,7 +1,7 @@
 """Ten thousand cron entries: the memory that their timers take, and how late a burst of firings is.
 
-The yardstick of the memory is the same daemon without entries; that of a burst is the time in which the daemon
-accepts as many messages of clients.
+The yardstick of the memory is the same daemon without entries; that of a burst of firings is the time in
+which the daemon accepts as many messages of clients.
 """
 
 from collections.abc import Iterator
