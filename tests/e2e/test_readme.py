@@ -12,7 +12,6 @@ import pytest
 from kheishd.config.sections.config import Config
 from kheishd.core.cron.file import CRON_FILE
 from kheishd.core.subscriptions import SUBSCRIPTION_FILE
-from kheishd.core.wake_file import WakeFileFormat
 from tests.support.daemons import short_home
 from tests.support.programs import BIN, ROOT, environment
 
@@ -62,7 +61,7 @@ def test_the_examples_print_their_output(surroundings: dict[str, str]) -> None:
 
 def test_the_files_of_the_examples_are_valid() -> None:
     """Every row that the pages show for the files of entries and of triggers is read without a warning."""
-    kinds: dict[str, WakeFileFormat[Any]] = {"cron": CRON_FILE, "subscription": SUBSCRIPTION_FILE}
+    kinds: dict[str, Any] = {"cron": CRON_FILE, "subscription": SUBSCRIPTION_FILE}
     blocks = [block for page in PAGES for block in re.findall(r"```toml\n(.*?)```", page, re.DOTALL)]
     read = [
         kind.parse(block, name) for name, kind in kinds.items() for block in blocks if f"[[{name}]]" in block
