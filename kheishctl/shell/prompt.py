@@ -8,6 +8,7 @@ never queried (no cursor position reports), so nothing waits for its reply.
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import signal
 import time
@@ -181,11 +182,23 @@ class ChatPrompt:
         """Ring the bell of the terminal."""
         self._output.bell()
 
-    async def read(self) -> str:
-        """Read the next message or command. Errors: EOFError when the person leaves."""
+    def copy(self, text: str) -> None:
+        """Put a text into the clipboard of the terminal, also over ssh, where the terminal allows it.
+
+        Source: OSC 52, xterm's control sequences.
+        """
+        encoded = base64.b64encode(text.encode()).decode()
+        self._output.write_raw(f"\x1b]52;c;{encoded}\x07")
+        self._output.flush()
+
+    async def read(self, text: str = "") -> str:
+        """Read the next message or command; ``text`` is on the line already.
+
+        Errors: EOFError when the person leaves.
+        """
         if self._has_left:
             raise EOFError
-        return await self._session.prompt_async(handle_sigint=False)
+        return await self._session.prompt_async(default=text, handle_sigint=False)
 
     def print(self, text: str) -> None:
         """Write finished text above the prompt; the text ends with its own newline."""
