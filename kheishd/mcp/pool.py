@@ -6,6 +6,7 @@ and their process; those that are gone are closed after their last call.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,7 +22,7 @@ from protocol.errors.mcp import McpLoginFailed, McpServerUnavailable
 from protocol.limits.mcp import MAX_SERVER_ERROR_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from kheishd.kernel.mcp import BegunLogin, Listing, RemoteResult, ServerSpec
@@ -180,9 +181,10 @@ class McpPool:
         def show(line: str) -> None:
             progress(self._cut(line.rstrip("\n")) + "\n")
 
-        tools = self._need(server).tools
-        schema = next((row.output_schema for row in tools if row.remote_name == tool), None)
-        result = await self._request(server, lambda connection: connection.call_tool(tool, arguments, show))
+        supervisor = self._need(server)
+        schema = next((row.output_schema for row in supervisor.tools if row.remote_name == tool), None)
+        with self._cutting_failures():
+            result = await supervisor.call(tool, arguments, show)
         return result if schema is None else await check_result(schema, result)
 
     @property
@@ -206,8 +208,14 @@ class McpPool:
 
     async def _request(self, server: str, send: Callable[[ServerConnection], Awaitable[T]]) -> T:
         """Make a request of a server. Errors: ServerFailure, without a part of a secret in its text."""
+        supervisor = self._need(server)
+        with self._cutting_failures():
+            return await supervisor.request(send)
+
+    @contextmanager
+    def _cutting_failures(self) -> Iterator[None]:
         try:
-            return await self._need(server).request(send)
+            yield
         except ServerFailure as failure:
             raise ServerFailure(failure.reason, self._cut(str(failure))) from None
 

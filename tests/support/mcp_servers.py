@@ -28,6 +28,8 @@ from protocol.objects.mcp import McpServer, McpServerSettings, McpServerState
 TOY = Path(__file__).with_name("toy_mcp_server.py")
 TOY_COMMAND = [sys.executable, "-I", "-S", str(TOY)]
 
+MODERN_COMMAND = [sys.executable, str(Path(__file__).with_name("modern_mcp_server.py"))]
+
 PATIENCE_S = 30.0
 
 

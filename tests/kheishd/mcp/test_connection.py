@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from mcp import Client, MCPError
 from mcp.server.mcpserver import Context, MCPServer
 
 from kheishd.hooks.os.shell.process import NotStarted
-from kheishd.kernel.mcp import ServerFailure, ServerSpec
+from kheishd.kernel.mcp import RemoteResult, ServerFailure, ServerSpec
 from kheishd.mcp.connection import ServerConnection, describe_failure, open_connection, silence_library
 from kheishd.mcp.transport import ServerEnded
 from protocol.limits.mcp import MAX_LIST_BYTES, MAX_LIST_PAGES, MAX_LISTED_SERVER_TOOLS
@@ -32,6 +32,15 @@ async def connected(*manners: str, **settings: Any) -> AsyncIterator[ServerConne
             yield connection
 
 
+async def call(
+    connection: ServerConnection, name: str, arguments: dict[str, Any], progress: Callable[[str], None]
+) -> RemoteResult:
+    """Call a tool, and return its result."""
+    result = await connection.call_tool(name, arguments, progress)
+    assert isinstance(result, RemoteResult)
+    return result
+
+
 async def test_a_server_of_the_older_generation() -> None:
     """A server that knows only the handshake is connected, lists its tools and runs them."""
     async with connected() as connection:
@@ -39,7 +48,7 @@ async def test_a_server_of_the_older_generation() -> None:
         assert connection.pid is not None
         tools = {tool["name"]: tool for tool in (await connection.list_tools()).rows}
         assert tools["read"]["annotations"] == {"readOnlyHint": True}
-        result = await connection.call_tool("echo", {"text": "hi"}, print)
+        result = await call(connection, "echo", {"text": "hi"}, print)
         assert (result.content, result.is_error) == ([{"type": "text", "text": "hi"}], False)
 
 
@@ -103,17 +112,17 @@ async def test_progress_and_cancellation() -> None:
                 lines.append(line)
                 scope.cancel()
 
-            await connection.call_tool("slow", {"text": "half\x1b way"}, show)
+            await call(connection, "slow", {"text": "half\x1b way"}, show)
         assert scope.cancelled_caught
         assert lines == ["1/2 half\u241b way\n"]
-        assert (await connection.call_tool("echo", {"text": "on"}, print)).content[0]["text"] == "on"
+        assert (await call(connection, "echo", {"text": "on"}, print)).content[0]["text"] == "on"
 
 
 async def test_errors_of_a_server() -> None:
     """An error of a server is quoted without characters that act, whatever its code is."""
     async with connected() as connection:
         with pytest.raises(ServerFailure, match=r"^no \u241b\[31mreason \(code -32000\)$") as caught:
-            await connection.call_tool("fail", {"text": "reason"}, print)
+            await call(connection, "fail", {"text": "reason"}, print)
         assert caught.value.reason == "refused"
 
 
@@ -124,7 +133,7 @@ async def test_a_server_that_dies_in_a_call() -> None:
     ):
         async with connected() as connection:
             with pytest.raises(ServerFailure) as caught:
-                await connection.call_tool("die", {}, print)
+                await call(connection, "die", {}, print)
             assert caught.value.reason == "lost"
             await trio.sleep_forever()
 
@@ -132,7 +141,7 @@ async def test_a_server_that_dies_in_a_call() -> None:
 async def test_requests_of_a_server_are_refused() -> None:
     """A server cannot use the model: its request is answered with an error, and its call goes on."""
     async with connected() as connection:
-        result = await connection.call_tool("ask", {"text": "done"}, print)
+        result = await call(connection, "ask", {"text": "done"}, print)
         assert result.content[0]["text"] == "done"
 
 
@@ -140,7 +149,7 @@ async def test_changes_are_announced() -> None:
     """A server that announces another list of tools is noticed."""
     async with connected() as connection:
         assert not connection.changed.is_set()
-        await connection.call_tool("change", {"text": "more"}, print)
+        await call(connection, "change", {"text": "more"}, print)
         await connection.changed.wait()
         assert "more" in {tool["name"] for tool in (await connection.list_tools()).rows}
 
@@ -172,10 +181,10 @@ async def test_a_server_of_the_newer_generation() -> None:
         assert connection.protocol_version == "2026-07-28"
         assert [tool["name"] for tool in (await connection.list_tools()).rows] == ["count"]
         lines: list[str] = []
-        result = await connection.call_tool("count", {"n": 2}, lines.append)
+        result = await call(connection, "count", {"n": 2}, lines.append)
         assert result.structured == {"result": 2}
         assert lines == ["1/2 at 1\n", "2/2 at 2\n"]
-        result = await connection.call_tool("count", {"n": "many"}, lines.append)
+        result = await call(connection, "count", {"n": "many"}, lines.append)
         assert result.is_error
 
 
