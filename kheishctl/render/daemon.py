@@ -2,6 +2,7 @@
 
 from kheishctl.contract import Json
 from kheishctl.render.layout import Display, format_pairs, paint
+from kheishctl.render.methods import name_commands
 from kheishctl.render.units import format_duration, format_local, format_size
 from protocol import __version__
 from protocol.text import one_line
@@ -52,8 +53,9 @@ def format_health(result: Json, display: Display) -> list[str]:
     for warning in health["warnings"]:
         severity = warning["severity"]
         color = {"critical": "red", "warning": "yellow"}.get(severity, "cyan")
-        lines.append(paint(one_line(f"{severity}: {warning['message']}"), color, display.color))
-        lines.append(f"  {one_line(warning['remedy'])}")
+        message = name_commands(one_line(f"{severity}: {warning['message']}"))
+        lines.append(paint(message, color, display.color))
+        lines.append(f"  {name_commands(one_line(warning['remedy']))}")
     return lines
 
 

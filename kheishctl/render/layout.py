@@ -182,10 +182,18 @@ def format_record(record: Mapping[str, Any], display: Display) -> str:
                 (key, "[]" if part == [] else _format_field(key, part, display))
                 for key, part in value.items()
             )
-            pairs += [(one_line(f"{name}.{key}"), part) for key, part in inner]
+            outer = name_field(name, display)
+            pairs += [(f"{outer}.{name_field(key, display)}", part) for key, part in inner]
         else:
-            pairs.append((one_line(name), _format_field(name, value, display)))
+            pairs.append((name_field(name, display), _format_field(name, value, display)))
     return format_pairs(pairs, display)
+
+
+def name_field(name: str, display: Display) -> str:
+    """Return the label of a field: words for a terminal, and its name on the wire for a pipe."""
+    if display.width is None:
+        return one_line(name)
+    return one_line(name).removesuffix("_at_ms").removesuffix("_id").replace("_", " ")
 
 
 def _format_field(name: str, value: Any, display: Display) -> str | None:
