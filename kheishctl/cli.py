@@ -268,13 +268,14 @@ def command(
     method: str | None = None,
     examples: tuple[str, ...] = (),
     alias: str | None = None,
+    cls: type[Verb] = Verb,
     **attrs: Any,
 ) -> Callable[[Callable[..., Any]], Verb]:
     """Make a function of (app, parameters) a command, in ``group`` if given; ``alias`` stays hidden."""
 
     def decorate(function: Callable[..., Any]) -> Verb:
         verb = click.command(
-            name, cls=Verb, method=method, examples=examples, context_settings=CONTEXT, **attrs
+            name, cls=cls, method=method, examples=examples, context_settings=CONTEXT, **attrs
         )(click.pass_obj(function))
         if group is not None:
             group.add_command(verb)

@@ -116,6 +116,7 @@ def view_of(spec: ServerSpec, state: McpServerState, **fields: Any) -> McpServer
         command=spec.settings.argv,
         url=spec.settings.url,
         auth_ref=spec.settings.auth_ref,
+        oauth=spec.settings.oauth,
         **fields,
     )
 
@@ -177,6 +178,13 @@ class ServerFailure(Exception):
 
 class LoginNeeded(Exception):
     """A server needs a login by a person; the message says why."""
+
+
+class KeeperKilled(Exception):
+    """A server killed the process that supervises it, or something else did."""
+
+    def __init__(self) -> None:
+        super().__init__("it killed the process that supervises it")
 
 
 class BegunLogin(Value, frozen=True):

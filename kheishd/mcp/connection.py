@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams
 
     from kheishd.kernel.mcp import ServerSpec
+    from kheishd.mcp.error_output import ErrorOutput
 
 __all__ = ["Logins", "ServerConnection", "describe_failure", "open_connection", "silence_library"]
 
@@ -187,12 +188,13 @@ async def open_connection(
     resolve: Callable[[str], str],
     mark: str,
     logins: Logins | None = None,
+    errors: ErrorOutput | None = None,
 ) -> AsyncIterator[ServerConnection]:
-    """Connect to a server while the block runs; ``environ`` is that of a program.
+    """Connect to a server while the block runs; ``environ`` is that of a program, ``errors`` its output.
 
     ``resolve`` returns the credential of a reference.
-    Errors: LoginNeeded, OAuthFailed, NotStarted, OSError, ServerEnded, ServerFailure, and others of the
-    library, in groups; also when the connection ends while the block runs.
+    Errors: KeeperKilled, LoginNeeded, OAuthFailed, NotStarted, OSError, ServerEnded, ServerFailure, and
+    others of the library, in groups; also when the connection ends while the block runs.
     """
     settings = spec.settings
     async with AsyncExitStack() as stack:
@@ -211,7 +213,7 @@ async def open_connection(
             if path is None:
                 raise NotStarted(f"there is no program '{program}' in the PATH")
             process = await stack.enter_async_context(
-                open_process([path, *arguments], environ, spec.cwd, mark)
+                open_process([path, *arguments], environ, spec.cwd, mark, errors)
             )
             pid, transport = process.command.pid, stdio_transport(process)
         connections: list[ServerConnection] = []

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
+from msgspec.structs import replace
 
 from kheishd.core.text.scrub import cut_text
 from kheishd.hooks.os.shell.command import DEFAULT_PATH
@@ -19,7 +20,7 @@ from kheishd.kernel.mcp import RemoteTool, ServerFailure, server_not_found, view
 from kheishd.mcp.output import check_result
 from kheishd.mcp.supervisor import Supervisor, T
 from protocol.errors.mcp import McpLoginFailed, McpServerUnavailable
-from protocol.limits.mcp import MAX_SERVER_ERROR_BYTES
+from protocol.limits.mcp import MAX_SERVER_ERROR_BYTES, MAX_SHOWN_ERROR_LINE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.mcp import BegunLogin, Listing, RemoteResult, ServerSpec
     from kheishd.kernel.secrets import SlotReader
     from kheishd.mcp.connection import ServerConnection
+    from kheishd.mcp.error_output import ErrorOutput
     from kheishd.mcp.oauth import Logins
     from protocol.objects.mcp import McpServer
 
@@ -119,7 +121,7 @@ class McpPool:
         finally:
             self._closing.discard(supervisor)
 
-    def _open(self, spec: ServerSpec) -> Any:
+    def _open(self, spec: ServerSpec, errors: ErrorOutput) -> Any:
         """Return a new connection, for an ``async with`` block. Errors: the resolver's."""
         settings = spec.settings
         named = {*PASSED, *settings.inherit_env}
@@ -133,7 +135,9 @@ class McpPool:
         if settings.auth_ref is not None:
             # A missing credential is a problem of the server now, not of its first request.
             self._resolve(settings.auth_ref)
-        return self._connect(spec, environ, self._resolve, f"{self._mark}.{spec.name}", self._logins)
+        # A former configuration of the server may still be closing.
+        mark = f"{self._mark}.{spec.name}.{spec.digest[:8]}"
+        return self._connect(spec, environ, self._resolve, mark, self._logins, errors)
 
     def _forget_tools(self) -> None:
         self._tools = None
@@ -153,7 +157,16 @@ class McpPool:
             self._supervisors[name].view() if name in self._supervisors else view_of(spec, "disabled")
             for name, spec in sorted(self._specs.items())
         ]
-        return views + sorted((closing.view() for closing in self._closing), key=lambda view: view.name)
+        views += sorted((closing.view() for closing in self._closing), key=lambda view: view.name)
+        return [
+            replace(
+                view,
+                error_output=[
+                    cut_text(line, MAX_SHOWN_ERROR_LINE_BYTES, self._scrub_cut) for line in view.error_output
+                ],
+            )
+            for view in views
+        ]
 
     def find(self, name: str) -> ServerSpec:
         """Return a server. Errors: McpServerNotFound."""

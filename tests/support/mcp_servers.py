@@ -110,6 +110,7 @@ class FakePool:
         self.restarted: list[str] = []
         self.result: RemoteResult | ServerFailure = RemoteResult([{"type": "text", "text": "fine"}])
         self.with_resources: set[str] = set()
+        self.error_output: list[str] = []
         self.tools: Sequence[RemoteTool] = ()
         self.offer(listed("echo"))
 
@@ -119,7 +120,10 @@ class FakePool:
 
     def views(self) -> list[McpServer]:
         """Return all servers."""
-        return [view_of(spec, self.states.get(name, "ready")) for name, spec in sorted(self.specs.items())]
+        return [
+            view_of(spec, self.states.get(name, "ready"), error_output=self.error_output)
+            for name, spec in sorted(self.specs.items())
+        ]
 
     def find(self, name: str) -> ServerSpec:
         """Return a server."""

@@ -18,11 +18,13 @@ from kheishd.kernel.runtime import ModelAnswer, ModelFailure, TextDelta, Thinkin
 from kheishd.objects.talk.contract import check_answer
 from kheishd.objects.talk.hook import decide
 from kheishd.objects.talk.output import answer_text
+from kheishd.store.tables import AGENTS
 from kheishd.workers.runs.context import ContextWindow
 from kheishd.workers.runs.fallover import RouteChain
 from kheishd.workers.runs.memory import commit_compaction
 from kheishd.workers.runs.transcript import TranscriptReader
 from protocol import ids
+from protocol.events.agent import AgentCloseRequested
 from protocol.limits.hook import MAX_HOOK_TEXT_BYTES, MAX_STOP_BLOCKS
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.limits.output import MAX_REPAIR_OVERHEAD_BYTES
@@ -268,7 +270,21 @@ class ModelTurn:
             failure = chain.combine(failure) if chain is not None else failure
         error, at_ms = self._find_retry(failure)
         final_error = chain.explain(error) if chain is not None and at_ms is None else None
-        await active.commit(FailModelCall(error, at_ms, failure.usage, None, final_error, passed_over))
+        command = FailModelCall(error, at_ms, failure.usage, None, final_error, passed_over)
+
+        def fail(writer: SessionWriter) -> None:
+            writer.carry_out(command)
+            agent = writer.tx.get(AGENTS, active.record.session_id)
+            if (
+                agent is not None
+                and agent.state == "open"
+                and agent.launch_run_id == active.record.run_id
+                and (error.reason, active.record.turn) == ("hook_blocked", 0)
+            ):
+                # A hook has refused the agent before it did anything: it must not stay open.
+                writer.append(AgentCloseRequested(note=error.message, failed=True))
+
+        await active.transact(fail)
         if chain is not None:
             chain.begin_round()
 
