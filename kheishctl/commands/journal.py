@@ -68,11 +68,18 @@ epoch_option = click.option(
     examples=(
         "kheishctl journal read --newest --limit 20",
         "kheishctl journal read --all --type run_ended --json",
+        "kheishctl journal read --all --request 5f0c61d2a9b4-1",
     ),
 )
 @event_filters
 @click.option("--after", type=click.IntRange(0), metavar="CURSOR", help="Continue after this cursor.")
 @epoch_option
+@click.option(
+    "--request",
+    "request_id",
+    metavar="ID",
+    help="Only events of this request and of the runs that it led to; 'run show' names it.",
+)
 @newest_option
 @click.option("--limit", type=click.IntRange(1, MAX_PAGE_ROWS), metavar="N", help="Maximum events per page.")
 @click.option("--all", "everything", is_flag=True, help="Fetch all pages.")

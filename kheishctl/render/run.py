@@ -109,6 +109,7 @@ def format_run(run: Json, display: Display) -> str:
         ("route", f"{pinned['route']} ({pinned['model']})"),
         ("answered by", run.get("route")),
         *(("passed over", note) for note in run.get("passed_over", ())),
+        ("request", run.get("request_id") and str(run["request_id"])),
         ("mode", pinned.get("permission_mode")),
         ("workspace", pinned.get("workspace")),
         ("accepted", display.format_time(run["accepted_at_ms"])),

@@ -220,11 +220,17 @@ class Mcp(Protocol):
         ...
 
     async def call(
-        self, server: str, tool: str, arguments: Mapping[str, Any], progress: Callable[[str], None]
+        self,
+        server: str,
+        tool: str,
+        arguments: Mapping[str, Any],
+        progress: Callable[[str], None],
+        origin: Mapping[str, Any] | None = None,
     ) -> RemoteResult:
         """Call a tool by the server's own name of it. Cancellation is passed on to the server.
 
-        ``progress`` is called with each line about the progress. Errors: ServerFailure, McpServerNotFound.
+        ``progress`` is called with each line about the progress. ``origin``, the ids of the run, the
+        call and the first request, is metadata for the server. Errors: ServerFailure, McpServerNotFound.
         """
         ...
 
@@ -283,7 +289,12 @@ class NoMcp:
         raise server_not_found(name)
 
     async def call(
-        self, server: str, tool: str, arguments: Mapping[str, Any], progress: Callable[[str], None]
+        self,
+        server: str,
+        tool: str,
+        arguments: Mapping[str, Any],
+        progress: Callable[[str], None],
+        origin: Mapping[str, Any] | None = None,
     ) -> RemoteResult:
         """Refuse: there is no server. Errors: McpServerNotFound."""
         raise server_not_found(server)

@@ -94,7 +94,11 @@ class ServerConnection:
         return await _list_all(self._client.session.list_tools, "tools")
 
     async def call_tool(
-        self, name: str, arguments: Mapping[str, Any], progress: Callable[[str], None]
+        self,
+        name: str,
+        arguments: Mapping[str, Any],
+        progress: Callable[[str], None],
+        origin: Mapping[str, Any] | None = None,
     ) -> RemoteResult | RemoteTask:
         """Call a tool. Cancellation is passed on to the server. Errors: ServerFailure."""
 
@@ -103,7 +107,8 @@ class ServerConnection:
             text = quote(message) if message else ""
             progress(f"{share} {text}".rstrip() + "\n")
 
-        params = types.CallToolRequestParams(name=name, arguments=dict(arguments))
+        metadata: Any = {f"kheish/{field}": value for field, value in (origin or {}).items()}
+        params = types.CallToolRequestParams(name=name, arguments=dict(arguments), _meta=metadata or None)
         raw = await self._send(types.CallToolRequest(params=params), progress_callback=show)
         match raw.get("resultType"):
             case "task":

@@ -187,7 +187,12 @@ class McpPool:
         return "it is disabled in the configuration" if supervisor is None else supervisor.find_problem()
 
     async def call(
-        self, server: str, tool: str, arguments: Mapping[str, Any], progress: Callable[[str], None]
+        self,
+        server: str,
+        tool: str,
+        arguments: Mapping[str, Any],
+        progress: Callable[[str], None],
+        origin: Mapping[str, Any] | None = None,
     ) -> RemoteResult:
         """Call a tool by the server's own name of it. Errors: ServerFailure, McpServerNotFound."""
 
@@ -197,7 +202,7 @@ class McpPool:
         supervisor = self._need(server)
         schema = next((row.output_schema for row in supervisor.tools if row.remote_name == tool), None)
         with self._cutting_failures():
-            result = await supervisor.call(tool, arguments, show)
+            result = await supervisor.call(tool, arguments, show, origin)
         return result if schema is None else await check_result(schema, result)
 
     @property

@@ -236,13 +236,19 @@ class Supervisor:
             self._end_call()
 
     async def call(
-        self, tool: str, arguments: Mapping[str, Any], progress: Callable[[str], None]
+        self,
+        tool: str,
+        arguments: Mapping[str, Any],
+        progress: Callable[[str], None],
+        origin: Mapping[str, Any] | None = None,
     ) -> RemoteResult:
         """Call a tool; if the server makes a task of the call, wait for its result. Errors: ServerFailure."""
         deadline = trio.current_time() + self.spec.settings.tool_timeout_s
         self._calls += 1
         try:
-            answer = await self.request(lambda connection: connection.call_tool(tool, arguments, progress))
+            answer = await self.request(
+                lambda connection: connection.call_tool(tool, arguments, progress, origin)
+            )
             if isinstance(answer, RemoteResult):
                 return answer
             with trio.move_on_at(deadline):

@@ -106,6 +106,7 @@ class FakePool:
         self.specs = {spec.name: spec for spec in specs}
         self.states = dict(states or {})
         self.calls: list[tuple[str, str, Mapping[str, Any]]] = []
+        self.origins: list[dict[str, Any]] = []
         self.settled: list[str] = []
         self.restarted: list[str] = []
         self.result: RemoteResult | ServerFailure = RemoteResult([{"type": "text", "text": "fine"}])
@@ -142,11 +143,17 @@ class FakePool:
         return None if state == "ready" else f"it is {state}"
 
     async def call(
-        self, server: str, tool: str, arguments: Mapping[str, Any], progress: Callable[[str], None]
+        self,
+        server: str,
+        tool: str,
+        arguments: Mapping[str, Any],
+        progress: Callable[[str], None],
+        origin: Mapping[str, Any] | None = None,
     ) -> RemoteResult:
         """Record the call, show progress, and return the result."""
         self.find(server)
         self.calls.append((server, tool, arguments))
+        self.origins.append(dict(origin or {}))
         progress("1/2 half\n")
         if isinstance(self.result, ServerFailure):
             raise self.result

@@ -73,6 +73,8 @@ def call(request_id: Any, params: dict[str, Any]) -> None:
             send({"method": "notifications/progress", "params": progress})
             CANCELLED[request_id].wait()
             return
+        case "read" if text == "meta":
+            text = json.dumps(params.get("_meta", {}))
         case "read":
             text = str(os.getpid())
         case "fail":

@@ -32,6 +32,8 @@ from protocol.limits.store import MAX_CHECKPOINT_BYTES
 from protocol.transcript import Item, Text, ToolCall, text_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kheishd.core.context.checkpoint import Chunks
     from kheishd.kernel.live import LiveText
     from kheishd.records.writer import SessionWriter
@@ -163,7 +165,9 @@ class ModelTurn:
         bound = active.pinned.output_contract is not None
         max_bytes = MAX_ANSWER_BYTES - (MAX_REPAIR_OVERHEAD_BYTES if bound else 0)
         items, provider_data, cut = fit_message(
-            normalize_calls(answer.items, self._transcript.call_ids()), answer.provider_data, max_bytes
+            normalize_calls(self._scrub_items(answer.items), self._transcript.call_ids()),
+            answer.provider_data,
+            max_bytes,
         )
         stop_reason = "length" if cut else answer.stop_reason
         if self._count_truncated_calls(items, stop_reason) > MAX_TRUNCATED_CALLS:
@@ -245,6 +249,22 @@ class ModelTurn:
     def _end_live_text(self) -> None:
         if self._live_text is not None:
             self._active.live.end(self._live_text)
+
+    def _scrub_items(self, items: Sequence[Item]) -> list[Item]:
+        """Replace the secrets in texts and names of tools, before a cut or another spelling hides a part."""
+        scrubber = self._active.live.scrubber
+        if not scrubber.secrets:
+            return list(items)
+        scrubbed: list[Item] = []
+        for item in items:
+            match item:
+                case Text():
+                    scrubbed.append(replace(item, text=scrubber.scrub_text(item.text)))
+                case ToolCall():
+                    scrubbed.append(replace(item, name=scrubber.scrub_text(item.name)))
+                case _:
+                    scrubbed.append(item)
+        return scrubbed
 
     def _count_truncated_calls(self, items: list[Item], stop_reason: str) -> int:
         """Return the number of answers in a row in which no call fitted."""
