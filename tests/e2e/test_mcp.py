@@ -73,6 +73,11 @@ def row_of(daemon: Daemon, name: str) -> dict[str, Any]:
     return next(row for row in daemon.call("mcp.list")["servers"] if row["name"] == name)
 
 
+def tools_of(daemon: Daemon, server: str) -> set[str]:
+    """Return the server's own names of its tools."""
+    return {row["tool"] for row in daemon.call("mcp.tools", server=server)["tools"]}
+
+
 def pid_of(daemon: Daemon, name: str) -> int:
     """Return the process of a server."""
     return int(row_of(daemon, name)["pid"])
@@ -155,7 +160,11 @@ def test_bad_manners(daemon: Daemon) -> None:
     assert warning.startswith("the tool 'bad' is left out: inputSchema.required: ")
     assert "the tool's own output schema: $.n: " in ask(daemon, "mcp__invalid__good")
     assert "a-secret" not in ask(daemon, "mcp__toy__env")
-    assert "the answer has" in ask(daemon, "mcp__toy__huge", text="5000000")
+    assert "the answer has" in ask(daemon, "mcp__toy__huge", text="50000000")
+    assert "Elicitation not supported" in ask(daemon, "mcp__toy__ask", text="elicitation/create")
+    assert "no valid JSON-RPC message" in ask(daemon, "mcp__toy__garbage")
+    ask(daemon, "mcp__toy__change", text="added")
+    until(lambda: "added" in tools_of(daemon, "toy"), "the new tool is offered")
     assert "may have taken effect" in ask(daemon, "mcp__toy__die")
     until(lambda: states(daemon)["toy"] == "ready", "the server is connected again")
     assert '"content":["on"]' in ask(daemon, "mcp__toy__echo", text="on")
@@ -226,6 +235,36 @@ def test_a_killed_daemon_leaves_no_server(daemon: Daemon) -> None:
     (doubt,) = daemon.call("indoubt.list")["indoubts"]
     assert doubt["tool"] == "mcp__toy__slow"
     assert daemon.call("daemon.doctor", deep=True)["findings"] == []
+
+
+def test_a_restart_during_bad_manners(daemon: Daemon) -> None:
+    """A crash of the daemon, while calls meet bad manners, leaves no process, no open run and no damage."""
+    until(lambda: states(daemon)["toy"] == "ready", "the server is connected")
+    hostile = {
+        "hang": "",
+        "garbage": "",
+        "ask": "elicitation/create",
+        "huge": "50000000",
+        "log": "x",
+        "change": "y",
+    }
+    for tool, text in hostile.items():
+        daemon.call("conversation.send", content=order(f"mcp__toy__{tool}", text=text), sender=tool)
+    until(lambda: len(called(daemon)) == len(hostile), "the calls have begun")
+    old = pid_of(daemon, "toy")
+    daemon.kill()
+    until(lambda: start_ticks_of(old) is None, "the server has ended")
+    daemon.restart()
+    until(lambda: states(daemon)["toy"] == "ready", "the server is connected again")
+    until(lambda: not daemon.call("run.list", status="running")["runs"], "no run goes on")
+    doubts = {doubt["tool"] for doubt in daemon.call("indoubt.list")["indoubts"]}
+    assert "mcp__toy__hang" in doubts <= {f"mcp__toy__{tool}" for tool in hostile}
+    assert daemon.call("daemon.doctor", deep=True)["findings"] == []
+
+
+def called(daemon: Daemon) -> list[dict[str, Any]]:
+    """Return the events of calls that have begun."""
+    return [event for event in daemon.events() if event["type"] == "tool_called"]
 
 
 def call(daemon: Daemon, tool: str, text: str = "") -> Any:
@@ -305,9 +344,8 @@ def test_the_newer_generation(new_server: tuple[Daemon, str, Path]) -> None:
     assert "about cats" in ask(daemon, "read_mcp_resource", server=name, uri="note://cats")
     (prompt,) = daemon.call("mcp.prompts", server=name)["prompts"]
     assert (prompt["name"], prompt["arguments"]) == ("greet", ["who"])
-    tools = daemon.call("mcp.tools", server=name)["tools"]
     ask(daemon, f"mcp__{name}__grow", name="shout")
-    until(lambda: len(daemon.call("mcp.tools", server=name)["tools"]) > len(tools), "the tool is offered")
+    until(lambda: "shout" in tools_of(daemon, name), "the tool is offered")
     assert "HI" in ask(daemon, f"mcp__{name}__shout", text="hi")
 
 

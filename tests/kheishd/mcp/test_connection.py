@@ -140,11 +140,38 @@ async def test_a_server_that_dies_in_a_call() -> None:
             await trio.sleep_forever()
 
 
-async def test_requests_of_a_server_are_refused() -> None:
-    """A server cannot use the model: its request is answered with an error, and its call goes on."""
+@pytest.mark.parametrize(
+    ("method", "answer"),
+    [
+        ("ping", {}),
+        ("roots/list", {"code": -32600, "message": "List roots not supported"}),
+        ("sampling/createMessage", {"code": -32600, "message": "Sampling not supported"}),
+        ("elicitation/create", {"code": -32600, "message": "Elicitation not supported"}),
+        ("no/such/method", {"code": -32601, "message": "Method not found", "data": "no/such/method"}),
+    ],
+)
+async def test_requests_of_a_server(method: str, answer: dict[str, Any]) -> None:
+    """A server cannot use the model, ask a person or see roots: it gets an error, and its call goes on."""
     async with connected() as connection:
-        result = await call(connection, "ask", {"text": "done"}, print)
-        assert result.content[0]["text"] == "done"
+        result = await call(connection, "ask", {"text": method}, print)
+        assert json.loads(result.content[0]["text"]) == answer
+
+
+async def test_a_flood_of_log_messages(caplog: pytest.LogCaptureFixture) -> None:
+    """The log messages of a server are dropped."""
+    caplog.set_level(logging.DEBUG, "kheishd")
+    async with connected() as connection:
+        result = await call(connection, "log", {"text": "noise"}, print)
+        assert result.content[0]["text"] == "noise"
+    assert "noise" not in caplog.text
+
+
+async def test_an_answer_of_another_type() -> None:
+    """An answer that is no result of a call is refused at once."""
+    async with connected() as connection:
+        with pytest.raises(ServerFailure, match="no valid JSON-RPC message") as caught:
+            await call(connection, "garbage", {}, print)
+        assert caught.value.reason == "refused"
 
 
 async def test_changes_are_announced() -> None:
