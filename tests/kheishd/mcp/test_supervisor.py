@@ -73,7 +73,9 @@ class Line:
         """Return the tools."""
         return Listing(self.tools)
 
-    async def call_tool(self, name: str, arguments: Any, progress: Any) -> RemoteResult | RemoteTask:
+    async def call_tool(
+        self, name: str, arguments: Any, progress: Any, origin: Any = None
+    ) -> RemoteResult | RemoteTask:
         """Wait until the test lets the call end."""
         await self.hold.wait()
         return self.answer
