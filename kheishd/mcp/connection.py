@@ -64,6 +64,8 @@ log = logging.getLogger("kheishd.mcp")
 LISTEN_AGAIN_SECONDS: Final = 30.0
 
 
+ASKS_INPUT: Final = "it asks for input, which is not supported"
+
 # The beginnings of the library's messages about a connection that ended before an answer.
 _LOST: Final = ("Connection closed", "SSE stream")
 
@@ -114,7 +116,7 @@ class ServerConnection:
             case "task":
                 return read_task(raw)
             case "input_required":
-                raise ServerFailure("refused", "it asks for input, which is not supported")
+                raise ServerFailure("refused", ASKS_INPUT)
             case _:
                 return read_result(raw)
 
@@ -149,7 +151,9 @@ class ServerConnection:
 
     async def read_resource(self, uri: str) -> RemoteResult:
         """Read a resource. Errors: ServerFailure."""
-        result = await _translate(self._client.session.read_resource, uri)
+        result = await _translate(self._client.session.read_resource, uri, allow_input_required=True)
+        if isinstance(result, types.InputRequiredResult):
+            raise ServerFailure("refused", ASKS_INPUT)
         contents = [
             part.model_dump(by_alias=True, exclude_none=True, mode="json") for part in result.contents
         ]

@@ -11,7 +11,9 @@ import anyio
 import pytest
 import trio
 from mcp import Client, MCPError
+from mcp.server import Server
 from mcp.server.mcpserver import Context, MCPServer
+from mcp_types import InputRequiredResult
 
 from kheishd.hooks.os.shell.process import NotStarted
 from kheishd.kernel.mcp import RemoteResult, ServerFailure, ServerSpec
@@ -216,6 +218,22 @@ async def test_a_server_of_the_newer_generation() -> None:
         assert lines == ["1/2 at 1\n", "2/2 at 2\n"]
         result = await call(connection, "count", {"n": "many"}, lines.append)
         assert result.is_error
+
+
+async def ask_input(context: Any, params: Any) -> InputRequiredResult:
+    """Ask for input instead of an answer."""
+    return InputRequiredResult(request_state="state")
+
+
+async def test_a_server_that_asks_for_input() -> None:
+    """A call, or the read of a resource, that the server answers by a request for input is refused."""
+    asking = Server("asking", on_call_tool=ask_input, on_read_resource=ask_input)
+    async with Client(asking, cache=None) as client:
+        connection = ServerConnection(client, None)
+        for request in (connection.call_tool("a", {}, print), connection.read_resource("a:1")):
+            with pytest.raises(ServerFailure, match="it asks for input") as caught:
+                await request
+            assert caught.value.reason == "refused"
 
 
 @pytest.mark.parametrize(
