@@ -21,7 +21,7 @@ import trio
 from mcp import Client, MCPError
 from mcp.client.extension import advertise
 from mcp.client.subscriptions import ListenNotSupportedError, SubscriptionLost
-from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT
+from mcp_types import CONNECTION_CLOSED, METHOD_NOT_FOUND, REQUEST_TIMEOUT
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from kheishd.hooks.os.shell.process import NotStarted
@@ -141,12 +141,18 @@ class ServerConnection:
         return self._client.server_capabilities.resources is not None
 
     async def list_resources(self) -> Listing:
-        """Return the resources, then the templates of resources. Errors: ServerFailure."""
+        """Return the resources, then the templates of resources, if there are any. Errors: ServerFailure."""
         if not self.has_resources:
             return Listing(())
         session = self._client.session
         resources = await _list_all(session.list_resources, "resources")
-        templates = await _list_all(session.list_resource_templates, "resource_templates")
+        try:
+            templates = await _list_all(session.list_resource_templates, "resource_templates")
+        except ServerFailure as failure:
+            # Many servers have resources, and not the method for templates.
+            if not str(failure).endswith(f"(code {METHOD_NOT_FOUND})"):
+                raise
+            templates = Listing(())
         return Listing((*resources.rows, *templates.rows), (*resources.warnings, *templates.warnings))
 
     async def read_resource(self, uri: str) -> RemoteResult:

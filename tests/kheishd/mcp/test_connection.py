@@ -89,6 +89,13 @@ async def test_invalid_rows_are_left_out() -> None:
         assert len(prompts.warnings) == 1
 
 
+async def test_resources_without_templates() -> None:
+    """A server that does not know templates of resources has none."""
+    resources = {"resources/list": {"resources": [{"name": "r", "uri": "a:1"}]}}
+    async with connected(json.dumps(resources)) as connection:
+        assert [row["name"] for row in (await connection.list_resources()).rows] == ["r"]
+
+
 async def test_lists_without_an_end() -> None:
     """Listing ends after a number of pages and of bytes, without rows that are too long."""
     async with connected("endless") as connection:
