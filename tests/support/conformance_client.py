@@ -6,7 +6,6 @@ that command only writes to a port of the test, and the client runs in the test.
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -69,8 +68,11 @@ async def use_server(url: str, scenario: str, context: Mapping[str, Any]) -> Non
     oauth: dict[str, Any] = (
         {"oauth": True, "oauth_hosts": ["localhost"]} if scenario.startswith("auth/") else {}
     )
+    if "client_id" in context:
+        oauth |= {"oauth_client_id": context["client_id"], "oauth_client_secret_ref": "env:SECRET"}
+    secret = str(context.get("client_secret", ""))
     spec = ServerSpec(SERVER, McpServerSettings(url=url, tool_timeout_s=PATIENCE_S, **oauth))
-    async with open_pool(spec, home=Path("/nowhere")) as pool:
+    async with open_pool(spec, resolve=lambda reference: secret) as pool:
         if oauth:
             await log_in(pool)
         if (problem := pool.find_problem(SERVER)) is not None:
