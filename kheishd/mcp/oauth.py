@@ -27,6 +27,7 @@ from mcp.shared.auth import OAuthClientMetadata, OAuthToken
 from mcp.shared.auth_utils import check_resource_allowed, resource_url_from_server_url
 from msgspec import Struct
 
+from kheishd.core.text.scrub import cut_text
 from kheishd.core.text.spellings import MIN_SECRET_CHARACTERS
 from kheishd.hooks.network.addresses import is_public
 from kheishd.hooks.network.connector import AddressForbidden
@@ -124,10 +125,12 @@ class Logins:
         read: Callable[[str], str | None],
         save: Callable[[str, str], Awaitable[None]],
         now_ms: Callable[[], int],
+        scrub_cut: Callable[[bytes], bytes] = bytes,
     ) -> None:
         self._read = read
         self._save = save
         self._now_ms = now_ms
+        self._scrub_cut = scrub_cut
         self._pending: dict[str, _Pending] = {}
         self._locks: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
 
@@ -286,7 +289,9 @@ class Logins:
         requested_at_ms = self._now_ms()
         response = await _send(spec, "POST", tokens.token_endpoint, headers, form=form)
         if response.status_code != 200:
-            text = f"the status is {response.status_code}: {_quote(response.text)}"
+            answer_text = " ".join(sanitize(response.text).split())
+            quoted = cut_text(answer_text, MAX_SERVER_ERROR_BYTES // 4, self._scrub_cut)
+            text = f"the status is {response.status_code}: {quoted}"
             if response.status_code in (400, 401, 403):
                 raise LoginNeeded(f"its authorization server refused a new token ({text})")
             raise OAuthFailed(f"the authorization server issued no token ({text})")
