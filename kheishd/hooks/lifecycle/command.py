@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from kheishd.hooks.os.shell.command import DEFAULT_PATH, PASSED_PREFIX, PASSED_VARIABLES
-from kheishd.hooks.os.shell.process import Command, NotStarted, running
+from kheishd.hooks.os.shell.process import Command, NotStarted, fork_spare_keeper, running
 from protocol.limits.hook import MAX_HOOK_OUTPUT_BYTES, MAX_HOOK_REASON_BYTES
 from protocol.structs import Value
 
@@ -70,6 +70,8 @@ async def run_command(
             stdin = trio.lowlevel.FdStream(write)
             command = Command((path, *argv[1:]), environment, workdir, mark, stdin=read)
             async with stdin, running(command) as kept:
+                # Hooks run one after another: the next one need not wait for its keeper.
+                fork_spare_keeper()
                 try:
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(_write, stdin, content)
