@@ -89,7 +89,9 @@ class McpPool:
         library.silence_library()
         self._connect = library.open_connection
         self._describe = lambda error: self._cut(library.describe_failure(error))
-        self._logins = library.Logins(self._slots.read, self._save, self._now_ms, self._resolve)
+        self._logins = library.Logins(
+            self._slots.read, self._save, self._now_ms, self._resolve, self._scrub_cut
+        )
         async with trio.open_nursery() as self._nursery:
             task_status.started()
             await trio.sleep_forever()
@@ -110,7 +112,7 @@ class McpPool:
                 existing.adopt(spec)
                 continue
             supervisor = self._supervisors[name] = Supervisor(
-                spec, self._open, self._describe, self._forget_tools, self._now_ms
+                spec, self._open, self._describe, self._forget_tools, self._now_ms, self._scrub_cut
             )
             self._nursery.start_soon(self._supervise, supervisor, name=f"MCP server {name}")
         self._forget_tools()

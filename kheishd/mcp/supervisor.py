@@ -63,6 +63,7 @@ class Supervisor:
         describe: Callable[[BaseException], str],
         on_change: Callable[[], None],
         now_ms: Callable[[], int],
+        scrub_cut: Callable[[bytes], bytes] = bytes,
     ) -> None:
         self.spec = spec
         self.tools: Sequence[RemoteTool] = ()
@@ -85,7 +86,7 @@ class Supervisor:
         self._ready_at = 0.0
         self._is_closing = False
         self._cause: Exception | None = None
-        self._errors = ErrorOutput()
+        self._errors = ErrorOutput(scrub_cut)
 
     async def serve(self) -> None:
         """Keep the server connected, until it is closed."""
