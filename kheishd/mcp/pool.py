@@ -6,6 +6,7 @@ and their process; those that are gone are closed after their last call.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,7 +23,7 @@ from protocol.errors.mcp import McpLoginFailed, McpServerUnavailable
 from protocol.limits.mcp import MAX_SERVER_ERROR_BYTES, MAX_SHOWN_ERROR_LINE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from kheishd.kernel.mcp import BegunLogin, Listing, RemoteResult, ServerSpec
@@ -88,7 +89,9 @@ class McpPool:
         library.silence_library()
         self._connect = library.open_connection
         self._describe = lambda error: self._cut(library.describe_failure(error))
-        self._logins = library.Logins(self._slots.read, self._save, self._now_ms)
+        self._logins = library.Logins(
+            self._slots.read, self._save, self._now_ms, self._resolve, self._scrub_cut
+        )
         async with trio.open_nursery() as self._nursery:
             task_status.started()
             await trio.sleep_forever()
@@ -109,7 +112,7 @@ class McpPool:
                 existing.adopt(spec)
                 continue
             supervisor = self._supervisors[name] = Supervisor(
-                spec, self._open, self._describe, self._forget_tools, self._now_ms
+                spec, self._open, self._describe, self._forget_tools, self._now_ms, self._scrub_cut
             )
             self._nursery.start_soon(self._supervise, supervisor, name=f"MCP server {name}")
         self._forget_tools()
@@ -198,11 +201,10 @@ class McpPool:
         def show(line: str) -> None:
             progress(self._cut(line.rstrip("\n")) + "\n")
 
-        tools = self._need(server).tools
-        schema = next((row.output_schema for row in tools if row.remote_name == tool), None)
-        result = await self._request(
-            server, lambda connection: connection.call_tool(tool, arguments, show, origin)
-        )
+        supervisor = self._need(server)
+        schema = next((row.output_schema for row in supervisor.tools if row.remote_name == tool), None)
+        with self._cutting_failures():
+            result = await supervisor.call(tool, arguments, show, origin)
         return result if schema is None else await check_result(schema, result)
 
     @property
@@ -226,8 +228,14 @@ class McpPool:
 
     async def _request(self, server: str, send: Callable[[ServerConnection], Awaitable[T]]) -> T:
         """Make a request of a server. Errors: ServerFailure, without a part of a secret in its text."""
+        supervisor = self._need(server)
+        with self._cutting_failures():
+            return await supervisor.request(send)
+
+    @contextmanager
+    def _cutting_failures(self) -> Iterator[None]:
         try:
-            return await self._need(server).request(send)
+            yield
         except ServerFailure as failure:
             raise ServerFailure(failure.reason, self._cut(str(failure))) from None
 
@@ -242,7 +250,7 @@ class McpPool:
         self._need(name).restart()
         await self.settle([name])
 
-    async def begin_login(self, name: str, redirect_uri: str) -> BegunLogin:
+    async def begin_login(self, name: str, redirect_uri: str | None) -> BegunLogin:
         """Begin a login at a server. Errors: McpLoginFailed, McpServerNotFound, McpServerUnavailable."""
         spec = self._need(name).spec
         if not spec.settings.oauth:
@@ -250,7 +258,9 @@ class McpPool:
             raise McpLoginFailed(text, field="$.params.server")
         return await self._logins.begin(spec, redirect_uri)
 
-    async def complete_login(self, login_id: str, code: str, state: str, iss: str | None) -> str:
+    async def complete_login(
+        self, login_id: str, code: str | None, state: str | None, iss: str | None
+    ) -> str:
         """Store the tokens of a login, and connect; return the server.
 
         Errors: McpLoginFailed, McpLoginNotFound, McpServerNotFound, and those of storing a secret.
@@ -258,6 +268,14 @@ class McpPool:
         name = await self._logins.complete(login_id, code, state, iss, self.find)
         await self.restart(name)
         return name
+
+    def hold_login(self, spec: ServerSpec) -> None:
+        """Remember the tokens of a login that is about to be deleted, for ``revoke_login``."""
+        self._logins.hold(spec)
+
+    async def revoke_login(self, name: str) -> bool:
+        """Tell the authorization server that deleted tokens are not used; return whether it knows."""
+        return await self._logins.revoke(name)
 
     def _need(self, name: str) -> Supervisor:
         self.find(name)

@@ -28,6 +28,8 @@ from protocol.objects.mcp import McpServer, McpServerSettings, McpServerState
 TOY = Path(__file__).with_name("toy_mcp_server.py")
 TOY_COMMAND = [sys.executable, "-I", "-S", str(TOY)]
 
+MODERN_COMMAND = [sys.executable, str(Path(__file__).with_name("modern_mcp_server.py"))]
+
 PATIENCE_S = 30.0
 
 
@@ -70,12 +72,11 @@ async def open_pool(
     slots: MemorySlots | None = None,
     now_ms: Callable[[], int] = lambda: 0,
     scrub_cut: Callable[[bytes], bytes] = bytes,
+    resolve: Callable[[str], str] = lambda reference: f"value-of-{reference}",
 ) -> AsyncIterator[McpPool]:
     """Provide a pool that has tried to connect to these servers."""
     slots = slots or MemorySlots()
-    pool = McpPool(
-        home, environ, lambda reference: f"value-of-{reference}", now_ms, slots, slots.save, scrub_cut
-    )
+    pool = McpPool(home, environ, resolve, now_ms, slots, slots.save, scrub_cut)
     with trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:
             await nursery.start(pool.serve)
@@ -110,6 +111,7 @@ class FakePool:
         self.result: RemoteResult | ServerFailure = RemoteResult([{"type": "text", "text": "fine"}])
         self.with_resources: set[str] = set()
         self.error_output: list[str] = []
+        self.held: list[str] = []
         self.tools: Sequence[RemoteTool] = ()
         self.offer(listed("echo"))
 
@@ -190,14 +192,28 @@ class FakePool:
             raise McpServerUnavailable(f"the MCP server '{name}' is disabled")
         self.restarted.append(name)
 
-    async def begin_login(self, name: str, redirect_uri: str) -> BegunLogin:
-        """Return a login whose URL is the redirect."""
+    async def begin_login(self, name: str, redirect_uri: str | None) -> BegunLogin:
+        """Return a login whose URL is the redirect; without one, with a code."""
         self.find(name)
         if self.refusal is not None:
             raise self.refusal
+        if redirect_uri is None:
+            return BegunLogin(f"login-{name}", "https://as.example/device", 600_000, "ABCD-EFGH")
         return BegunLogin(f"login-{name}", redirect_uri, 600_000)
 
-    async def complete_login(self, login_id: str, code: str, state: str, iss: str | None) -> str:
+    def hold_login(self, spec: ServerSpec) -> None:
+        """Record the name."""
+        self.held.append(spec.name)
+
+    async def revoke_login(self, name: str) -> bool:
+        """Return whether the login was held, and forget it."""
+        is_held = name in self.held
+        self.held = [other for other in self.held if other != name]
+        return is_held
+
+    async def complete_login(
+        self, login_id: str, code: str | None, state: str | None, iss: str | None
+    ) -> str:
         """Return the server of a login."""
         name = login_id.removeprefix("login-")
         if self.refusal is not None:

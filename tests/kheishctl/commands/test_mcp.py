@@ -41,7 +41,7 @@ def test_list(servers: Ctl) -> None:
     assert broken[-1] == "it ended with code 1: cannot open its database"
     assert gone[:3] == ["gone", "failed", "0"]
     assert gone[-1] == "there is no program 'no-such-program' in the PATH"
-    assert toy[:4] == ["toy", "ready", "11", "file"]
+    assert toy[:4] == ["toy", "ready", "14", "file"]
 
 
 def test_show(servers: Ctl) -> None:
@@ -138,7 +138,7 @@ def test_login(servers: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
         (slot,) = servers.json("secret", "list")["secrets"]
         assert (slot["slot_id"], slot["kind"]) == ("mcp.oauth.guarded", "oauth")
         assert servers("secret", "delete", "mcp.oauth.guarded").code == 1
-        assert servers.json("mcp", "logout", "guarded") == {"server": "guarded"}
+        assert servers.json("mcp", "logout", "guarded") == {"server": "guarded", "revoked": True}
         assert state() == "needs_login"
         begun = servers.json("mcp", "login", "guarded", "--begin")
         parameters = server.visit(begun["url"])
