@@ -11,6 +11,7 @@ from kheishctl.client import Failure, RequestRefused
 from kheishctl.contract import DEFAULT_GOAL_CONTINUATIONS, INDOUBT_OUTCOMES, PERMISSION_MODES
 from kheishctl.directories import resolve_directory
 from kheishctl.render.agent import format_tree
+from kheishctl.render.checkpoint import format_diff, format_restored
 from kheishctl.render.claims import format_claim
 from kheishctl.render.daemon import format_daemon_status
 from protocol.structs import Value
@@ -228,6 +229,42 @@ class SlashHandler:
         note = f"the conversation works in {one_line(str(view['path']))}"
         untrusted = ", which is not trusted; 'kheishctl workspace trust DIRECTORY' trusts one"
         self._view.note(note + ("" if view.get("root") else untrusted), "")
+
+    # Changes of files.
+
+    async def show_diff(self, _: str) -> None:
+        """Show the changes of files by the conversation that are not undone."""
+        if (session_id := self._conversation.session_id) is None:
+            self._note_no_session()
+            return
+        params = {"session_id": session_id, "since": 0}
+        diff = await self._conversation.call("checkpoint.diff", params)
+        self._view.print(format_diff(diff, self._view.display()) + "\n\n")
+
+    async def undo(self, argument: str) -> None:
+        """Undo the newest change of files; ``force`` overwrites files that changed since."""
+        await self._restore(argument, {})
+
+    async def redo(self, argument: str) -> None:
+        """Revert the newest undo; ``force`` overwrites files that changed since."""
+        await self._restore(argument, {"redo": True})
+
+    async def _restore(self, argument: str, params: Json) -> None:
+        command = "redo" if params else "undo"
+        if (session_id := self._conversation.session_id) is None:
+            self._note_no_session()
+        elif argument not in ("", "force"):
+            self._view.note(f"usage: /{command}, or /{command} force", "yellow")
+        else:
+            params = {"session_id": session_id, "force": argument == "force"} | params
+            try:
+                restored = await self._conversation.call("checkpoint.restore", params)
+            except RequestRefused as refused:
+                if refused.reason != "files_changed":
+                    raise
+                self._view.note(f"{refused}: '/{command} force'", "yellow")
+                return
+            self._view.print(format_restored(restored, self._view.display()) + "\n\n")
 
     # The run.
 
@@ -527,6 +564,11 @@ COMMANDS: dict[str, CommandRow] = {
         "show the directory of the conversation, or change it: '/cd ~/src/shop'",
         SlashHandler.change_directory,
     ),
+    "diff": CommandRow("show how the conversation has changed files", SlashHandler.show_diff),
+    "undo": CommandRow(
+        "undo the newest change of files, even of one that changed since: '/undo force'", SlashHandler.undo
+    ),
+    "redo": CommandRow("revert the newest undo", SlashHandler.redo),
     "status": CommandRow("show the status of the daemon", SlashHandler.show_status),
     "cancel": CommandRow("stop the answer, like Ctrl-C", SlashHandler.cancel),
     "steer": CommandRow("send a message to the current run: '/steer skip the tests'", SlashHandler.steer),

@@ -606,3 +606,27 @@ def test_vi() -> None:
         "the line has the keys of vi now",
         "the line has the keys of emacs now",
     ]
+
+
+def test_undo_redo_and_diff() -> None:
+    """Changes of files are shown and restored; one that others changed since names the way to force it."""
+    chat = FakeChat()
+    chat.results["checkpoint.restore"] = {"files": [{"path": "a", "action": "written"}]}
+    chat.results["checkpoint.diff"] = {"text": "+b\n", "files": ["a"]}
+    for line in ("undo", "redo force", "diff", "undo everything"):
+        chat.run(line)
+    changed = RequestRefused({"code": 1409, "message": "a changed", "data": {"reason": "files_changed"}})
+    chat.results["checkpoint.restore"] = changed
+    chat.run("undo")
+    session = {"session_id": "ses_1"}
+    assert chat.calls[:3] == [
+        ("checkpoint.restore", session | {"force": False}),
+        ("checkpoint.restore", session | {"force": True, "redo": True}),
+        ("checkpoint.diff", session | {"since": 0}),
+    ]
+    assert "a: restored" in chat.output[0]
+    assert chat.output[-2:] == ["usage: /undo, or /undo force", "a changed: '/undo force'"]
+    chat.session_id = None
+    for line in ("undo", "redo", "diff"):
+        chat.run(line)
+    assert all("send a message first" in line for line in chat.output[-3:])
