@@ -61,7 +61,8 @@ class FileRevert(Value, frozen=True):
 
 def choose_undo(records: Iterable[Checkpoint]) -> Checkpoint | None:
     """Return the newest change of a call that is not reverted, of checkpoints from the newest on."""
-    return next((record for record in records if record.kind == "call" and record.status == "done"), None)
+    changes = (record for record in records if record.kind == "call" and record.files)
+    return next((record for record in changes if record.status == "done"), None)
 
 
 def choose_redo(records: Iterable[Checkpoint]) -> Checkpoint | None:

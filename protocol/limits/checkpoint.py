@@ -9,6 +9,9 @@ MAX_CHECKPOINT_FILES = 200
 MAX_CHECKPOINT_EVENT_BYTES = 64 * KIB
 MAX_CHECKPOINT_BYTES = 16 * MIB
 
+# Git lists an index of 8 MiB, about 80,000 files, in half a second.
+MAX_GIT_INDEX_BYTES = 8 * MIB
+
 # A session keeps the newest ones: hours of work. The home keeps at most as much as a backup copies in
 # seconds. Beyond a limit, the oldest checkpoint is dropped.
 MAX_SESSION_CHECKPOINTS = 100

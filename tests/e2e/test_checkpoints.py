@@ -8,11 +8,16 @@ import pytest
 
 from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon, short_home
+from tests.support.git_repositories import make_repository
 from tests.support.waiting_runs import order
 
 CONFIG = """
 [permissions]
 mode = "acceptEdits"
+
+[[permissions.rules]]
+tool = "bash"
+decision = "allow"
 """
 
 
@@ -105,3 +110,16 @@ def test_contents_are_neither_journaled_nor_logged(daemon: Daemon, ctl: Ctl, tmp
     assert "very private" not in ctl("journal", "read", "--session", session, "--all", "--json").out
     assert "very private" in ctl("checkpoint", "diff", session).out
     assert ctl.json("daemon", "doctor")["findings"] == []
+
+
+def test_a_command_is_undone_where_git_can_tell(ctl: Ctl, tmp_path: Path) -> None:
+    """Changes of bash in a repository are undone; elsewhere, nothing is saved."""
+    make_repository(tmp_path)
+    (tmp_path / "mine").write_text("mine\n")
+    session = call(ctl, tmp_path, "bash", command="echo two > file; rm mine; echo x > new")
+    assert ((tmp_path / "file").read_text(), (tmp_path / "mine").exists()) == ("two\n", False)
+    actions = {file["path"]: file["action"] for file in ctl.json("checkpoint", "restore", session)["files"]}
+    assert actions == {"file": "written", "mine": "written", "new": "deleted"}
+    assert ((tmp_path / "file").read_text(), (tmp_path / "mine").read_text()) == ("one\n", "mine\n")
+    ctl.json("checkpoint", "restore", session, "--redo")
+    assert ((tmp_path / "file").read_text(), (tmp_path / "new").read_text()) == ("two\n", "x\n")

@@ -186,10 +186,9 @@ class CallExecutor:
         )
 
     async def _save_checkpoint(self, call_id: str, tool: str, draft: CheckpointDraft) -> None:
-        """Commit the files that a running call has changed, as they were before, even if it is stopped."""
-        with trio.CancelScope(shield=True):
-            checkpoint = await self._prepare_checkpoint(call_id, tool, draft)
-            await self._active.transact(lambda writer: save_checkpoint(writer, checkpoint))
+        """Commit the files that a running call has changed, as they were before."""
+        checkpoint = await self._prepare_checkpoint(call_id, tool, draft)
+        await self._active.transact(lambda writer: save_checkpoint(writer, checkpoint))
 
     async def _clear(
         self, run: RunRecord, judge: CallJudge, indexes: tuple[int, ...], tool_calls: list[ToolCall]

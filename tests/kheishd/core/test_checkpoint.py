@@ -36,8 +36,9 @@ def test_a_record_is_the_fold_of_its_events() -> None:
 
 def test_the_newest_change_is_undone_and_the_newest_undo_redone() -> None:
     """Neither an undo that is only begun nor what is reverted counts."""
-    newest_first = [saved(3, kind="undo"), saved(2), saved(1)]
-    assert choose_undo(newest_first) is newest_first[1]
+    file = FileVersion(path="a")
+    newest_first = [saved(4, kind="undo"), saved(3, note="not saved"), saved(2, file), saved(1, file)]
+    assert choose_undo(newest_first) is newest_first[2]
     assert choose_redo(newest_first) is None
     assert choose_undo([]) is None
 
