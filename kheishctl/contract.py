@@ -27,6 +27,7 @@ METHODS: Final = (
     "conversation.cancel",
     "conversation.compact",
     "conversation.reset",
+    "conversation.resume",
     "session.create",
     "session.get",
     "session.list",

@@ -20,6 +20,7 @@ _COMMANDS = "kheishctl.commands"
 ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
     "Talk": (
         ("chat", "kheishctl.shell.command:chat", "Chat with an agent in the terminal."),
+        ("resume", "kheishctl.shell.command:resume", "Choose an earlier session and continue it in a chat."),
         ("send", f"{_COMMANDS}.send:send", "Send a message to an agent and print its answer."),
     ),
     "Inspect": (

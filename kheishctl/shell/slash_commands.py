@@ -5,25 +5,23 @@ A command is one row of ``COMMANDS``. Parser, help, completion and execution rea
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from kheishctl.client import Failure, RequestRefused
 from kheishctl.contract import DEFAULT_GOAL_CONTINUATIONS, INDOUBT_OUTCOMES, PERMISSION_MODES
-from kheishctl.directories import resolve_directory
 from kheishctl.render.agent import format_tree
-from kheishctl.render.checkpoint import format_diff, format_restored
 from kheishctl.render.claims import format_claim
 from kheishctl.render.daemon import format_daemon_status
+from kheishctl.shell.session_commands import SessionCommands
 from protocol.structs import Value
-from protocol.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from kheishctl.contract import Json
-    from kheishctl.render.layout import Display
     from kheishctl.shell.answers import AnswerSender
     from kheishctl.shell.pending import PendingRequest
+    from kheishctl.shell.session_commands import CommandTarget, CommandView
 
 DEFAULT_HISTORY_MESSAGES = 20
 MAX_HISTORY_MESSAGES = 500
@@ -80,92 +78,12 @@ class CommandRow(Value, frozen=True):
     in_background: bool = False
 
 
-class CommandTarget(Protocol):
-    """The conversation that commands change."""
-
-    @property
-    def session_id(self) -> str | None:
-        """The current session; None before the first message."""
-        ...
-
-    @property
-    def workspace(self) -> str | None:
-        """The directory of the conversation's next run, as far as it is known."""
-        ...
-
-    async def move(self, path: str) -> None:
-        """Let the conversation work in a directory from now on. Errors: RequestRefused, ConnectionLost."""
-        ...
-
-    def address(self) -> Json:
-        """Return the params that name the conversation."""
-        ...
-
-    def preset(self, **properties: Any) -> None:
-        """Set properties of the session that the first message will start."""
-        ...
-
-    @property
-    def presets(self) -> Json:
-        """The properties that were preset."""
-        ...
-
-    def switch_sender(self, sender: str) -> bool:
-        """Continue as another sender; False while messages of the current one are unsent."""
-        ...
-
-    async def call(self, method: str, params: Json | None = None) -> Any:
-        """Call a method of the daemon. Errors: RequestRefused, ConnectionLost."""
-        ...
-
-
-class CommandView(Protocol):
-    """The display of the chat."""
-
-    def note(self, text: str, style: str = "dim") -> None:
-        """Show a note."""
-        ...
-
-    def print(self, text: str) -> None:
-        """Show finished text."""
-        ...
-
-    def print_messages(self, messages: list[Json]) -> None:
-        """Show messages of the history, oldest first."""
-        ...
-
-    def print_request(self, request: PendingRequest) -> None:
-        """Show a whole approval or question."""
-        ...
-
-    def print_doubt(self, doubt: Json) -> None:
-        """Show a call in doubt."""
-        ...
-
-    def display(self) -> Display:
-        """Return the current properties of the terminal."""
-        ...
-
-    def interrupt(self) -> bool:
-        """Stop the running run; whether there was something to stop."""
-        ...
-
-    def toggle_vi(self) -> bool:
-        """Switch between the keys of vi and of emacs; whether those of vi are effective now."""
-        ...
-
-    def leave(self) -> None:
-        """End the chat."""
-        ...
-
-
-class SlashHandler:
+class SlashHandler(SessionCommands):
     """The handler of all slash commands of one chat."""
 
     def __init__(self, conversation: CommandTarget, answers: AnswerSender, view: CommandView) -> None:
-        self._conversation = conversation
+        super().__init__(conversation, view)
         self._answers = answers
-        self._view = view
 
     async def run(self, command: SlashCommand) -> None:
         """Run a command and show its failure, if it fails."""
@@ -215,56 +133,6 @@ class SlashHandler:
     async def leave(self, _: str) -> None:
         """End the chat."""
         self._view.leave()
-
-    async def change_directory(self, argument: str) -> None:
-        """Move the conversation to a directory; without one, show the current one."""
-        if not argument:
-            place = self._conversation.workspace or "the default workspace"
-            self._view.note(f"the conversation works in {one_line(place)}", "")
-            return
-        view = await self._conversation.call("workspace.get", {"path": resolve_directory(argument)})
-        if view.get("problem"):
-            raise Failure(str(view["problem"]))
-        await self._conversation.move(str(view["path"]))
-        note = f"the conversation works in {one_line(str(view['path']))}"
-        untrusted = ", which is not trusted; 'kheishctl workspace trust DIRECTORY' trusts one"
-        self._view.note(note + ("" if view.get("root") else untrusted), "")
-
-    # Changes of files.
-
-    async def show_diff(self, _: str) -> None:
-        """Show the changes of files by the conversation that are not undone."""
-        if (session_id := self._conversation.session_id) is None:
-            self._note_no_session()
-            return
-        params = {"session_id": session_id, "since": 0}
-        diff = await self._conversation.call("checkpoint.diff", params)
-        self._view.print(format_diff(diff, self._view.display()) + "\n\n")
-
-    async def undo(self, argument: str) -> None:
-        """Undo the newest change of files; ``force`` overwrites files that changed since."""
-        await self._restore(argument, {})
-
-    async def redo(self, argument: str) -> None:
-        """Revert the newest undo; ``force`` overwrites files that changed since."""
-        await self._restore(argument, {"redo": True})
-
-    async def _restore(self, argument: str, params: Json) -> None:
-        command = "redo" if params else "undo"
-        if (session_id := self._conversation.session_id) is None:
-            self._note_no_session()
-        elif argument not in ("", "force"):
-            self._view.note(f"usage: /{command}, or /{command} force", "yellow")
-        else:
-            params = {"session_id": session_id, "force": argument == "force"} | params
-            try:
-                restored = await self._conversation.call("checkpoint.restore", params)
-            except RequestRefused as refused:
-                if refused.reason != "files_changed":
-                    raise
-                self._view.note(f"{refused}: '/{command} force'", "yellow")
-                return
-            self._view.print(format_restored(restored, self._view.display()) + "\n\n")
 
     # The run.
 
@@ -465,9 +333,6 @@ class SlashHandler:
         elif not self._conversation.switch_sender(sender):
             self._view.note("messages are still being sent; try again after them", "yellow")
 
-    def _note_no_session(self) -> None:
-        self._view.note("the conversation has no session yet; send a message first", "yellow")
-
     # Tasks, permissions and routes.
 
     async def list_tasks(self, _: str) -> None:
@@ -564,6 +429,12 @@ COMMANDS: dict[str, CommandRow] = {
         "show the directory of the conversation, or change it: '/cd ~/src/shop'",
         SlashHandler.change_directory,
     ),
+    "sessions": CommandRow(
+        "list your sessions; '/sessions TEXT' searches, '/sessions 2' returns to one (also: /resume)",
+        SlashHandler.list_sessions,
+    ),
+    "fork": CommandRow("continue in a copy; the session stays as it is", SlashHandler.fork),
+    "rewind": CommandRow("go back to before a message: '/rewind', then '/rewind 2'", SlashHandler.rewind),
     "diff": CommandRow("show how the conversation has changed files", SlashHandler.show_diff),
     "undo": CommandRow(
         "undo the newest change of files, even of one that changed since: '/undo force'", SlashHandler.undo
@@ -612,7 +483,7 @@ COMMANDS: dict[str, CommandRow] = {
     "quit": CommandRow("leave, like Ctrl-D; the run continues", SlashHandler.leave),
 }
 
-ALIASES = {"new": "reset", "clear": "reset"}
+ALIASES = {"resume": "sessions", "new": "reset", "clear": "reset"}
 """Other names of commands."""
 
 

@@ -1,5 +1,7 @@
 """Undo and redo of changes that agents of a real daemon make to files."""
 
+import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon, short_home
 from tests.support.git_repositories import make_repository
+from tests.support.terminal import Terminal
 from tests.support.waiting_runs import order
 
 CONFIG = """
@@ -123,3 +126,66 @@ def test_a_command_is_undone_where_git_can_tell(ctl: Ctl, tmp_path: Path) -> Non
     assert ((tmp_path / "file").read_text(), (tmp_path / "mine").read_text()) == ("one\n", "mine\n")
     ctl.json("checkpoint", "restore", session, "--redo")
     assert ((tmp_path / "file").read_text(), (tmp_path / "new").read_text()) == ("two\n", "x\n")
+
+
+def terminal(daemon: Daemon, workspace: Path, *words: str) -> Terminal:
+    """Return a terminal in a workspace, with a command for the daemon; the workspace is not trusted."""
+    command = [sys.executable, "-m", "kheishctl", "--home", str(daemon.home), *words]
+    state = workspace.parent / f"{workspace.name}-state"
+    (state / "kheish").mkdir(parents=True, exist_ok=True)
+    (state / "kheish/untrusted").write_text(json.dumps(str(workspace.resolve())) + "\n")
+    return Terminal(command, {"XDG_STATE_HOME": str(state)}, cwd=str(workspace))
+
+
+def test_a_chat_undoes_and_goes_back(daemon: Daemon, ctl: Ctl, tmp_path: Path) -> None:
+    """The chat works where it was started, shows, undoes and redoes changes, and goes back to a message."""
+    workspace = tmp_path / "shop"
+    workspace.mkdir()
+    with terminal(daemon, workspace, "chat", "default", "--as", workspace.name) as chat:
+        chat.sees(f"in {workspace.resolve()}")
+        chat.say("hello")
+        chat.sees("You said: hello")
+        chat.say(order("write_file", path="a", content="new line\n"))
+        chat.sees("bytes_written")
+        chat.say("/diff")
+        chat.sees("+new line")
+        chat.say("/undo")
+        chat.sees("a: deleted")
+        assert not (workspace / "a").exists()
+        chat.say("/redo")
+        chat.sees("a: restored")
+        chat.say("/rewind")
+        chat.sees("2  hello")
+        chat.say("/rewind 1")
+        chat.sees("'/rewind files' restores the files")
+        chat.press("ctrl-c")
+        chat.say("/rewind files")
+        chat.until(lambda text: not (workspace / "a").exists(), "the file to be gone")
+        chat.say("/sessions")
+        chat.sees("'/sessions NUMBER' returns to one")
+        chat.say("/quit")
+        assert chat.ends() == 0
+    sessions = ctl.json("session", "list", "--agent", "default", "--as", workspace.name)["sessions"]
+    assert sorted(bool(session.get("fork_of")) for session in sessions) == [False, True]
+
+
+def test_an_earlier_session_is_resumed(daemon: Daemon, ctl: Ctl, tmp_path: Path) -> None:
+    """A person chooses the session by a part of its line, and the conversation continues there."""
+    words = ("default", "--as", tmp_path.name)
+    first = ctl.json("send", words[0], "the first thing", *words[1:])["session_id"]
+    ctl.json("conversation", "reset", *words)
+    ctl.json("send", words[0], "the second thing", *words[1:])
+    with terminal(daemon, tmp_path, "resume", "--as", tmp_path.name) as chat:
+        chat.sees("Which session?")
+        chat.say("first thing")
+        chat.sees("/help lists the commands")
+        chat.say("/quit")
+        assert chat.ends() == 0
+    assert ctl.json("conversation", "show", *words)["session_id"] == first
+    with terminal(daemon, tmp_path, "resume", "--as", tmp_path.name, "--search", "second") as chat:
+        chat.sees("Which session?")
+        chat.say("1")
+        chat.sees("/help lists the commands")
+        chat.say("/quit")
+        assert chat.ends() == 0
+    assert ctl.json("conversation", "show", *words)["session_id"] != first
