@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 MAX_TEXT_CHARACTERS = 60
 
+LAST_MESSAGES = 6
+"""The messages of which the last one of a person is shown."""
+
 
 def is_resumable(session: Json) -> bool:
     """Whether a conversation can continue a session: it has a sender, is open, and is below no other."""
@@ -23,8 +26,12 @@ def is_resumable(session: Json) -> bool:
 
 
 def describe_session(session: Json, messages: Sequence[Json], now_ms: int, *, current: bool = False) -> str:
-    """Describe a session on one line: title, last message, age, state and workspace."""
-    last = format_message(messages[0]["message"]) if messages else ""
+    """Describe a session on one line: title, last message of a person, age, state and workspace.
+
+    ``messages`` are the last ones, newest first.
+    """
+    inputs = [row for row in messages if row["message"]["role"] == "user" and not row.get("item_id")]
+    last = format_message((inputs or messages)[0]["message"]) if messages else ""
     texts = [shorten(str(text)) for text in (session.get("title"), last) if text]
     at_ms = messages[0]["at_ms"] if messages else session["updated_at_ms"]
     state = "current" if current else session["status"]

@@ -140,10 +140,11 @@ class Chat:
         agent, sender = one_line(self._conversation.agent or ""), one_line(self._conversation.sender)
         state = "" if messages else ", a new conversation"
         workspace, directory = self._conversation.workspace, self._conversation.directory
-        place = f", in {one_line(workspace)}" if workspace else ""
-        self.note(f"{agent} as {sender}{state}{place}; /help lists the commands, Ctrl-D leaves")
-        if messages and workspace and directory and workspace != os.path.realpath(directory):
-            self.note(f"you are in {one_line(directory)}; '/cd .' moves the conversation there")
+        self.note(f"{agent} as {sender}{state}; /help lists the commands, Ctrl-D leaves")
+        if workspace:
+            moves = directory is not None and messages and workspace != os.path.realpath(directory)
+            hint = f"; you are in {one_line(directory or '')}, '/cd .' moves it there" if moves else ""
+            self.note(f"works in {one_line(workspace)}{hint}")
         if has_more:
             self.note("earlier messages: /history")
         self.print_messages(messages)

@@ -13,7 +13,7 @@ from kheishctl.client import Failure, NoDaemon, dial
 from kheishctl.directories import current_directory, offer_trust
 from kheishctl.options import agent_argument, drop_unset, name_option, sender_option, workspace_option
 from kheishctl.picker import may_pick, pick
-from kheishctl.render.session import describe_hit, describe_session, is_resumable
+from kheishctl.render.session import LAST_MESSAGES, describe_hit, describe_session, is_resumable
 
 if TYPE_CHECKING:
     from kheishctl.contract import Json
@@ -131,7 +131,7 @@ def find_sessions(app: App, filters: Json) -> list[tuple[str, str]]:
     page = app.call("session.list", filters | {"status": "open", "limit": MAX_CHOICES})
     choices = []
     for session in filter(is_resumable, page["sessions"]):
-        last = {"session_id": session["session_id"], "order": "newest", "limit": 1}
+        last = {"session_id": session["session_id"], "order": "newest", "limit": LAST_MESSAGES}
         messages = app.call("session.history", last)["messages"]
         who = f"{session['agent']} as {session['sender']}: "
         choices.append(

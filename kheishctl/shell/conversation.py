@@ -456,7 +456,7 @@ class ConversationClient:
             return
         if event["type"] == "conversation_bound":
             self._sessions.put_nowait(str(event["session_id"]))
-        elif event.get("session_id") == self._session_id:
+        elif event.get("session_id") == self._session_id and not event.get("moved"):
             self._listener.note("the conversation was reset; the next message starts a new session")
 
     # The outbox.

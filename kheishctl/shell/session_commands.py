@@ -8,7 +8,7 @@ from kheishctl.client import Failure, RequestRefused
 from kheishctl.directories import resolve_directory
 from kheishctl.render.checkpoint import format_diff, format_restored
 from kheishctl.render.messages import format_message
-from kheishctl.render.session import describe_hit, describe_session, is_resumable, shorten
+from kheishctl.render.session import LAST_MESSAGES, describe_hit, describe_session, is_resumable, shorten
 from protocol.text import one_line
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ class SessionCommands:
             lines = {}
             for session in filter(is_resumable, page["sessions"]):
                 session_id = session["session_id"]
-                last = {"session_id": session_id, "order": "newest", "limit": 1}
+                last = {"session_id": session_id, "order": "newest", "limit": LAST_MESSAGES}
                 history = await self._conversation.call("session.history", last)
                 is_current = session_id == self._conversation.session_id
                 lines[session_id] = describe_session(session, history["messages"], now_ms, current=is_current)
@@ -256,7 +256,6 @@ class SessionCommands:
         for file in files:
             verb = {"deleted": "made", "changed": "changed, and changed again by others"}
             self._view.note(f"{one_line(file['path'])}: {verb.get(file['action'], 'changed')} since", "")
-        self._view.note(
-            "the conversation is as it was before; /sessions lists the session that you left"
-            + ("; '/rewind files' restores the files" if files else "")
-        )
+        self._view.note("the conversation is as it was before; /sessions lists the session that you left")
+        if files:
+            self._view.note("'/rewind files' restores the files")

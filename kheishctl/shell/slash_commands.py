@@ -434,7 +434,10 @@ COMMANDS: dict[str, CommandRow] = {
         SlashHandler.list_sessions,
     ),
     "fork": CommandRow("continue in a copy; the session stays as it is", SlashHandler.fork),
-    "rewind": CommandRow("go back to before a message: '/rewind', then '/rewind 2'", SlashHandler.rewind),
+    # In the background, so that the line is empty for the message's text.
+    "rewind": CommandRow(
+        "go back to before a message: '/rewind', then '/rewind 2'", SlashHandler.rewind, in_background=True
+    ),
     "diff": CommandRow("show how the conversation has changed files", SlashHandler.show_diff),
     "undo": CommandRow(
         "undo the newest change of files, even of one that changed since: '/undo force'", SlashHandler.undo

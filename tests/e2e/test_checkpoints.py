@@ -142,9 +142,9 @@ def test_a_chat_undoes_and_goes_back(daemon: Daemon, ctl: Ctl, tmp_path: Path) -
     workspace = tmp_path / "shop"
     workspace.mkdir()
     with terminal(daemon, workspace, "chat", "default", "--as", workspace.name) as chat:
-        chat.sees(f"in {workspace.resolve()}")
+        chat.sees("works in")
         chat.say("hello")
-        chat.sees("You said: hello")
+        chat.sees("hello”")
         chat.say(order("write_file", path="a", content="new line\n"))
         chat.sees("bytes_written")
         chat.say("/diff")
@@ -155,7 +155,7 @@ def test_a_chat_undoes_and_goes_back(daemon: Daemon, ctl: Ctl, tmp_path: Path) -
         chat.say("/redo")
         chat.sees("a: restored")
         chat.say("/rewind")
-        chat.sees("2  hello")
+        chat.sees("2 hello")
         chat.say("/rewind 1")
         chat.sees("'/rewind files' restores the files")
         chat.press("ctrl-c")

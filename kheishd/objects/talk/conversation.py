@@ -129,7 +129,7 @@ def reset(tx: Transaction, call: Call, params: ConversationReset) -> Conversatio
     Errors: SessionBusy while runs are open, as their answers would go unseen; ScopeMissing.
     """
     agent, binding = find_binding(tx, call, params.agent, params.sender)
-    _unbind(tx, call, agent, params.sender, binding, "the conversation was started over")
+    _unbind(tx, call, agent, params.sender, binding)
     return ConversationResetResult(agent=agent, sender=params.sender, session_id=binding.session_id)
 
 
@@ -158,9 +158,7 @@ def resume(tx: Transaction, call: Call, params: ConversationResume) -> Conversat
     binding = tx.get(CONVERSATIONS, agent, params.sender)
     if binding is None or binding.session_id != session.session_id:
         if binding is not None:
-            _unbind(
-                tx, call, agent, params.sender, binding, "the conversation was continued in another session"
-            )
+            _unbind(tx, call, agent, params.sender, binding, moved=True)
         writer = SessionWriter(tx, session.session_id, session=session, origin=origin_of(call, params.sender))
         writer.append(ConversationBound(agent=agent, sender=params.sender))
         writer.write()
@@ -168,7 +166,9 @@ def resume(tx: Transaction, call: Call, params: ConversationResume) -> Conversat
     return _view(tx, call.runtime, agent, params.sender, binding)
 
 
-def _unbind(tx: Transaction, call: Call, agent: str, sender: str, binding: Binding, note: str) -> None:
+def _unbind(
+    tx: Transaction, call: Call, agent: str, sender: str, binding: Binding, *, moved: bool = False
+) -> None:
     """Unbind an address from its session, and pause the goal of that. Errors: SessionBusy, ScopeMissing."""
     session = tx.need(SESSIONS, binding.session_id)
     if session.open_runs:
@@ -179,10 +179,13 @@ def _unbind(tx: Transaction, call: Call, agent: str, sender: str, binding: Bindi
     if session.status == "open" and _has_new_bounds(tx, session):
         call.caller.require_scope("operate")
     writer = SessionWriter(tx, binding.session_id, session=session, origin=origin_of(call, sender))
-    writer.append(ConversationUnbound(agent=agent, sender=sender))
+    writer.append(ConversationUnbound(agent=agent, sender=sender, moved=moved))
     goal = tx.get(GOALS, session.session_id) if session.goal_id is not None else None
     if goal is not None and goal.status in GOAL_OPEN:
         # Otherwise the daemon would go on in a session that the person has left.
+        note = (
+            "the conversation continues in another session" if moved else "the conversation was started over"
+        )
         writer.append(GoalUpdated(goal_id=goal.goal_id, status="paused", note=note))
     writer.write()
 

@@ -111,8 +111,8 @@ def test_rewind() -> None:
         ("conversation.resume", chat.address() | {"session_id": "ses_2"}),
         ("checkpoint.restore", since | {"check": True}),
     ]
-    assert chat.output[-2] == "a: changed since"
-    assert "'/rewind files' restores the files" in chat.output[-1]
+    assert chat.output[-3] == "a: changed since"
+    assert chat.output[-1] == "'/rewind files' restores the files"
     chat.run("rewind files")
     assert chat.calls[-1] == ("checkpoint.restore", since | {"force": False})
     refused = RequestRefused({"code": 1409, "message": "none", "data": {"reason": "nothing_to_restore"}})
