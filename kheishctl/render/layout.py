@@ -107,6 +107,22 @@ def fold(text: str, columns: int) -> list[str]:
     return folded
 
 
+def wrap(text: str, columns: int | None, indent: int = 0) -> list[str]:
+    """Break text between words into lines of at most ``columns``; lines after the first are indented."""
+    if columns is None or count_columns(text) <= columns:
+        return [text]
+    from textwrap import wrap as wrap_words
+
+    lines = wrap_words(
+        text,
+        max(columns, indent + 20),
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return lines or [text]
+
+
 # Tables and records.
 
 
@@ -161,9 +177,11 @@ def format_pairs(pairs: Sequence[tuple[str, str | None]], display: Display) -> s
     if display.width is None:
         return "\n".join(f"{name}\t{value}" for name, value in present)
     longest = max((len(name) for name, _ in present), default=0)
-    return "\n".join(
-        f"{paint(name.ljust(longest), 'dim', display.color)}  {value}" for name, value in present
-    )
+    lines = []
+    for name, value in present:
+        first, *rest = wrap(f"{name.ljust(longest)}  {value}", display.width, longest + 2)
+        lines += [paint(first[:longest], "dim", display.color) + first[longest:], *rest]
+    return "\n".join(lines)
 
 
 def format_record(record: Mapping[str, Any], display: Display) -> str:
@@ -182,10 +200,18 @@ def format_record(record: Mapping[str, Any], display: Display) -> str:
                 (key, "[]" if part == [] else _format_field(key, part, display))
                 for key, part in value.items()
             )
-            pairs += [(one_line(f"{name}.{key}"), part) for key, part in inner]
+            outer = name_field(name, display)
+            pairs += [(f"{outer}.{name_field(key, display)}", part) for key, part in inner]
         else:
-            pairs.append((one_line(name), _format_field(name, value, display)))
+            pairs.append((name_field(name, display), _format_field(name, value, display)))
     return format_pairs(pairs, display)
+
+
+def name_field(name: str, display: Display) -> str:
+    """Return the label of a field: words for a terminal, and its name on the wire for a pipe."""
+    if display.width is None:
+        return one_line(name)
+    return one_line(name).removesuffix("_at_ms").removesuffix("_id").replace("_", " ")
 
 
 def _format_field(name: str, value: Any, display: Display) -> str | None:

@@ -50,6 +50,7 @@ class ServerAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
     note: str
     content: list[Any]
     structured: Any = None
+    problem: str = ""
 
 
 def format_answer(
@@ -57,13 +58,14 @@ def format_answer(
     content: Sequence[Mapping[str, Any]],
     structured: Any = None,
     scrub_cut: Callable[[bytes], bytes] = bytes,
+    problem: str = "",
 ) -> tuple[str, bytes | None]:
     """Return a server's answer as JSON for the model, and the whole answer if that is longer.
 
     ``scrub_cut`` removes what a cut made of a secret from the end of a text.
 
     Texts are strings and other content is an object. Images, sound and files become their type and size: a
-    model cannot read them as text.
+    model cannot read them as text. ``problem`` is why the structured part is not there.
     """
     whole = [_describe(block) for block in content]
     # Servers repeat structured content as text, because older clients do not know it.
@@ -89,11 +91,11 @@ def format_answer(
     is_whole = shown == whole and part == structured
     note = DATA_NOTE if is_whole else f"{DATA_NOTE}; {CUT_NOTE}"
     text = msgspec.json.encode(
-        ServerAnswer(server=server, note=note, content=shown, structured=part)
+        ServerAnswer(server=server, note=note, content=shown, structured=part, problem=problem)
     ).decode()
     if is_whole:
         return text, None
-    full = ServerAnswer(server=server, note=DATA_NOTE, content=whole, structured=structured)
+    full = ServerAnswer(server=server, note=DATA_NOTE, content=whole, structured=structured, problem=problem)
     return text, msgspec.json.encode(full)
 
 

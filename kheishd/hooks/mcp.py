@@ -27,6 +27,7 @@ from kheishd.kernel.hook import (
     ToolError,
     tool,
 )
+from kheishd.kernel.log_fields import current_log_fields
 from kheishd.kernel.mcp import NoMcp, ServerFailure
 from kheishd.kernel.runtime import ModelFailure
 from protocol.errors.mcp import McpServerNotFound
@@ -166,7 +167,8 @@ class ServerTools(SubHook):
         found: list[dict[str, Any]] = []
         for spec in specs:
             try:
-                found += [{"server": spec.name, **row} for row in await pool.list_resources(spec.name)]
+                listing = await pool.list_resources(spec.name)
+                found += [{"server": spec.name, **row} for row in listing.rows]
             except (ServerFailure, McpServerNotFound) as failure:
                 found.append({"server": spec.name, "problem": str(failure)})
         text, full = format_answer(", ".join(spec.name for spec in specs), found, scrub_cut=call.scrub_cut)
@@ -235,12 +237,14 @@ class ServerTools(SubHook):
             raise Stale
         server = tool.spec.name
         try:
-            result = await self._holder.current.call(server, tool.remote_name, call.arguments, call.stream)
+            result = await self._holder.current.call(
+                server, tool.remote_name, call.arguments, call.stream, current_log_fields()
+            )
         except McpServerNotFound as refusal:
             raise ToolError(f"{refusal.message}; nothing was run") from None
         except ServerFailure as failure:
             raise ToolError(describe_failed_call(tool, failure)) from None
-        text, full = format_answer(server, result.content, result.structured, call.scrub_cut)
+        text, full = format_answer(server, result.content, result.structured, call.scrub_cut, result.problem)
         return Outcome(text, result.is_error, full)
 
     def _find(self, call: Invocation) -> RemoteTool:

@@ -116,6 +116,7 @@ def view_of(spec: ServerSpec, state: McpServerState, **fields: Any) -> McpServer
         command=spec.settings.argv,
         url=spec.settings.url,
         auth_ref=spec.settings.auth_ref,
+        oauth=spec.settings.oauth,
         **fields,
     )
 
@@ -128,14 +129,26 @@ class RemoteTool(Value, frozen=True):
     row: Tool
     read_only: bool = False
     idempotent: bool = False
+    output_schema: Mapping[str, Any] | None = None
 
 
 class RemoteResult(Value, frozen=True):
-    """The result of a call: blocks of content as the server sent them."""
+    """The result of a call: blocks of content as the server sent them.
+
+    ``problem`` is why its structured part is not used: it does not fit the tool's own output schema.
+    """
 
     content: Sequence[Mapping[str, Any]]
     structured: Any = None
     is_error: bool = False
+    problem: str = ""
+
+
+class Listing(Value, frozen=True):
+    """A list of a server: its valid rows as the server sent them, and warnings about the others."""
+
+    rows: Sequence[Mapping[str, Any]]
+    warnings: Sequence[str] = ()
 
 
 class ServerFailure(Exception):
@@ -152,6 +165,13 @@ class ServerFailure(Exception):
 
 class LoginNeeded(Exception):
     """A server needs a login by a person; the message says why."""
+
+
+class KeeperKilled(Exception):
+    """A server killed the process that supervises it, or something else did."""
+
+    def __init__(self) -> None:
+        super().__init__("it killed the process that supervises it")
 
 
 class BegunLogin(Value, frozen=True):
@@ -187,11 +207,17 @@ class Mcp(Protocol):
         ...
 
     async def call(
-        self, server: str, tool: str, arguments: Mapping[str, Any], progress: Callable[[str], None]
+        self,
+        server: str,
+        tool: str,
+        arguments: Mapping[str, Any],
+        progress: Callable[[str], None],
+        origin: Mapping[str, Any] | None = None,
     ) -> RemoteResult:
         """Call a tool by the server's own name of it. Cancellation is passed on to the server.
 
-        ``progress`` is called with each line about the progress. Errors: ServerFailure, McpServerNotFound.
+        ``progress`` is called with each line about the progress. ``origin``, the ids of the run, the
+        call and the first request, is metadata for the server. Errors: ServerFailure, McpServerNotFound.
         """
         ...
 
@@ -200,7 +226,7 @@ class Mcp(Protocol):
         """The servers that have resources."""
         ...
 
-    async def list_resources(self, server: str) -> list[dict[str, Any]]:
+    async def list_resources(self, server: str) -> Listing:
         """Return a server's resources and templates. Errors: ServerFailure, McpServerNotFound."""
         ...
 
@@ -208,7 +234,7 @@ class Mcp(Protocol):
         """Read a resource of a server. Errors: ServerFailure, McpServerNotFound."""
         ...
 
-    async def list_prompts(self, server: str) -> list[dict[str, Any]]:
+    async def list_prompts(self, server: str) -> Listing:
         """Return a server's prompts. Errors: ServerFailure, McpServerNotFound."""
         ...
 
@@ -250,12 +276,17 @@ class NoMcp:
         raise server_not_found(name)
 
     async def call(
-        self, server: str, tool: str, arguments: Mapping[str, Any], progress: Callable[[str], None]
+        self,
+        server: str,
+        tool: str,
+        arguments: Mapping[str, Any],
+        progress: Callable[[str], None],
+        origin: Mapping[str, Any] | None = None,
     ) -> RemoteResult:
         """Refuse: there is no server. Errors: McpServerNotFound."""
         raise server_not_found(server)
 
-    async def list_resources(self, server: str) -> list[dict[str, Any]]:
+    async def list_resources(self, server: str) -> Listing:
         """Refuse: there is no server. Errors: McpServerNotFound."""
         raise server_not_found(server)
 
@@ -263,7 +294,7 @@ class NoMcp:
         """Refuse: there is no server. Errors: McpServerNotFound."""
         raise server_not_found(server)
 
-    async def list_prompts(self, server: str) -> list[dict[str, Any]]:
+    async def list_prompts(self, server: str) -> Listing:
         """Refuse: there is no server. Errors: McpServerNotFound."""
         raise server_not_found(server)
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from kheishd.hooks.os.shell.keeper import start_ticks_of
+from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon, RpcError, short_home, until
 from tests.support.mcp_servers import TOY_COMMAND
 from tests.support.waiting_runs import order
@@ -22,6 +23,19 @@ needs_servers = pytest.mark.skipif(
     not (SERVERS / "mcp-server-everything").exists(),
     reason="what 'npm ci' puts into tests/e2e/node is missing",
 )
+
+
+OUTPUT_SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}}
+INVALID = {
+    "tools/list": {
+        "tools": [
+            {"name": "good", "inputSchema": {"type": "object"}, "outputSchema": OUTPUT_SCHEMA},
+            {"name": "bad", "inputSchema": {"type": "object", "required": 5}},
+        ]
+    },
+    "tools/call": {"content": [], "structuredContent": {"n": "x"}},
+}
+"""The answers of a server with one invalid tool, and one whose results break its own schema."""
 
 
 def server(name: str, command: list[str], **keys: Any) -> str:
@@ -53,9 +67,14 @@ def ask(daemon: Daemon, tool: str, **arguments: Any) -> str:
     return str(daemon.say(order(tool, **arguments))["output"])
 
 
+def row_of(daemon: Daemon, name: str) -> dict[str, Any]:
+    """Return a server as shown."""
+    return next(row for row in daemon.call("mcp.list")["servers"] if row["name"] == name)
+
+
 def pid_of(daemon: Daemon, name: str) -> int:
     """Return the process of a server."""
-    return int(next(row["pid"] for row in daemon.call("mcp.list")["servers"] if row["name"] == name))
+    return int(row_of(daemon, name)["pid"])
 
 
 @needs_servers
@@ -118,6 +137,7 @@ def daemon() -> Iterator[Daemon]:
             server("toy", TOY_COMMAND, env_refs={"SECRET": "env:TOY_SECRET"}),
             server("never", [*TOY_COMMAND, "silent"], start_timeout_s=0.5),
             server("many", [*TOY_COMMAND, "many", "prints"]),
+            server("invalid", [*TOY_COMMAND, json.dumps(INVALID)]),
         )
         with Daemon(home, environ={"TOY_SECRET": "a-secret-of-the-toy"}) as daemon:
             yield daemon
@@ -126,15 +146,67 @@ def daemon() -> Iterator[Daemon]:
 def test_bad_manners(daemon: Daemon) -> None:
     """A server that is silent, huge, dying or chatty harms its own calls only, and secrets are redacted."""
     assert '"content":["hi"]' in ask(daemon, "mcp__toy__echo", text="hi")
-    rows = {row["name"]: row for row in daemon.call("mcp.list")["servers"]}
-    assert (rows["never"]["state"], rows["never"]["problem"]) == ("failed", "it was not ready within 0.5 s")
-    assert (rows["many"]["state"], rows["many"]["tools"]) == ("ready", 128)
+    # Between two attempts: during one the state is "starting", without a problem.
+    until(lambda: "problem" in row_of(daemon, "never"), "an attempt has failed")
+    assert row_of(daemon, "many")["tools"] == 128
+    assert row_of(daemon, "invalid")["tools"] == 1
+    (warning,) = row_of(daemon, "invalid")["warnings"]
+    assert warning.startswith("the tool 'bad' is left out: inputSchema.required: ")
+    assert "the tool's own output schema: $.n: " in ask(daemon, "mcp__invalid__good")
     assert "a-secret" not in ask(daemon, "mcp__toy__env")
     assert "the answer has" in ask(daemon, "mcp__toy__huge", text="5000000")
     assert "may have taken effect" in ask(daemon, "mcp__toy__die")
     until(lambda: states(daemon)["toy"] == "ready", "the server is connected again")
     assert '"content":["on"]' in ask(daemon, "mcp__toy__echo", text="on")
     assert "a-secret" not in daemon.read_log()
+
+
+def test_one_request_id_from_a_person_to_a_server() -> None:
+    """The id of a request is that of its run, of the agents spawned there, and of their calls to a server."""
+    with short_home() as home:
+        home.mkdir()
+        write_config(home, server("toy", TOY_COMMAND))
+        with Daemon(home) as daemon:
+            child = order("mcp__toy__read", text="meta")
+            prompt = order("spawn_agent", name="ape", prompt=child, wait=True)
+            params = {"agent": "default", "sender": "user", "content": prompt, "wait": "settled"}
+            with daemon.connect() as client:
+                client.send(
+                    {"jsonrpc": "2.0", "id": "deploy-7", "method": "conversation.send", "params": params}
+                )
+                sent = client.answer("deploy-7")
+                client.call(
+                    "conversation.send", agent="default", sender="other", content="hello", wait="settled"
+                )
+                events = client.call("journal.read", request_id="deploy-7", limit=200)["events"]
+                assert client.call("run.get", run_id=sent["run_id"])["request_id"] == "deploy-7"
+                assert client.call("journal.read", request_id="deploy-8")["events"] == []
+            (returned,) = [
+                event
+                for event in events
+                if event["type"] == "tool_returned" and event["tool"] == "mcp__toy__read"
+            ]
+            (metadata,) = json.loads(returned["text"])["content"]
+            ids = {
+                name.removeprefix("kheish/"): value
+                for name, value in json.loads(metadata).items()
+                if name.startswith("kheish/")
+            }
+            assert ids == {
+                "run_id": returned["run_id"],
+                "session_id": returned["session_id"],
+                "call_id": returned["call_id"],
+                "parent_run_id": sent["run_id"],
+                "request_id": "deploy-7",
+            }
+            assert {event["run_id"] for event in events if event.get("run_id")} == {
+                sent["run_id"],
+                ids["run_id"],
+            }
+            shown = Ctl(daemon.home)("journal", "read", "--all", "--request", "deploy-7", "--json")
+            assert [json.loads(line)["cursor"] for line in shown.out.splitlines()] == [
+                event["cursor"] for event in events
+            ]
 
 
 def test_a_killed_daemon_leaves_no_server(daemon: Daemon) -> None:

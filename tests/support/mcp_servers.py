@@ -11,6 +11,7 @@ import trio
 
 from kheishd.kernel.mcp import (
     BegunLogin,
+    Listing,
     RemoteResult,
     RemoteTool,
     ServerFailure,
@@ -103,10 +104,12 @@ class FakePool:
         self.specs = {spec.name: spec for spec in specs}
         self.states = dict(states or {})
         self.calls: list[tuple[str, str, Mapping[str, Any]]] = []
+        self.origins: list[dict[str, Any]] = []
         self.settled: list[str] = []
         self.restarted: list[str] = []
         self.result: RemoteResult | ServerFailure = RemoteResult([{"type": "text", "text": "fine"}])
         self.with_resources: set[str] = set()
+        self.error_output: list[str] = []
         self.tools: Sequence[RemoteTool] = ()
         self.offer(listed("echo"))
 
@@ -116,7 +119,10 @@ class FakePool:
 
     def views(self) -> list[McpServer]:
         """Return all servers."""
-        return [view_of(spec, self.states.get(name, "ready")) for name, spec in sorted(self.specs.items())]
+        return [
+            view_of(spec, self.states.get(name, "ready"), error_output=self.error_output)
+            for name, spec in sorted(self.specs.items())
+        ]
 
     def find(self, name: str) -> ServerSpec:
         """Return a server."""
@@ -135,11 +141,17 @@ class FakePool:
         return None if state == "ready" else f"it is {state}"
 
     async def call(
-        self, server: str, tool: str, arguments: Mapping[str, Any], progress: Callable[[str], None]
+        self,
+        server: str,
+        tool: str,
+        arguments: Mapping[str, Any],
+        progress: Callable[[str], None],
+        origin: Mapping[str, Any] | None = None,
     ) -> RemoteResult:
         """Record the call, show progress, and return the result."""
         self.find(server)
         self.calls.append((server, tool, arguments))
+        self.origins.append(dict(origin or {}))
         progress("1/2 half\n")
         if isinstance(self.result, ServerFailure):
             raise self.result
@@ -150,21 +162,21 @@ class FakePool:
         """The servers in ``with_resources``."""
         return [spec for name, spec in sorted(self.specs.items()) if name in self.with_resources]
 
-    async def list_resources(self, server: str) -> list[dict[str, Any]]:
+    async def list_resources(self, server: str) -> Listing:
         """Return a resource and a template."""
         self._answer(server)
         resource = {"uri": "a:1", "name": "one", "description": "First.", "mimeType": "text/plain"}
-        return [resource, {"uriTemplate": "a:{n}", "name": "any"}]
+        return Listing([resource, {"uriTemplate": "a:{n}", "name": "any"}])
 
     async def read_resource(self, server: str, uri: str) -> RemoteResult:
         """Return the address as the content."""
         self._answer(server)
         return RemoteResult([{"type": "resource", "resource": {"uri": uri, "text": f"text of {uri}"}}])
 
-    async def list_prompts(self, server: str) -> list[dict[str, Any]]:
+    async def list_prompts(self, server: str) -> Listing:
         """Return a prompt."""
         self._answer(server)
-        return [{"name": "greet", "description": "Greets.", "arguments": [{"name": "who"}]}]
+        return Listing([{"name": "greet", "description": "Greets.", "arguments": [{"name": "who"}]}])
 
     def _answer(self, server: str) -> None:
         self.find(server)

@@ -6,6 +6,8 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
 from kheishd.config.sections.mcp import find_server_problems
 from kheishd.core.mcp import format_answer
 from kheishd.kernel.call import Call, control, mutation, origin_of, query
@@ -72,7 +74,20 @@ def list_servers(call: Call, params: McpListParams) -> McpServerList:
         views = [view_of(spec, "starting") for spec in servers_of(call.runtime).values()]
     found = (((view.name,), view) for view in views if params.after is None or view.name > params.after)
     page, following = page_of(found, params.limit, lambda view: _may_see(call, view.agents))
-    return McpServerList(page, following)
+    return McpServerList([replace(view, error_output=[]) for view in page], following)
+
+
+@query(rows.GET)
+def get_server(call: Call, params: McpServerRef) -> McpServer:
+    """Read the state of a server. Errors: McpServerNotFound."""
+    holder = call.services.mcp
+    if not holder.adopted.is_set():
+        spec = servers_of(call.runtime).get(params.server)
+        if spec is None or not _may_see(call, spec.agents):
+            raise server_not_found(params.server)
+        return view_of(spec, "starting")
+    _find(call, params.server)
+    return next(view for view in holder.current.views() if view.name == params.server)
 
 
 def _may_see(call: Call, agents: Sequence[str]) -> bool:
@@ -158,7 +173,9 @@ async def call_tool(call: Call, params: McpCallParams) -> McpCallResult:
     began = time.monotonic()
     with _refusing_failures(params.server):
         result = await pool.call(params.server, params.tool, params.input, lambda line: None)
-    text, _ = format_answer(params.server, result.content, result.structured, call.live.scrubber.scrub_cut)
+    text, _ = format_answer(
+        params.server, result.content, result.structured, call.live.scrubber.scrub_cut, result.problem
+    )
     return McpCallResult(
         server=params.server,
         tool=params.tool,
@@ -176,7 +193,7 @@ async def list_resources(call: Call, params: McpResourcesParams) -> McpResourceL
     """
     _find_usable(call, params.server)
     with _refusing_failures(params.server):
-        found = await call.services.mcp.current.list_resources(params.server)
+        listing = await call.services.mcp.current.list_resources(params.server)
     return McpResourceList(
         [
             McpResource(
@@ -186,8 +203,9 @@ async def list_resources(call: Call, params: McpResourcesParams) -> McpResourceL
                 mime_type=row.get("mimeType"),
                 is_template="uriTemplate" in row,
             )
-            for row in found[:MAX_LISTED]
-        ]
+            for row in listing.rows[:MAX_LISTED]
+        ],
+        [*listing.warnings],
     )
 
 
@@ -199,7 +217,7 @@ async def list_prompts(call: Call, params: McpPromptsParams) -> McpPromptList:
     """
     _find_usable(call, params.server)
     with _refusing_failures(params.server):
-        found = await call.services.mcp.current.list_prompts(params.server)
+        listing = await call.services.mcp.current.list_prompts(params.server)
     return McpPromptList(
         [
             McpPrompt(
@@ -207,8 +225,9 @@ async def list_prompts(call: Call, params: McpPromptsParams) -> McpPromptList:
                 description=truncate(row.get("description", ""), MAX_SERVER_TOOL_DESCRIPTION_BYTES),
                 arguments=[argument["name"] for argument in row.get("arguments", ())],
             )
-            for row in found[:MAX_LISTED]
-        ]
+            for row in listing.rows[:MAX_LISTED]
+        ],
+        [*listing.warnings],
     )
 
 
@@ -294,6 +313,7 @@ def _require_stored(call: Call, name: str) -> None:
 
 HANDLERS = (
     list_servers,
+    get_server,
     list_tools,
     call_tool,
     list_resources,

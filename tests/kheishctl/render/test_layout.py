@@ -1,5 +1,6 @@
 """Layout for terminals and pipes."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ from kheishctl.render.layout import (
     format_pairs,
     format_record,
     format_table,
+    name_field,
     paint,
     sanitize_styled,
     strip_styles,
@@ -158,3 +160,13 @@ def test_record() -> None:
         "deep.nothing\t[]",
     ]
     assert "1.0 KiB" in format_record(record, WIDE)
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [("session_id", "session"), ("created_at_ms", "created"), ("permission_mode", "permission mode")],
+)
+def test_labels_are_words(name: str, label: str) -> None:
+    """A terminal shows words as labels; a pipe keeps the names of the wire for scripts."""
+    assert name_field(name, WIDE) == label
+    assert name_field(name, PIPE) == name
