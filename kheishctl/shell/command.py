@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kheishctl.contract import Json
 
 MAX_CHOICES = 40
+MAX_HITS = 20
 
 
 @command(None, "chat", examples=("kheishctl chat", "kheishctl chat reviewer --as ada --spawn"))
@@ -142,7 +143,7 @@ def find_sessions(app: App, filters: Json) -> list[tuple[str, str]]:
 
 def find_hits(app: App, filters: Json, search: str) -> list[tuple[str, str]]:
     """Return the sessions with messages that fit a text, the best first, each with its best message."""
-    hits = app.call("session.search", filters | {"query": search, "limit": MAX_CHOICES})["messages"]
+    hits = app.call("session.search", filters | {"query": search, "limit": MAX_HITS})["messages"]
     lines = {str(hit["session_id"]): describe_hit(hit, app.display().now_ms) for hit in reversed(hits)}
     return list(lines.items())[::-1]
 
