@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from kheishd.core.permissions.protected import is_protected
 from kheishd.hooks.os.files.confinement import open_root
 from kheishd.hooks.os.files.versions import read_version
 from kheishd.hooks.os.git import GitDirectory, GitFailed
@@ -174,6 +175,9 @@ async def _compare(
     for path, current in now.items():
         if path in before.dirty:
             saved = before.dirty[path]
+        elif path in clean and is_protected(path):
+            # An agent can write the index, and commands cannot write the file.
+            saved = SavedFile(path, None, "", problem="other programs execute or obey it")
         elif path in clean:
             saved = _from_blob(path, before.tracked[path][0], contents.get(clean[path]))
         elif path in before.tracked or any(path.startswith(above) for above in before.nested):
