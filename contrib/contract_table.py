@@ -16,6 +16,7 @@ from protocol import transcript
 from protocol.journal.envelope import Envelope
 from protocol.limits.debug import MAX_DEBUG_TEXT_BYTES
 from protocol.limits.goal import DEFAULT_GOAL_CONTINUATIONS
+from protocol.limits.model import DEFAULT_CONTEXT_TOKENS
 from protocol.limits.output import DEFAULT_REPAIRS, MAX_REPAIRS
 from protocol.limits.page import MAX_PAGE_ROWS
 from protocol.limits.secret import MAX_SECRET_BYTES
@@ -140,6 +141,8 @@ def list_constants() -> Iterator[tuple[str, Any, str]]:
     yield "TASK_KINDS", list_choices(task.TaskKind), "The kinds of tasks."
     yield "TASK_EMPTY", find_empty_values(task.TaskUpdate), "The values that clear the properties of a task."
     yield "MAX_PAGE_ROWS", MAX_PAGE_ROWS, "Rows of one page of a list."
+    note = "Tokens of the context window of a model whose route names no other size."
+    yield "DEFAULT_CONTEXT_TOKENS", DEFAULT_CONTEXT_TOKENS, note
     yield "DEFAULT_GOAL_CONTINUATIONS", DEFAULT_GOAL_CONTINUATIONS, "Continuations of a goal without a limit."
     yield "DEFAULT_REPAIRS", DEFAULT_REPAIRS, "Corrections of an answer that violates its contract."
     yield "MAX_REPAIRS", MAX_REPAIRS, "Maximum corrections that a caller may request."

@@ -449,6 +449,9 @@ TASK_EMPTY: Final[dict[str, Any]] = {
 MAX_PAGE_ROWS: Final = 500
 """Rows of one page of a list."""
 
+DEFAULT_CONTEXT_TOKENS: Final = 200_000
+"""Tokens of the context window of a model whose route names no other size."""
+
 DEFAULT_GOAL_CONTINUATIONS: Final = 20
 """Continuations of a goal without a limit."""
 

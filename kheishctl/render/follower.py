@@ -146,11 +146,16 @@ class StreamFollower:
             case "message_appended":
                 return self._end_item(event)
             case "run_ended":
+                message = str((event.get("error") or {}).get("message", ""))
+                end = RunEnd(run_id, str(event["outcome"]), message)
+                if run_id in self._queued and self.running not in (None, run_id):
+                    # It was withdrawn from the queue; another run goes on.
+                    self._inputs.pop(self._queued.pop(run_id), None)
+                    return [end]
                 changes = self._start_run(run_id) if run_id in self._queued else []
                 self.running = None
                 self._calls.clear()
-                message = str((event.get("error") or {}).get("message", ""))
-                return [*changes, RunEnd(run_id, str(event["outcome"]), message)]
+                return [*changes, end]
             case "steered":
                 sender = name_author(str(event.get("sender") or ""), event)
                 return [SteerText(format_message(event), sender)]

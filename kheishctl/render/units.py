@@ -17,6 +17,17 @@ def format_size(amount: int) -> str:
     return f"{value:.1f} TiB"
 
 
+def format_count(amount: int) -> str:
+    """Format a count, such as one of tokens, in at most three digits: ``950``, ``9.5k``, ``120k``."""
+    value, unit = float(amount), ""
+    for larger in ("k", "M", "G"):
+        # A value that would be rounded to four digits takes the next unit.
+        if value < 999.5:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.1f}{unit}" if unit and value < 9.95 else f"{value:.0f}{unit}"
+
+
 def format_money(amount: Mapping[str, Any] | None) -> str | None:
     """Format an amount of money: ``0.012345 USD``, ``3.00 USD``; None stays None."""
     if amount is None:

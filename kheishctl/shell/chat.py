@@ -6,10 +6,11 @@ import asyncio
 import os
 import signal
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kheishctl.client import ConnectionLost, RequestRefused
-from kheishctl.render.changes import AnswerText, CallOutput, DisplayChange, ReasoningText
+from kheishctl.render.changes import AnswerText, CallOutput, DisplayChange, ReasoningText, RunEnd
 from kheishctl.render.follower import list_calls
 from kheishctl.render.layout import Display, fit, paint
 from kheishctl.render.messages import format_message, join_answer_text, name_author
@@ -17,9 +18,11 @@ from kheishctl.shell.answers import AnswerSender
 from kheishctl.shell.conversation import ConversationClient
 from kheishctl.shell.keys import HELP_KEY
 from kheishctl.shell.markdown import make_renderer, preload
-from kheishctl.shell.panel import RequestPanel
+from kheishctl.shell.notices import NoticeSender
+from kheishctl.shell.panel import RequestPanel, format_title
 from kheishctl.shell.pending import GRACE_SECONDS, Actions, PendingRequest
 from kheishctl.shell.prompt import ChatPrompt, locate_history, open_history
+from kheishctl.shell.settings import ChatSettings
 from kheishctl.shell.slash_commands import (
     COMMANDS,
     SlashCommand,
@@ -28,17 +31,17 @@ from kheishctl.shell.slash_commands import (
     parse,
     unescape,
 )
+from kheishctl.shell.status import format_elapsed
 from kheishctl.shell.transcript import SPINS_PER_SECOND, TranscriptView
 from protocol.text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Mapping
 
     from prompt_toolkit.input import Input
     from prompt_toolkit.output import Output
 
     from kheishctl.contract import Json
-    from kheishctl.shell.settings import ChatSettings
 
 
 class Chat:
@@ -69,7 +72,11 @@ class Chat:
         self._panel = RequestPanel(color=color)
         history = open_history(locate_history())
         self._prompt = ChatPrompt(self, color=color, history=history, terminal=terminal)
-        self._prompt.is_vi = settings is not None and settings.editing_mode == "vi"
+        settings = settings or ChatSettings()
+        self._prompt.is_vi = settings.editing_mode == "vi"
+        self._has_title = settings.terminal_title
+        report = partial(self.note, style="yellow")
+        self._notifier = NoticeSender(settings, os.environ, self._prompt.write, report)
         self._transcript = TranscriptView(
             make_renderer(color=color),
             lambda: self._prompt.columns,
@@ -89,13 +96,14 @@ class Chat:
         loop.run_in_executor(None, preload)
         parts = (self._read_prompt(), self._conversation.stay_connected(), self._conversation.deliver())
         tasks = [asyncio.ensure_future(part) for part in parts]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            tasks += self._background
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        with self._prompt.hold_terminal():
+            try:
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                tasks += self._background
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
         self._print_farewell()
         for task in done:
             task.result()
@@ -172,6 +180,9 @@ class Chat:
             and not self._conversation.is_running
         ):
             self._is_stopping = False
+        if isinstance(change, RunEnd) and not self._conversation.is_running and not self._transcript.queue:
+            state = "the answer is complete" if change.status == "completed" else f"the run {change.status}"
+            self._notifier.announce(self._conversation.agent or "kheish", state)
         self.redraw()
 
     def note(self, text: str, style: str = "dim") -> None:
@@ -220,6 +231,18 @@ class Chat:
     def open_editor(self) -> None:
         """Open the line in the person's editor."""
         self._start(self._edit_line())
+
+    def suspend(self) -> None:
+        """Suspend the chat."""
+        self._start(self._prompt.suspend())
+
+    def set_focus(self, is_in_front: bool) -> None:
+        """Learn whether the terminal is in front."""
+        self._notifier.is_in_front = is_in_front
+
+    def withdraw(self) -> None:
+        """Take the last queued message back into the line."""
+        self._start(self._slash.run(SlashCommand("withdraw")))
 
     async def _edit_line(self) -> None:
         try:
@@ -276,6 +299,19 @@ class Chat:
         self._prompt.is_vi = not self._prompt.is_vi
         return self._prompt.is_vi
 
+    @property
+    def queue(self) -> Mapping[str, str]:
+        """The queued messages, by run, in order."""
+        return self._transcript.queue
+
+    def return_text(self, text: str) -> None:
+        """Put a withdrawn message into the prompt, or show it if the person has typed meanwhile."""
+        if self._prompt.is_empty:
+            self._prompt.set_text(text)
+        else:
+            self.print(self._transcript.format_input(text, "withdrawn"))
+        self.redraw()
+
     def leave(self) -> None:
         """End the chat; the run continues."""
         self._prompt.leave()
@@ -329,13 +365,9 @@ class Chat:
         queued = [f"queued: {one_line(text)}" for text in self._transcript.queue.values()]
         if not conversation.is_connected:
             queued += [f"to be sent: {one_line(text)}" for _, text in conversation.outbox]
-        panel = self._draw_panel(max_lines - len(queued))
-        status = []
-        if not conversation.is_connected:
-            status = ["connecting …"]
-        elif conversation.is_running and not panel:
-            status = ["stopping …" if self._is_stopping else "answering … Esc stops it"]
-        footer = [paint(fit(line, columns), "dim", self._color) for line in [*queued, *status]]
+        status = self._format_status()
+        panel = self._draw_panel(max_lines - len(queued) - 1)
+        footer = [paint(fit(line, columns), "dim", self._color) for line in [*queued, status]]
         room = max(1, max_lines - len(footer) - len(panel))
         calls = self._transcript.calls.format_running(room) if conversation.is_connected else []
         if calls:
@@ -345,14 +377,37 @@ class Chat:
         answer = self._transcript.format_growing(max(1, room - len(calls)))
         return "\n".join([*([answer, ""] if answer else []), *calls, *panel, *footer])
 
+    def _format_status(self) -> str:
+        """Return the status line, and set the title of the terminal."""
+        conversation, pending = self._conversation, len(self._pending.requests)
+        state, text = "", ""
+        if not conversation.is_connected:
+            state = text = "connecting …"
+        elif self._is_stopping and conversation.is_running:
+            state = text = "stopping …"
+        elif pending:
+            state, text = "needs you", f"{pending} pending"
+        elif conversation.is_running:
+            elapsed = format_elapsed(conversation.running_since_ms, time.time_ns() // 1_000_000)
+            state, text = "answering", f"answering {elapsed}".rstrip() + ", Esc stops it"
+            # The elapsed time counts seconds.
+            self._prompt.redraw(1.0)
+        agent = one_line(conversation.agent or "")
+        if self._has_title:
+            self._prompt.set_title(f"{agent or 'kheish'}: {state}" if state else agent)
+        columns = self._prompt.columns
+        return conversation.status.format(agent, columns, text, workspace=conversation.workspace)
+
     def _draw_panel(self, max_lines: int) -> list[str]:
         """Return the lines of the request panel; ring the bell once for each new request."""
         if not self.has_request:
             return []
         empty = self._prompt.is_empty
         self._pending.mark_drawn(empty=empty)
-        if self._pending.announce():
-            self._prompt.ring_bell()
+        if self._pending.announce() and self._pending.first is not None:
+            self._notifier.ring()
+            title = format_title(self._pending.first, time.time())
+            self._notifier.announce(self._conversation.agent or "kheish", title)
         if not self._pending.is_armed:
             self._prompt.redraw(GRACE_SECONDS)
         columns = self._prompt.columns

@@ -55,7 +55,8 @@ def chat(
     If a tool call needs your approval, or the agent asks you a question, the bell rings, and the request
     appears above the prompt with the keys that answer it.
 
-    Settings for every chat are in ~/.config/kheish/client.toml: editing_mode = "vi" or "emacs".
+    Settings for every chat are in ~/.config/kheish/client.toml: editing_mode ("emacs", "vi"), notice ("auto",
+    "bell", "osc9", "osc777", "off"), notice_command (a list), terminal_title (true, false).
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.UsageError("chat needs a terminal; 'kheishctl send' is made for pipes")

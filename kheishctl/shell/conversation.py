@@ -26,6 +26,7 @@ from kheishctl.render.daemon import describe_version_difference
 from kheishctl.render.follower import StreamFollower
 from kheishctl.render.messages import format_message, name_author
 from kheishctl.shell.connection import ChatConnection
+from kheishctl.shell.status import ConversationStatus
 from protocol import __version__
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ class ConversationClient:
         self.workspace: str | None = None
         self._moves = moves
         self.outbox: deque[tuple[str, str]] = deque()
+        # The key of the last message that was sent, with or without an answer.
+        self._attempted = ""
         self._listener = listener
         self._fresh = fresh
         self._connection: ChatConnection | None = None
@@ -109,6 +112,7 @@ class ConversationClient:
         self._epoch: str | None = None
         self._version = __version__
         self._follower = StreamFollower()
+        self.status = ConversationStatus()
         self._children: ChildFollower | None = None
         self._children_subscription = ""
         self._tasks: set[asyncio.Future[None]] = set()
@@ -131,6 +135,11 @@ class ConversationClient:
         """Whether a run of the conversation is known to be running."""
         return self._follower.running is not None
 
+    @property
+    def running_since_ms(self) -> int | None:
+        """The time at which the running run was started, if it is known."""
+        return self.status.started_at_ms(self._follower.running)
+
     def preset(self, **properties: Any) -> None:
         """Set properties of the session that the first message will start."""
         self.presets = self.presets | properties
@@ -142,6 +151,7 @@ class ConversationClient:
         self.sender = sender
         self._session_id = self._watch_cursor = None
         self._subscription, self._follower, self._children, self.presets = "", StreamFollower(), None, {}
+        self.status = ConversationStatus()
         self._listener.replace_pending([], [])
         if self._connection is not None:
             # The next connection finds the session of the other conversation.
@@ -161,6 +171,14 @@ class ConversationClient:
         """Put a message into the outbox."""
         self.outbox.append((f"kheishctl-{uuid4().hex}", text))
         self._has_outgoing.set()
+
+    def unsend(self, key: str) -> bool:
+        """Remove a message from the outbox; False if the daemon may have accepted it already."""
+        row = next((row for row in self.outbox if row[0] == key), None)
+        if row is None or key == self._attempted:
+            return False
+        self.outbox.remove(row)
+        return True
 
     async def call(self, method: str, params: Json | None = None) -> Any:
         """Call a method of the daemon. Errors: RequestRefused, ConnectionLost."""
@@ -200,6 +218,7 @@ class ConversationClient:
                     continue
                 earlier = await self._is_earlier(connection, session_id)
                 previous, self._follower = self._subscription, StreamFollower()
+                self.status = ConversationStatus()
                 previous_children, self._children_subscription = self._children_subscription, ""
                 self._children = None
                 self._listener.replace_pending([], [])
@@ -264,7 +283,7 @@ class ConversationClient:
             )
             self._session_id = self._watch_cursor = None
             self._subscription = ""
-            self._follower = StreamFollower()
+            self._follower, self.status = StreamFollower(), ConversationStatus()
             self._listener.replace_pending([], [])
         self._epoch = epoch
 
@@ -306,6 +325,9 @@ class ConversationClient:
         entries = [entry for entry in reversed(page["messages"]) if entry["cursor"] <= cursor]
         queued = [entry for entry in entries if entry.get("unread") and entry.get("run_id") in open_runs]
         messages = [entry for entry in entries if entry not in queued]
+        self.status = ConversationStatus()
+        self.status.read_session(session)
+        self.status.read_history(page["messages"])
         self._listener.start(messages, has_more=page["next"] is not None)
         self._follower = StreamFollower(cursor)
         for entry in queued:
@@ -315,10 +337,14 @@ class ConversationClient:
         answers = [entry["message"] for entry in messages if entry["message"]["role"] == "assistant"]
         self._follower.learn(answers[-1] if answers else {"items": []})
         self._follower.running = next(iter(open_runs), None)
-        if self._follower.running is not None:
-            run = await connection.call("run.get", {"run_id": self._follower.running})
-            for change in self._follower.resume(run):
-                self._listener.receive(change)
+        # The last run names the model and the workspace, whether it has ended or not.
+        run_ids = [row["run_id"] for row in page["messages"] if row.get("run_id")]
+        if last_run := self._follower.running or next(iter(run_ids), None):
+            with suppress(RequestRefused):
+                run = await connection.call("run.get", {"run_id": last_run})
+                self.status.read_run(run)
+                for change in self._follower.resume(run) if self._follower.running else ():
+                    self._listener.receive(change)
         await self._list_pending(connection, conversation["session_id"])
         await self._subscribe(connection, conversation["session_id"], self._follower.cursor)
 
@@ -433,9 +459,11 @@ class ConversationClient:
         if method == "journal.event":
             self._failures = 0
         if subscription == self._subscription:
+            event = params.get("event", {})
+            if int(params.get("cursor", 0)) > self._follower.cursor:
+                self.status.feed(event)
             for change in self._follower.feed(method, params):
                 self._listener.receive(change)
-            event = params.get("event", {})
             if event.get("type") == "session_updated" and "workspace" in event["changes"]:
                 self.workspace = event["changes"]["workspace"]
             if event.get("type") == "child_spawned" and self._children is None:
@@ -468,7 +496,10 @@ class ConversationClient:
                 self._has_outgoing.clear()
                 await self._has_outgoing.wait()
             await self._is_up.wait()
+            if not self.outbox:
+                continue  # It was withdrawn while there was no connection.
             key, text = self.outbox[0]
+            self._attempted = key
             settings = {name: value for name, value in self.presets.items() if value is not None}
             # A conversation that starts over works where the earlier one did.
             place = {"cwd": directory} if (directory := self.workspace or self.directory) else {}

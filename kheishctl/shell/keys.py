@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER
 from prompt_toolkit.filters import Condition, emacs_mode, has_focus, vi_navigation_mode
+from prompt_toolkit.input.ansi_escape_sequences import ANSI_SEQUENCES
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.keys import Keys
 
 from kheishctl.shell.pending import KEYS
 
@@ -23,6 +25,9 @@ ESCAPE_SECONDS = 0.1
 SEQUENCE_SECONDS = 0.4
 
 HELP_KEY = "?"
+
+# Reports of the terminal, once it was asked for them, and the keys that stand for them: no keyboard has them.
+FOCUS_REPORTS = {"\x1b[I": Keys.F23, "\x1b[O": Keys.F24}
 
 
 class KeyOwner(Protocol):
@@ -57,6 +62,18 @@ class KeyOwner(Protocol):
         """Open the line in the person's editor."""
         ...
 
+    def suspend(self) -> None:
+        """Suspend the chat, as Ctrl-Z does with a program."""
+        ...
+
+    def withdraw(self) -> None:
+        """Take the last queued message back into the empty line."""
+        ...
+
+    def set_focus(self, is_in_front: bool) -> None:
+        """Learn whether the terminal is in front."""
+        ...
+
 
 class LineKeys:
     """The keys of one prompt."""
@@ -85,7 +102,12 @@ class LineKeys:
         keys.add("down", filter=on_line)(lambda event: self._move(event, 1))
         keys.add("pageup", filter=on_line)(lambda _: self._scroll_page(-1))
         keys.add("pagedown", filter=on_line)(lambda _: self._scroll_page(1))
+        keys.add("escape", "up", filter=on_empty_line)(lambda _: self._owner.withdraw())
         keys.add("c-g", filter=on_line)(lambda _: self._owner.open_editor())
+        keys.add("c-z")(lambda _: self._owner.suspend())
+        ANSI_SEQUENCES.update(FOCUS_REPORTS)
+        keys.add(Keys.F23)(lambda _: self._owner.set_focus(True))
+        keys.add(Keys.F24)(lambda _: self._owner.set_focus(False))
         return keys
 
     def _press(self, event: KeyPressEvent) -> None:

@@ -11,7 +11,7 @@ import asyncio
 import os
 import signal
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
 from prompt_toolkit import PromptSession
@@ -30,9 +30,10 @@ from prompt_toolkit.shortcuts import CompleteStyle
 from kheishctl.render.layout import paint
 from kheishctl.shell.keys import ESCAPE_SECONDS, SEQUENCE_SECONDS, KeyOwner, LineKeys, edit_text
 from kheishctl.shell.slash_commands import COMMANDS
+from protocol.text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Iterable, Iterator
 
     from prompt_toolkit.input import Input
     from prompt_toolkit.output import Output
@@ -44,6 +45,10 @@ REDRAW_REST = 4
 
 # Lines of the screen that the live area leaves to the prompt and the line in it.
 PROMPT_LINES = 6
+
+# Sequences of xterm, which other terminals ignore. A multiplexer has titles of its own, one for each window.
+SAVE_TITLE, RESTORE_TITLE = "\x1b[22;2t", "\x1b[23;2t"
+REPORT_FOCUS, IGNORE_FOCUS = "\x1b[?1004h", "\x1b[?1004l"
 
 HISTORY_NAME = os.path.join("kheish", "history")
 
@@ -108,6 +113,7 @@ class ChatPrompt:
         self._redraw_timer: asyncio.TimerHandle | None = None
         self._redraw_pause_s = REDRAW_SECONDS
         self._has_left = False
+        self._title = ""
         # Finished text that waits until another program gives the terminal back; None while none has it.
         self._held: list[str] | None = None
         keyboard, output = terminal or (create_input(), create_output())
@@ -123,7 +129,6 @@ class ChatPrompt:
             complete_style=CompleteStyle.READLINE_LIKE,
             complete_while_typing=False,
             reserve_space_for_menu=0,
-            enable_suspend=True,
             erase_when_done=True,
             # The cursor's shape tells the modes of vi; with the keys of emacs, it stays as it is.
             cursor=DynamicCursorShapeConfig(lambda: ModalCursorShapeConfig() if self.is_vi else None),
@@ -168,6 +173,7 @@ class ChatPrompt:
         """Give the terminal to another program; finished text appears when it is given back."""
         # Ctrl-C is meant for the other program, which is in the same group of processes.
         handler = signal.signal(signal.SIGINT, lambda *_: None)
+        self.write(IGNORE_FOCUS)
         self._held = []
         try:
             async with in_terminal():
@@ -175,11 +181,35 @@ class ChatPrompt:
         finally:
             signal.signal(signal.SIGINT, handler)
             held, self._held = self._held, None
+            self.write(REPORT_FOCUS)
             self.print("".join(held))
 
-    def ring_bell(self) -> None:
-        """Ring the bell of the terminal."""
-        self._output.bell()
+    async def suspend(self) -> None:
+        """Stop the process until the shell continues it."""
+        async with self._lend_terminal():
+            os.kill(0, signal.SIGTSTP)
+
+    def write(self, sequence: str) -> None:
+        """Write a sequence that changes nothing on the screen, such as the bell or a notice."""
+        if sequence and self._held is None:
+            self._output.write_raw(sequence)
+            self._output.flush()
+
+    def set_title(self, title: str) -> None:
+        """Set the title of the terminal; an empty one leaves it."""
+        if title and title != self._title and self._held is None:
+            self._title = title
+            # Not prompt-toolkit's way, which ends the title with the bell: the bell is for requests.
+            self.write(f"\x1b]2;{one_line(title)}\x1b\\")
+
+    @contextmanager
+    def hold_terminal(self) -> Iterator[None]:
+        """Have the terminal report whether it is in front, and restore that and its title at the end."""
+        self.write(SAVE_TITLE + REPORT_FOCUS)
+        try:
+            yield
+        finally:
+            self.write(IGNORE_FOCUS + (RESTORE_TITLE if self._title else ""))
 
     async def read(self) -> str:
         """Read the next message or command. Errors: EOFError when the person leaves."""

@@ -12,6 +12,8 @@ from kheishctl.render.session import LAST_MESSAGES, describe_hit, describe_sessi
 from protocol.text import one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from kheishctl.contract import Json
     from kheishctl.render.layout import Display
     from kheishctl.shell.pending import PendingRequest
@@ -51,6 +53,15 @@ class CommandTarget(Protocol):
         """The properties that were preset."""
         ...
 
+    @property
+    def outbox(self) -> Iterable[tuple[str, str]]:
+        """The messages that were not accepted yet, each with its key."""
+        ...
+
+    def unsend(self, key: str) -> bool:
+        """Remove a message from the outbox; False if the daemon may have accepted it already."""
+        ...
+
     def switch_sender(self, sender: str) -> bool:
         """Continue as another sender; False while messages of the current one are unsent."""
         ...
@@ -87,10 +98,6 @@ class CommandView(Protocol):
         """Return the current properties of the terminal."""
         ...
 
-    def edit_text(self, text: str) -> None:
-        """Put a text into the prompt, unless the person has typed meanwhile."""
-        ...
-
     def interrupt(self) -> bool:
         """Stop the running run; whether there was something to stop."""
         ...
@@ -99,8 +106,21 @@ class CommandView(Protocol):
         """Switch between the keys of vi and of emacs; whether those of vi are effective now."""
         ...
 
+    @property
+    def queue(self) -> Mapping[str, str]:
+        """The queued messages, by run, in order."""
+        ...
+
+    def return_text(self, text: str) -> None:
+        """Put a withdrawn message into the prompt."""
+        ...
+
     def leave(self) -> None:
         """End the chat."""
+        ...
+
+    def edit_text(self, text: str) -> None:
+        """Put a text into the prompt, unless the person has typed meanwhile."""
         ...
 
 

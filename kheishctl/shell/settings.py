@@ -9,6 +9,8 @@ from kheishctl.client import Failure
 
 EditingMode = Literal["emacs", "vi"]
 
+NoticeKind = Literal["auto", "bell", "osc9", "osc777", "off"]
+
 SETTINGS_NAME = os.path.join("kheish", "client.toml")
 
 MAX_SETTINGS_BYTES = 64 * 1_024
@@ -18,6 +20,9 @@ class ChatSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The settings. A missing file, and a missing field, mean the default."""
 
     editing_mode: EditingMode = "emacs"
+    notice: NoticeKind = "auto"
+    notice_command: tuple[str, ...] = ()
+    terminal_title: bool = True
 
     def prefer(self, *, vi: bool) -> Self:
         """Return the settings under the options of a command, which take precedence."""

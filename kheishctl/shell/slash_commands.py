@@ -54,6 +54,7 @@ KEYS = (
     ("Esc", "stop the answer; the line is kept"),
     ("Ctrl-D", "leave, on an empty line; the run continues"),
     ("Up, Down", "recall earlier lines, from an empty line"),
+    ("Alt-Up", "take the last queued message back into the line"),
     ("Ctrl-R", "search the earlier lines"),
     ("Ctrl-G", "edit the line in $EDITOR"),
     ("PageUp, PageDown", "scroll the pending approval or question"),
@@ -149,6 +150,40 @@ class SlashHandler(SessionCommands):
         result = await self._conversation.call("conversation.compact", params)
         if note := result.get("note"):
             self._view.note(f"not compacted: {note}")
+
+    # The queue.
+
+    def _list_queue(self) -> list[tuple[str, str, bool]]:
+        """Return the id, the text and whether it was accepted, of each message that no run has read yet."""
+        queued = [(run_id, text, True) for run_id, text in self._view.queue.items()]
+        return queued + [(key, text, False) for key, text in self._conversation.outbox]
+
+    async def show_queue(self, _: str) -> None:
+        """Show the messages that wait, with their numbers."""
+        rows = self._list_queue()
+        for number, (_id, text, is_accepted) in enumerate(rows, 1):
+            self._view.note(
+                f"{number} of {len(rows)}, {'queued' if is_accepted else 'to be sent'}: {text}", ""
+            )
+        if not rows:
+            self._view.note("no message is queued")
+
+    async def withdraw(self, argument: str) -> None:
+        """Withdraw a queued message, the last one by default, and put it into the line to be changed."""
+        rows = self._list_queue()
+        number = int(argument) if argument.isdecimal() else 0 if argument else len(rows)
+        if not rows:
+            self._view.note("no message is queued")
+        elif not 1 <= number <= len(rows):
+            self._view.note("usage: /withdraw [NUMBER]; /queue lists the numbers", "yellow")
+        else:
+            row_id, text, is_accepted = rows[number - 1]
+            if is_accepted:
+                await self._conversation.call("run.cancel", {"run_id": row_id})
+            elif not self._conversation.unsend(row_id):
+                self._view.note("the message is being sent; withdraw it once it is queued", "yellow")
+                return
+            self._view.return_text(text)
 
     # Approvals and questions.
 
@@ -446,6 +481,10 @@ COMMANDS: dict[str, CommandRow] = {
     "status": CommandRow("show the status of the daemon", SlashHandler.show_status),
     "cancel": CommandRow("stop the answer, like Ctrl-C", SlashHandler.cancel),
     "steer": CommandRow("send a message to the current run: '/steer skip the tests'", SlashHandler.steer),
+    "queue": CommandRow("show the queued messages", SlashHandler.show_queue),
+    "withdraw": CommandRow(
+        "take a queued message back into the line: the last, '/withdraw 1'", SlashHandler.withdraw
+    ),
     "approvals": CommandRow("show all pending approvals and questions in full", SlashHandler.list_requests),
     "allow": CommandRow("allow an approval: the first, '/allow 2', '/allow all'", SlashHandler.allow),
     "deny": CommandRow("deny an approval, with a note if you like: '/deny all too risky'", SlashHandler.deny),

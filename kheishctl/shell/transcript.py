@@ -263,7 +263,10 @@ class TranscriptView:
         return [*lines, f"  … and {hidden} more agents"] if hidden else lines
 
     def _end_run(self, end: RunEnd) -> str:
-        self.queue.pop(end.run_id, None)
+        if (message := self.queue.pop(end.run_id, None)) is not None:
+            # It ended in the queue, and another run goes on: its answer is not touched.
+            state = "withdrawn" if end.status == "cancelled" else f"not answered ({end.error or end.status})"
+            return self._add_lines(self.format_note(f"{state}: {message}"))
         self.calls.clear()
         text, self._has_text = self.flush(), False
         match end.status:

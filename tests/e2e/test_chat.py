@@ -136,6 +136,52 @@ def test_keys(shared_chat: Chat, tmp_path: Path) -> None:
     terminal.sees("“right”")
 
 
+def test_status_queue_and_notice(shared_daemon: Daemon, shared_chat: Chat, tmp_path: Path) -> None:
+    """The status line has the state; a queued message is withdrawn and changed; a notice tells the end."""
+    terminal = shared_chat(columns=120, TERM_PROGRAM="WezTerm", TMUX="", XDG_CONFIG_HOME=str(tmp_path))
+    terminal.sees("a new conversation")
+    terminal.paste("/slow 1000 1000\nhello")
+    terminal.press("enter")
+    terminal.sees("Esc stops it · default · offline · ")
+    terminal.say("next")
+    terminal.sees("queued: next")
+    terminal.type("\x1b\x1b[A")
+    terminal.until(
+        lambda text: "· withdrawn: next" in text and text.endswith("> next"), "the text in the line"
+    )
+    assert "answering" in terminal.text
+    terminal.type("!")
+    terminal.press("enter")
+    terminal.sees("queued: next!")
+    # The terminal is not in front.
+    terminal.type("\x1b[O\x1b")
+    terminal.sees("“next!”")
+    terminal.until(lambda _: "\x1b]9;default: the answer is complete\a" in terminal.raw, "a notice")
+    terminal.until(
+        lambda text: re.search(r"^default · offline · context \d+ \(0%\)", text, re.M) is not None, "use"
+    )
+    terminal.press("ctrl-d")
+    assert terminal.ends() == 0
+    assert "\x1b]2;default: answering\x1b\\" in terminal.raw
+    assert terminal.raw.endswith("\x1b[?1004l\x1b[23;2t")
+
+
+def test_suspension(shared_daemon: Daemon, sender: str, tmp_path: Path) -> None:
+    """Ctrl-Z suspends the chat and ends the reports of the focus; it continues with the line as it was."""
+    program = f"{sys.executable} -m kheishctl --home {shared_daemon.home} chat --as {sender}; echo gone"
+    environ = {"XDG_STATE_HOME": str(tmp_path), "PS1": "$ "}
+    with Terminal(["bash", "--norc", "-i"], environ, columns=200) as terminal:
+        terminal.say(program)
+        terminal.sees("a new conversation")
+        terminal.type("draft\x1a")
+        terminal.sees("Stopped")
+        assert terminal.raw.rindex("\x1b[?1004l") > terminal.raw.rindex("\x1b[?1004h")
+        terminal.say("fg")
+        terminal.until(lambda text: text.endswith("> draft"), "the line")
+        terminal.type("\x03\x04")
+        terminal.sees("gone")
+
+
 def test_existing_conversation(shared_daemon: Daemon, shared_chat: Chat) -> None:
     """The chat shows the last turns of its conversation and no message of another sender."""
     shared_daemon.say("the first thing", agent="default", sender="ada")

@@ -31,6 +31,7 @@ class FakeOwner:
         self.is_running = is_running
         self.meaningful_keys: set[str] = set()
         self.keys: list[str] = []
+        self.acts: list[str] = []
         self.rests: dict[str, str] = {}
         self._has_drawn = asyncio.Event()
         self._has_acted = asyncio.Event()
@@ -78,6 +79,21 @@ class FakeOwner:
         """Open the line in an editor."""
         task = asyncio.ensure_future(self.prompt.edit_line())
         task.add_done_callback(lambda task: self.edit.set_result(task.result()))
+
+    def suspend(self) -> None:
+        """Suspend the program."""
+        self.acts.append("suspend")
+        self._has_acted.set()
+
+    def withdraw(self) -> None:
+        """Withdraw a message."""
+        self.acts.append("withdraw")
+        self._has_acted.set()
+
+    def set_focus(self, is_in_front: bool) -> None:
+        """Learn whether the terminal is in front."""
+        self.acts.append("front" if is_in_front else "back")
+        self._has_acted.set()
 
     def press_key(self, key: str) -> bool:
         """Record a key if it has a meaning."""

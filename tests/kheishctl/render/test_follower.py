@@ -245,6 +245,17 @@ def test_a_cancelled_queued_run() -> None:
     assert ended == [StartedInput("later", "", RUN), RunEnd(RUN, "cancelled", "")]
 
 
+def test_a_run_that_is_withdrawn_behind_another() -> None:
+    """A run that ends in the queue behind a running one leaves that running."""
+    listener = Listener()
+    listener.event("run_started", run_id="run_1")
+    listener.follower.queue_input("run_2", "later", "ada")
+    assert listener.event("run_ended", run_id="run_2", outcome="cancelled") == [
+        RunEnd("run_2", "cancelled", "")
+    ]
+    assert listener.follower.running == "run_1"
+
+
 def test_joining_in_the_middle() -> None:
     """A late follower shows the text so far and the rest, without the input."""
     listener = Listener(cursor=100)

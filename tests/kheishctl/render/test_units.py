@@ -4,6 +4,7 @@ import pytest
 
 from kheishctl.render.units import (
     format_age,
+    format_count,
     format_duration,
     format_local,
     format_money,
@@ -21,6 +22,23 @@ NOW = 1_795_000_000_000
 def test_size(amount: int, text: str) -> None:
     """A size has the unit that keeps its number short."""
     assert format_size(amount) == text
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [
+        (0, "0"),
+        (999, "999"),
+        (1_000, "1.0k"),
+        (9_951, "10k"),
+        (999_499, "999k"),
+        (999_500, "1.0M"),
+        (2 * 10**12, "2000G"),
+    ],
+)
+def test_count(amount: int, text: str) -> None:
+    """A count has at most three digits and a unit."""
+    assert format_count(amount) == text
 
 
 @pytest.mark.parametrize(

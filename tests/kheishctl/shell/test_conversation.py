@@ -1,6 +1,7 @@
 """Tests of the client of a conversation, with a real daemon that stops and starts."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -336,6 +337,45 @@ def test_a_restored_backup_without_the_conversation(own: Daemon) -> None:
     run(own.socket, "ada", body)
     texts = [event["items"][0]["text"] for event in own.events(types=["input_received"])]
     assert texts == ["anew"]
+
+
+def test_unsend(own: Daemon) -> None:
+    """A message can be withdrawn until it was sent; the others are sent in order."""
+    own.stop()
+
+    async def body(conversation: ConversationClient, listener: RecordingListener) -> None:
+        for text in ("first", "second"):
+            conversation.send(text)
+        assert conversation.unsend(conversation.outbox[0][0])
+        assert not conversation.unsend("unknown")
+        await asyncio.to_thread(own.restart)
+        await listener.until(lambda: listener.count(RunEnd) == 1)
+        key = "a key that was sent"
+        conversation.outbox.append((key, "third"))
+        assert conversation.unsend(key)
+        assert not conversation.outbox
+
+    assert run(own.socket, "ada", body).inputs == ["second"]
+
+
+def test_status(daemon: Daemon, sender: str) -> None:
+    """The status has the model, the use and the workspace: from the events, and from the records later."""
+    lines: list[str] = []
+
+    async def send(conversation: ConversationClient, listener: RecordingListener) -> None:
+        conversation.send("hello")
+        await listener.until(lambda: listener.count(RunEnd) == 1)
+        assert conversation.running_since_ms is None
+        lines.append(conversation.status.format("default", 200))
+
+    async def come_back(conversation: ConversationClient, listener: RecordingListener) -> None:
+        await listener.until(lambda: conversation.is_connected)
+        lines.append(conversation.status.format("default", 200))
+
+    run(daemon.socket, sender, send)
+    run(daemon.socket, sender, come_back)
+    assert lines[0] == lines[1]
+    assert re.fullmatch(r"default · offline · context \d+ \(0%\), 200k left · \d+ tokens · .+", lines[0])
 
 
 def test_daemon_that_starts_later(own: Daemon) -> None:

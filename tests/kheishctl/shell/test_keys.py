@@ -214,6 +214,21 @@ def test_editor_key() -> None:
     run_prompt(body)
 
 
+def test_keys_of_the_chat() -> None:
+    """Alt-Up on an empty line withdraws, Ctrl-Z suspends, and the terminal reports its focus."""
+
+    async def body(owner: FakeOwner) -> None:
+        line = asyncio.ensure_future(owner.prompt.read())
+        await owner.paper.sees("ada >")
+        for key in ("\x1b\x1b[A", "\x1a", "\x1b[O", "\x1b[I"):
+            await owner.press(key)
+        assert owner.acts == ["withdraw", "suspend", "back", "front"]
+        owner.keyboard.send_text("text\r")
+        assert await line == "text"
+
+    run_prompt(body)
+
+
 # The editor.
 
 

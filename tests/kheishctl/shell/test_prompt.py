@@ -28,12 +28,29 @@ def test_set_text() -> None:
     run_prompt(body)
 
 
-def test_bell() -> None:
-    """The bell reaches the terminal at once."""
+def test_sequences() -> None:
+    """Sequences and a new title reach the terminal at once."""
 
     async def body(owner: FakeOwner) -> None:
-        owner.prompt.ring_bell()
+        owner.prompt.write("\a")
         assert owner.paper.getvalue().endswith("\a")
+        for title in ("title", "title", ""):
+            owner.prompt.set_title(title)
+        assert owner.paper.getvalue().count("\x1b]2;") == 1
+
+    run_prompt(body)
+
+
+def test_terminal_is_restored() -> None:
+    """Reports of the focus end with the chat, and a title that was set is replaced by the previous one."""
+
+    async def body(owner: FakeOwner) -> None:
+        with owner.prompt.hold_terminal():
+            assert owner.paper.getvalue().endswith("\x1b[22;2t\x1b[?1004h")
+        assert owner.paper.getvalue().endswith("\x1b[?1004l")
+        with owner.prompt.hold_terminal():
+            owner.prompt.set_title("title")
+        assert owner.paper.getvalue().endswith("\x1b[?1004l\x1b[23;2t")
 
     run_prompt(body)
 

@@ -27,8 +27,10 @@ def test_defaults(tmp_path: Path) -> None:
 
 def test_settings(tmp_path: Path) -> None:
     """Settings are read from TOML."""
-    (tmp_path / "client.toml").write_text('editing_mode = "vi"\n')
-    assert read_settings(str(tmp_path / "client.toml")) == ChatSettings(editing_mode="vi")
+    text = 'editing_mode = "vi"\nnotice = "osc9"\nnotice_command = ["notify-send"]\nterminal_title = false\n'
+    (tmp_path / "client.toml").write_text(text)
+    settings = ChatSettings("vi", "osc9", ("notify-send",), False)
+    assert read_settings(str(tmp_path / "client.toml")) == settings
 
 
 @pytest.mark.parametrize(
@@ -37,11 +39,12 @@ def test_settings(tmp_path: Path) -> None:
         (b'editing_mode = "ed"', "$.editing_mode"),
         (b'editing_mood = "vi"', "editing_mood"),
         (b"editing_mode = vi", "line 1"),
+        (b"notice_command = 'notify-send'", "$.notice_command"),
         (b"editing_mode = '\xff'", "utf-8"),
         (b"a = " + b"[" * 30_000, "kheishctl chat --help"),
         (b"#" * (MAX_SETTINGS_BYTES + 1), "64 KiB"),
     ],
-    ids=["value", "name", "syntax", "encoding", "depth", "size"],
+    ids=["value", "name", "syntax", "type", "encoding", "depth", "size"],
 )
 def test_invalid_settings(tmp_path: Path, content: bytes, reason: str) -> None:
     """An invalid file is rejected with its path and the reason."""

@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import pytest
 
-from kheishctl.client import ConnectionLost, RequestRefused
+from kheishctl.client import ConnectionLost, Failure, RequestRefused
 from kheishctl.contract import PERMISSION_MODES, Json
 from kheishctl.render.changes import DisplayChange
 from kheishctl.render.layout import Display
@@ -42,6 +42,9 @@ class FakeChat:
         self.is_running = False
         self.has_left = False
         self.is_vi = False
+        self.queue: dict[str, str] = {}
+        self.outbox: list[tuple[str, str]] = []
+        self.sending = ""
         self.sender = "ada"
         self.workspace: str | None = "/srv/shop"
         self.has_unsent = False
@@ -110,6 +113,15 @@ class FakeChat:
     def interrupt(self) -> bool:
         """Return whether a run is running."""
         return self.is_running
+
+    def unsend(self, key: str) -> bool:
+        """Remove a message, unless it is being sent."""
+        self.outbox = [row for row in self.outbox if row[0] != key or key == self.sending]
+        return key != self.sending
+
+    def return_text(self, text: str) -> None:
+        """Record a text for the prompt."""
+        self.output.append(f"line {text}")
 
     def toggle_vi(self) -> bool:
         """Switch the keys."""
@@ -587,3 +599,57 @@ def test_vi() -> None:
         "the line has the keys of vi now",
         "the line has the keys of emacs now",
     ]
+
+
+# The queue.
+
+
+def test_queue() -> None:
+    """``/queue`` lists the queued messages, and then those that were not sent."""
+    chat = FakeChat()
+    chat.run("queue")
+    chat.queue, chat.outbox = {"run_1": "first"}, [("key", "second")]
+    chat.run("queue")
+    assert chat.output == ["no message is queued", "1 of 2, queued: first", "2 of 2, to be sent: second"]
+
+
+def test_withdraw() -> None:
+    """``/withdraw`` takes the last message, or one by its number, back into the line."""
+    chat = FakeChat()
+    chat.queue, chat.outbox = {"run_1": "first", "run_2": "second"}, [("key", "third")]
+    chat.run("withdraw")
+    assert (chat.outbox, chat.calls) == ([], [])
+    chat.run("withdraw 1")
+    assert chat.calls == [("run.cancel", {"run_id": "run_1"})]
+    assert chat.output == ["line third", "line first"]
+
+
+@pytest.mark.parametrize("argument", ["0", "2", "x", "-1"])
+def test_withdraw_of_an_unknown_message(argument: str) -> None:
+    """A number that no message has changes nothing."""
+    chat = FakeChat()
+    chat.queue = {"run_1": "first"}
+    chat.run(f"withdraw {argument}")
+    assert chat.output == ["usage: /withdraw [NUMBER]; /queue lists the numbers"]
+    chat.queue = {}
+    chat.run("withdraw")
+    assert chat.output[1:] == ["no message is queued"]
+    assert not chat.calls
+
+
+def test_withdraw_of_a_message_that_is_being_sent() -> None:
+    """A message that the daemon may have accepted is not withdrawn."""
+    chat = FakeChat()
+    chat.outbox, chat.sending = [("key", "text")], "key"
+    chat.run("withdraw")
+    assert chat.outbox
+    assert "is being sent" in chat.output[0]
+
+
+def test_withdraw_that_is_refused() -> None:
+    """A message whose run cannot be cancelled any more does not return to the line."""
+    chat = FakeChat()
+    chat.queue = {"run_1": "first"}
+    chat.results["run.cancel"] = Failure("it has ended")
+    chat.run("withdraw")
+    assert chat.output == ["it has ended"]

@@ -333,10 +333,13 @@ def test_end_of_a_run_ends_its_calls() -> None:
 
 
 def test_cancelled_run_leaves_the_queue() -> None:
-    """A queued run that is cancelled is removed from the queue."""
+    """A queued run that ends is removed from the queue, and does not touch the growing answer."""
     view = make_view()
-    show(view, QueuedInput("x", "ada", "r"), RunEnd("r", "cancelled", ""))
+    show(view, AnswerText("so far"), QueuedInput("x", "ada", "r"), QueuedInput("y", "ada", "s"))
+    assert show(view, RunEnd("r", "cancelled", "")) == "· withdrawn: x\n"
+    assert show(view, RunEnd("s", "failed", "no route")) == "· not answered (no route): y\n"
     assert view.queue == {}
+    assert view.flush() == "\nso far\n\n"
 
 
 def test_flush() -> None:
