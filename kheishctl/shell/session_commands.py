@@ -1,69 +1,48 @@
-"""The slash commands of the chat about its sessions: directory, changes of files, other sessions."""
+"""Slash commands about the conversation as a whole: its cost, its context, its rules, its text, its agent."""
 
 from __future__ import annotations
 
+import asyncio
+import os
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kheishctl.client import Failure, RequestRefused
-from kheishctl.directories import resolve_directory
-from kheishctl.render.checkpoint import format_diff, format_restored
-from kheishctl.render.messages import format_message
-from kheishctl.render.session import LAST_MESSAGES, describe_hit, describe_session, is_resumable, shorten
+from kheishctl.contract import MAX_PAGE_ROWS
+from kheishctl.render.messages import format_message, join_answer_text
+from kheishctl.render.units import format_money
 from protocol.text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     from kheishctl.contract import Json
-    from kheishctl.render.layout import Display
-    from kheishctl.shell.pending import PendingRequest
 
-MAX_SESSIONS_SHOWN = 12
-MAX_MESSAGES_SHOWN = 20
-MAX_MESSAGES_READ = 200
+# Terminals accept about 100,000 characters of base64 in one sequence for the clipboard.
+MAX_COPIED_BYTES = 74_000
+
+# The newest messages among which the last answer and its token usage are.
+SEARCHED_MESSAGES = 20
+
+SKILL_MESSAGE = "Use the skill {}."
+"""The message that begins a skill without arguments."""
 
 
-class CommandTarget(Protocol):
-    """The conversation that commands change."""
+class ConversationHandle(Protocol):
+    """The part of the conversation that these commands use."""
 
     @property
     def session_id(self) -> str | None:
         """The current session; None before the first message."""
         ...
 
-    @property
-    def workspace(self) -> str | None:
-        """The directory of the conversation's next run, as far as it is known."""
-        ...
-
-    async def move(self, path: str) -> None:
-        """Let the conversation work in a directory from now on. Errors: RequestRefused, ConnectionLost."""
-        ...
-
     def address(self) -> Json:
         """Return the params that name the conversation."""
         ...
 
-    def preset(self, **properties: Any) -> None:
-        """Set properties of the session that the first message will start."""
+    def switch_sender(self, sender: str, agent: str | None = None) -> bool:
+        """Continue as another sender, or with another agent; False while messages are unsent."""
         ...
 
-    @property
-    def presets(self) -> Json:
-        """The properties that were preset."""
-        ...
-
-    @property
-    def outbox(self) -> Iterable[tuple[str, str]]:
-        """The messages that were not accepted yet, each with its key."""
-        ...
-
-    def unsend(self, key: str) -> bool:
-        """Remove a message from the outbox; False if the daemon may have accepted it already."""
-        ...
-
-    def switch_sender(self, sender: str) -> bool:
-        """Continue as another sender; False while messages of the current one are unsent."""
+    def send(self, text: str) -> None:
+        """Put a message into the outbox."""
         ...
 
     async def call(self, method: str, params: Json | None = None) -> Any:
@@ -71,211 +50,155 @@ class CommandTarget(Protocol):
         ...
 
 
-class CommandView(Protocol):
-    """The display of the chat."""
+class NoteView(Protocol):
+    """The part of the chat's display that these commands use."""
 
     def note(self, text: str, style: str = "dim") -> None:
         """Show a note."""
         ...
 
-    def print(self, text: str) -> None:
-        """Show finished text."""
-        ...
-
-    def print_messages(self, messages: list[Json]) -> None:
-        """Show messages of the history, oldest first."""
-        ...
-
-    def print_request(self, request: PendingRequest) -> None:
-        """Show a whole approval or question."""
-        ...
-
-    def print_doubt(self, doubt: Json) -> None:
-        """Show a call in doubt."""
-        ...
-
-    def display(self) -> Display:
-        """Return the current properties of the terminal."""
-        ...
-
-    def interrupt(self) -> bool:
-        """Stop the running run; whether there was something to stop."""
-        ...
-
-    def toggle_vi(self) -> bool:
-        """Switch between the keys of vi and of emacs; whether those of vi are effective now."""
-        ...
-
-    @property
-    def queue(self) -> Mapping[str, str]:
-        """The queued messages, by run, in order."""
-        ...
-
-    def return_text(self, text: str) -> None:
-        """Put a withdrawn message into the prompt."""
-        ...
-
-    def leave(self) -> None:
-        """End the chat."""
-        ...
-
-    def edit_text(self, text: str) -> None:
-        """Put a text into the prompt, unless the person has typed meanwhile."""
+    def copy(self, text: str) -> None:
+        """Put a text into the clipboard of the terminal."""
         ...
 
 
 class SessionCommands:
-    """The handler of these commands. It remembers the lists that it showed last, for the numbers in them."""
+    """The handler of these commands. Every method takes the argument of the command line."""
 
-    def __init__(self, conversation: CommandTarget, view: CommandView) -> None:
+    def __init__(self, conversation: ConversationHandle, view: NoteView) -> None:
         self._conversation = conversation
         self._view = view
-        self._sessions: list[str] = []
-        self._messages: list[Json] = []
-        # The point to which the conversation was rewound.
-        self._rewound: Json | None = None
 
-    def _note_no_session(self) -> None:
-        self._view.note("the conversation has no session yet; send a message first", "yellow")
+    async def _need_session(self) -> str:
+        """Return the session. Errors: Failure before the first message."""
+        if self._conversation.session_id is None:
+            raise Failure("the conversation has no session yet; send a message first")
+        return self._conversation.session_id
 
-    async def change_directory(self, argument: str) -> None:
-        """Move the conversation to a directory; without one, show the current one."""
-        if not argument:
-            place = self._conversation.workspace or "the default workspace"
-            self._view.note(f"the conversation works in {one_line(place)}", "")
-            return
-        view = await self._conversation.call("workspace.get", {"path": resolve_directory(argument)})
-        if view.get("problem"):
-            raise Failure(str(view["problem"]))
-        await self._conversation.move(str(view["path"]))
-        note = f"the conversation works in {one_line(str(view['path']))}"
-        untrusted = ", which is not trusted; 'kheishctl workspace trust DIRECTORY' trusts one"
-        self._view.note(note + ("" if view.get("root") else untrusted), "")
+    async def show_cost(self, _: str) -> None:
+        """Show the tokens and the cost of the session."""
+        session = await self._conversation.call("session.get", {"session_id": await self._need_session()})
+        usage = session.get("usage") or {}
+        counts = (usage.get("input_tokens", 0), usage.get("output_tokens", 0))
+        tokens = f"{counts[0]:,} tokens read ({usage.get('cached_input_tokens', 0):,} from a cache)"
+        costs = ", ".join(filter(None, map(format_money, session.get("costs", ()))))
+        self._view.note(f"{tokens}, {counts[1]:,} written; {costs or 'no cost: the route has no prices'}", "")
 
-    # Changes of files.
+    async def show_context(self, _: str) -> None:
+        """Show how much of the model's context the conversation uses."""
+        params: Json = {"session_id": await self._need_session(), "limit": 1}
+        runs = (await self._conversation.call("run.list", params))["runs"]
+        size = int(runs[0]["pinned"].get("context_tokens", 0)) if runs else 0
+        usage: Json = next((entry["usage"] for entry in await self._read_newest() if entry.get("usage")), {})
+        used = int(usage.get("input_tokens", 0)) + int(usage.get("output_tokens", 0))
+        share = f" of {size:,} ({100 * used // size}%); /compact makes room" if size else ""
+        self._view.note(f"the context of the last answer: {used:,} tokens{share}", "")
 
-    async def show_diff(self, _: str) -> None:
-        """Show the changes of files by the conversation that are not undone."""
-        if (session_id := self._conversation.session_id) is None:
-            self._note_no_session()
-            return
-        params = {"session_id": session_id, "since": 0}
-        diff = await self._conversation.call("checkpoint.diff", params)
-        self._view.print(format_diff(diff, self._view.display()) + "\n\n")
+    async def show_permissions(self, _: str) -> None:
+        """Show the rules, grants and modes that apply, broadest first."""
+        session_id = self._conversation.session_id
+        target = (
+            {"session_id": session_id} if session_id else {"agent": self._conversation.address()["agent"]}
+        )
+        page = await self._conversation.call("permission.list", target)
+        for layer in page["permissions"]:
+            name = f" {layer['name']}" if layer.get("name") else ""
+            rules = [("mode", f"at most {layer['mode']}")] if layer.get("mode") else []
+            rules += [(rule["decision"], _format_rule(rule)) for rule in layer["rules"]]
+            rules += [("allow, remembered", _format_rule(grant)) for grant in layer.get("grants", ())]
+            for says, text in rules:
+                self._view.note(one_line(f"{layer['layer']}{name}: {says}: {text}"), "")
+            if not rules:
+                self._view.note(one_line(f"{layer['layer']}{name}: no rules"))
 
-    async def undo(self, argument: str) -> None:
-        """Undo the newest change of files; ``force`` overwrites files that changed since."""
-        await self._restore(argument, {})
-
-    async def redo(self, argument: str) -> None:
-        """Revert the newest undo; ``force`` overwrites files that changed since."""
-        await self._restore(argument, {"redo": True})
-
-    async def _restore(self, argument: str, params: Json) -> None:
-        command = "redo" if params else "undo"
-        if (session_id := self._conversation.session_id) is None:
-            self._note_no_session()
-        elif argument not in ("", "force"):
-            self._view.note(f"usage: /{command}, or /{command} force", "yellow")
-        else:
-            params = {"session_id": session_id, "force": argument == "force"} | params
-            try:
-                restored = await self._conversation.call("checkpoint.restore", params)
-            except RequestRefused as refused:
-                if refused.reason != "files_changed":
-                    raise
-                self._view.note(f"{refused}: '/{command} force'", "yellow")
-                return
-            self._view.print(format_restored(restored, self._view.display()) + "\n\n")
-
-    # Sessions.
-
-    async def list_sessions(self, argument: str) -> None:
-        """Show the sessions of the address, or those with a text; return to one by its number."""
-        if argument.isdecimal():
-            if not 1 <= int(argument) <= len(self._sessions):
-                self._view.note("no such number; /sessions lists the sessions", "yellow")
-                return
-            await self._resume(self._sessions[int(argument) - 1])
-            return
-        now_ms = self._view.display().now_ms
+    async def switch_agent(self, agent: str) -> None:
+        """Continue with another agent, in the same sender's conversation with it; without one, show it."""
         address = self._conversation.address()
-        if argument:
-            params = address | {"query": argument, "limit": MAX_SESSIONS_SHOWN}
-            found = await self._conversation.call("session.search", params)
-            hits = found["messages"][::-1]
-            lines = dict(reversed({hit["session_id"]: describe_hit(hit, now_ms) for hit in hits}.items()))
-        else:
-            params = address | {"status": "open", "limit": MAX_SESSIONS_SHOWN}
-            page = await self._conversation.call("session.list", params)
-            lines = {}
-            for session in filter(is_resumable, page["sessions"]):
-                session_id = session["session_id"]
-                last = {"session_id": session_id, "order": "newest", "limit": LAST_MESSAGES}
-                history = await self._conversation.call("session.history", last)
-                is_current = session_id == self._conversation.session_id
-                lines[session_id] = describe_session(session, history["messages"], now_ms, current=is_current)
-        self._sessions = list(lines)
-        for number, line in enumerate(lines.values(), 1):
-            self._view.note(f"{number}  {line}", "")
-        self._view.note("'/sessions NUMBER' returns to one" if lines else "no such session")
-
-    async def _resume(self, session_id: str) -> None:
-        params = self._conversation.address() | {"session_id": session_id}
-        await self._conversation.call("conversation.resume", params)
-
-    async def fork(self, _: str) -> None:
-        """Continue in a copy of the session; the session itself stays as it is."""
-        if (session_id := self._conversation.session_id) is None:
-            self._note_no_session()
+        if not agent:
+            self._view.note(f"the agent is {address['agent']}; '/agent NAME' talks to another one")
             return
-        fork = await self._conversation.call("session.fork", {"session_id": session_id})
-        await self._resume(fork["session_id"])
-        self._view.note("this is a fork; /sessions lists the session that it continues")
+        await self._conversation.call("definition.get", {"name": agent})
+        if not self._conversation.switch_sender(address["sender"], agent):
+            self._view.note("messages are still being sent; try again after them", "yellow")
 
-    async def rewind(self, argument: str) -> None:
-        """Show the messages to go back to; go back to before one; restore the files changed since."""
-        word, _, rest = argument.partition(" ")
-        if (session_id := self._conversation.session_id) is None:
-            self._note_no_session()
-        elif word == "files" and self._rewound is not None and rest in ("", "force"):
-            params = self._rewound | {"force": rest == "force"}
-            restored = await self._conversation.call("checkpoint.restore", params)
-            self._view.print(format_restored(restored, self._view.display()) + "\n\n")
-        elif word == "files":
-            self._view.note("usage: after /rewind NUMBER, '/rewind files' or '/rewind files force'", "yellow")
-        elif argument and not (argument.isdecimal() and 1 <= int(argument) <= len(self._messages)):
-            self._view.note("no such number; /rewind lists the messages", "yellow")
-        elif argument:
-            await self._rewind_to(session_id, self._messages[int(argument) - 1])
+    async def copy(self, _: str) -> None:
+        """Put the last answer into the clipboard."""
+        text = next(filter(None, map(_read_answer, await self._read_newest())), "")
+        if not text:
+            self._view.note("there is no answer yet", "yellow")
+        elif len(text.encode()) > MAX_COPIED_BYTES:
+            self._view.note("the answer is too long for the clipboard; /export writes a file", "yellow")
         else:
-            params = {"session_id": session_id, "order": "newest", "limit": MAX_MESSAGES_READ}
-            page = await self._conversation.call("session.history", params)
-            inputs = [entry for entry in page["messages"] if entry["message"]["role"] == "user"]
-            self._messages = [entry for entry in inputs if not entry.get("item_id")][:MAX_MESSAGES_SHOWN]
-            for number, entry in reversed(list(enumerate(self._messages, 1))):
-                self._view.note(f"{number}  {shorten(format_message(entry['message']))}", "")
-            hint = "'/rewind NUMBER' goes back to before a message"
-            self._view.note(hint if self._messages else "no messages")
+            self._view.copy(text)
+            self._view.note("the last answer was sent to the terminal's clipboard")
 
-    async def _rewind_to(self, session_id: str, entry: Json) -> None:
-        """Continue in a fork that ends before a message, and list the files that changed since."""
-        since: Json = {"session_id": session_id, "since": entry["cursor"]}
-        fork_point = {"session_id": session_id, "at": entry["cursor"] - 1}
-        fork = await self._conversation.call("session.fork", fork_point)
-        await self._resume(fork["session_id"])
-        self._messages, self._rewound = [], since
-        self._view.edit_text(format_message(entry["message"]))
+    async def export(self, argument: str) -> None:
+        """Write the conversation to a new file as Markdown."""
+        if not argument:
+            self._view.note("usage: /export FILE, for example /export notes.md", "yellow")
+            return
+        address = self._conversation.address()
+        params: Json = address | {"limit": MAX_PAGE_ROWS}
+        parts = [f"# {address['agent']} and {address['sender']}\n"]
+        while True:
+            page = await self._conversation.call("conversation.history", params)
+            parts += map(_format_entry, page["messages"])
+            if page.get("next") is None:
+                break
+            params["after"] = page["next"]
+        path = await asyncio.to_thread(_write_new_file, argument, "\n".join(filter(None, parts)))
+        self._view.note(f"written to {one_line(path)}", "")
+
+    async def use_skill(self, name: str, arguments: str) -> bool:
+        """Activate a skill and begin it with a message; False if there is no skill of this name."""
+        session_id = self._conversation.session_id
+        if session_id is None:
+            listed = (await self._conversation.call("skill.list", {"limit": MAX_PAGE_ROWS}))["skills"]
+            if any(skill["name"] == name for skill in listed):
+                await self._need_session()
+            return False
+        params = {"session_id": session_id, "name": name}
         try:
-            changed = await self._conversation.call("checkpoint.restore", since | {"check": True})
+            await self._conversation.call(
+                "skill.activate", params | ({"args": arguments} if arguments else {})
+            )
         except RequestRefused as refused:
-            if refused.reason != "nothing_to_restore":
-                raise
-            changed = {"files": []}
-        files = [file for file in changed["files"] if file["action"] != "unchanged"]
-        for file in files:
-            verb = {"deleted": "made", "changed": "changed, and changed again by others"}
-            self._view.note(f"{one_line(file['path'])}: {verb.get(file['action'], 'changed')} since", "")
-        self._view.note("the conversation is as it was before; /sessions lists the session that you left")
-        if files:
-            self._view.note("'/rewind files' restores the files")
+            if refused.reason == "skill_not_found" or refused.data.get("field") == "$.params.name":
+                return False
+            raise
+        self._conversation.send(arguments or SKILL_MESSAGE.format(name))
+        return True
+
+    async def _read_newest(self) -> list[Json]:
+        params = self._conversation.address() | {"order": "newest", "limit": SEARCHED_MESSAGES}
+        messages: list[Json] = (await self._conversation.call("conversation.history", params))["messages"]
+        return messages
+
+
+def _write_new_file(name: str, text: str) -> str:
+    """Write a file that only its owner can read; return its path. Errors: Failure, also if it exists."""
+    path = os.path.abspath(os.path.expanduser(name))
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise Failure(f"cannot write {path}: {error.strerror}") from None
+    return path
+
+
+def _format_rule(rule: Json) -> str:
+    return f"{rule['tool']} {rule.get('subject') or ''}".rstrip()
+
+
+def _read_answer(entry: Json) -> str:
+    return join_answer_text(entry["message"]).strip() if entry["message"]["role"] == "assistant" else ""
+
+
+def _format_entry(entry: Json) -> str:
+    """Return a message as Markdown; a message without text, such as a list of calls, is empty."""
+    message = entry["message"]
+    is_answer = message["role"] == "assistant"
+    text = (join_answer_text(message) if is_answer else format_message(message)).strip()
+    author = "assistant" if is_answer else str(message.get("agent") or entry.get("sender") or "user")
+    return f"## {one_line(author)}\n\n{text}\n" if text else ""
