@@ -23,6 +23,9 @@ from protocol.text import one_line, sanitize
 
 _STYLE = re.compile(r"(\x1b\[[0-9;]*m)")
 
+# A word with the blanks that follow it; the first one also with those that precede it.
+_WORD = re.compile(r"^ *\S* *|\S+ *")
+
 STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
 
 
@@ -105,6 +108,32 @@ def fold(text: str, columns: int) -> list[str]:
             used += width
         folded.append(current)
     return folded
+
+
+def wrap(text: str, columns: int, indent: str = "") -> list[str]:
+    """Split text into lines of at most ``columns`` at blanks; only a word longer than a line is split.
+
+    ``indent`` precedes the continuation of a line.
+    """
+    wrapped: list[str] = []
+    room = max(1, columns - len(indent))
+    for line in text.expandtabs(4).split("\n"):
+        if count_columns(line) <= columns:
+            wrapped.append(line)
+            continue
+        current = ""
+        for found in _WORD.findall(line):
+            word = found
+            if current.strip() and count_columns(current) + count_columns(word.rstrip()) > columns:
+                wrapped.append(current.rstrip())
+                current = indent
+            if count_columns(word.rstrip()) > columns - count_columns(current):
+                *full, word = fold(word.rstrip(), room)
+                wrapped += [current + full[0], *(indent + part for part in full[1:])] if full else []
+                current = indent if full else current
+            current += word
+        wrapped.append(current.rstrip())
+    return wrapped
 
 
 # Tables and records.
