@@ -160,12 +160,16 @@ def _store_option(ctx: click.Context, parameter: click.Parameter, value: Any) ->
 
 
 def common_options() -> list[click.Parameter]:
-    """Return the options of every command; they are valid before and after its name."""
+    """Return the options of every command; they are valid before and after its name.
+
+    They are eager, so that they are known when an abbreviated id is resolved.
+    """
     return [
         click.Option(
             ["--json", "as_json"],
             is_flag=True,
             expose_value=False,
+            is_eager=True,
             callback=_store_option,
             help="Print JSON (one document, or JSON lines for streams), including errors.",
         ),
@@ -173,6 +177,7 @@ def common_options() -> list[click.Parameter]:
             ["--home"],
             metavar="DIR",
             expose_value=False,
+            is_eager=True,
             callback=_store_option,
             help="The daemon's home (default: $KHEISH_HOME, else $STATE_DIRECTORY, else ~/.kheish).",
         ),
@@ -180,6 +185,7 @@ def common_options() -> list[click.Parameter]:
             ["--socket"],
             metavar="PATH",
             expose_value=False,
+            is_eager=True,
             callback=_store_option,
             help="The daemon's socket (default: <home>/run/kheishd.sock).",
         ),

@@ -151,6 +151,7 @@ METHODS: Final = (
     "workspace.trust",
     "workspace.untrust",
     "workspace.list",
+    "workspace.get",
     "hook.list",
     "hook.get",
     "hook.test",

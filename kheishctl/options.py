@@ -49,6 +49,12 @@ COMPLETIONS: dict[str, tuple[str, Json, str, str]] = {
 }
 """The source of each kind of name: the method, its params, the list in its result, the field in a row."""
 
+ID_KINDS = frozenset(
+    "sessions agent_paths runs open_runs approvals questions indoubts tasks crons events triggers personas "
+    "tokens".split()
+)
+"""The kinds of objects that ids name."""
+
 # Characters that no shell interprets. Bash inserts a completion unquoted: a sender named '$(reboot)', which
 # any client with the right to send may choose, would be executed when the user presses Enter.
 _PLAIN = re.compile(r"[\w.@:,/+][\w.@:,/+-]*")
@@ -112,6 +118,55 @@ class Name(click.ParamType[str]):
         if not str(value).strip():
             self.fail("it is empty; leave the option out for its default", param, ctx)
         return str(value)
+
+
+# The first part of an id begins with its kind and an underscore; a table may have cut it. The last part has
+# at least four characters: 20 bits of randomness.
+_ABBREVIATION = re.compile(r"(?P<start>[a-z]{3}_[0-9A-V]{1,25})…?|…?(?P<end>[0-9A-V]{4,26})")
+
+MAX_NAMED_CANDIDATES = 5
+
+
+class ObjectId(Name):
+    """An id of one of the daemon's objects, which may be abbreviated. ``kind`` is a key of COMPLETIONS."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the full id, or the text itself if it is no abbreviation.
+
+        Errors: a usage error for an abbreviation of several ids.
+        """
+        text = super().convert(value, param, ctx)
+        match = _ABBREVIATION.fullmatch(text)
+        if match is None or ctx is None or ctx.resilient_parsing:
+            return text
+        from kheishctl.ids import find_candidates
+        from kheishctl.picker import may_pick, pick
+
+        app = make_app(ctx)
+        parts = (match["start"] or "", match["end"] or "")
+        try:
+            candidates = find_candidates(app, self._kind, COMPLETIONS, *parts, text)
+        except Failure as failure:
+            app.fail(failure)
+            ctx.exit(failure.exit_code)
+        finally:
+            app.disconnect()
+        if len(candidates) > 1 and may_pick(app):
+            return pick(app, "of them", list(candidates.items()))
+        if len(candidates) > 1:
+            names = ", ".join(list(candidates)[:MAX_NAMED_CANDIDATES])
+            more = len(candidates) - MAX_NAMED_CANDIDATES
+            names += f" and {more} more" if more > 0 else ""
+            self.fail(f"'{text}' abbreviates several ids: {names}", param, ctx)
+        return next(iter(candidates), text)
+
+
+def name_type(kind: str) -> Name:
+    """Return the type of a name of the daemon's objects: an id if they have ids."""
+    return ObjectId(kind) if kind in ID_KINDS else Name()
 
 
 class Amount(click.ParamType[float]):
@@ -213,7 +268,7 @@ def name_option(
     metavar = metavar or name.removeprefix("--").upper()
     completion = complete(kind)
     return click.option(
-        name, field, type=Name(), metavar=metavar, shell_complete=completion, help=help_text, **attrs
+        name, field, type=name_type(kind), metavar=metavar, shell_complete=completion, help=help_text, **attrs
     )
 
 
@@ -411,9 +466,10 @@ class PickedArgument(click.Argument):
 
             app = make_app(ctx)
             if may_pick(app):
-                noun = str(self.metavar).lower()
+                noun = str(self.metavar).lower().rstrip(".")
                 try:
-                    value = pick_row(app, self._kind, noun, COMPLETIONS[self._kind], self._offers) or value
+                    picked = pick_row(app, self._kind, noun, COMPLETIONS[self._kind], self._offers)
+                    value = (picked if self.nargs == 1 else [picked]) if picked else value
                 except Failure as failure:
                     app.fail(failure)
                     ctx.exit(failure.exit_code)
@@ -439,6 +495,7 @@ def id_argument(
     return click.argument(
         field,
         metavar=metavar,
+        type=None if offers is None else name_type(kind),
         shell_complete=complete(kind),
         help=help_text or f"The {metavar.lower()}.",
         **picked,

@@ -395,6 +395,7 @@ class Daemon:
                         self._state.now_ms,
                         self._vault,
                         self._save_tokens,
+                        lambda content: self._scrubber.scrub_cut(content),
                     )
                     await nursery.start(pool.serve)
                     holder.current = pool

@@ -116,7 +116,8 @@ class JournalHandler(logging.Handler):
         """Send one record; errors of the socket are ignored."""
         message = record.getMessage() + _format_traceback(logging.Formatter(), record)
         entry = {
-            "MESSAGE": message[:MAX_MESSAGE_CHARACTERS],
+            # Scrubbed before it is cut: the rest of a secret would not be recognized.
+            "MESSAGE": self.scrubber.scrub_text(message)[:MAX_MESSAGE_CHARACTERS],
             "PRIORITY": _PRIORITIES.get(record.levelno, 5),
             "SYSLOG_IDENTIFIER": "kheishd",
             "LOGGER": record.name,

@@ -11,6 +11,8 @@ from kheishctl.commands.approval_watch import ApprovalWatch
 from kheishctl.contract import APPROVAL_FILTERS, MAX_PAGE_ROWS, REMEMBER, Json
 from kheishctl.options import (
     JsonValue,
+    ObjectId,
+    PickedArgument,
     answer_as_option,
     complete,
     drop_unset,
@@ -50,6 +52,10 @@ _approvals = click.argument(
     metavar="APPROVAL...",
     nargs=-1,
     required=True,
+    cls=PickedArgument,
+    kind="approvals",
+    offers=lambda row: True,
+    type=ObjectId("approvals"),
     shell_complete=complete("approvals"),
     help="The approvals; all must belong to one run.",
 )

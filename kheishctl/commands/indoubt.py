@@ -6,7 +6,7 @@ import click
 
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.contract import INDOUBT_FILTERS, INDOUBT_OUTCOMES, Json
-from kheishctl.options import complete, drop_unset, mutating, paged, request_filters, status_option
+from kheishctl.options import drop_unset, id_argument, mutating, paged, request_filters, status_option
 from kheishctl.render.layout import Column, Display
 from kheishctl.render.pending import format_indoubt, format_status
 from protocol.text import one_line
@@ -26,9 +26,7 @@ COLUMNS = (
     Column("RUN", "run_id"),
 )
 
-_indoubt = click.argument(
-    "indoubt_id", metavar="INDOUBT", shell_complete=complete("indoubts"), help="The call in doubt."
-)
+_indoubt = id_argument("indoubt_id", "INDOUBT", "indoubts", help_text="The call in doubt.")
 
 
 def _typed(names: tuple[str, ...]) -> tuple[str, ...]:

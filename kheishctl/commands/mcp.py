@@ -113,6 +113,8 @@ def resources(app: App, server: str) -> None:
     """List the resources of a server, and the templates of their addresses."""
     result = app.call("mcp.resources", {"server": server})
     show_table(app, result, "resources", RESOURCE_COLUMNS, "No resources.")
+    for warning in result.get("warnings", ()):
+        app.note(f"warning: {one_line(warning)}")
 
 
 PROMPT_COLUMNS = (
@@ -126,7 +128,10 @@ PROMPT_COLUMNS = (
 @id_argument("server", "SERVER", "mcp_servers")
 def prompts(app: App, server: str) -> None:
     """List the prompts of a server."""
-    show_table(app, app.call("mcp.prompts", {"server": server}), "prompts", PROMPT_COLUMNS, "No prompts.")
+    result = app.call("mcp.prompts", {"server": server})
+    show_table(app, result, "prompts", PROMPT_COLUMNS, "No prompts.")
+    for warning in result.get("warnings", ()):
+        app.note(f"warning: {one_line(warning)}")
 
 
 @command(group, "restart", method="mcp.restart", examples=("kheishctl mcp restart files",))

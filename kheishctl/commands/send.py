@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kheishctl import exit_codes
+from kheishctl import directories, exit_codes
 from kheishctl.cli import App, command
 from kheishctl.client import ConnectionLost, Failure, NoDaemon, NotADaemon, RequestRefused
 from kheishctl.commands.run import add_run_details
@@ -193,13 +193,21 @@ def send(app: App, agent: str | None, text: tuple[str, ...], sender: str | None,
     conversation. The exit code reports the outcome, see 'kheishctl --help'. If the daemon restarts meanwhile,
     the command keeps waiting and does not send the message twice.
 
+    A new conversation works in the current directory if the operator allows it, else in the default
+    workspace. It keeps its directory, which --workspace changes. In a terminal, a directory is asked about
+    once: whether its instructions, skills, hooks and settings take effect.
+
     If the run waits for a person, the output names the commands that answer; with --json, the pending
     requests are in 'waiting'. A note marks an incomplete answer; with --json it has a 'stop_reason'.
     """
-    address = drop_unset(
-        agent=agent, sender=sender, guest=options.pop("guest"), workspace=options.pop("workspace")
-    )
-    send_message(app, "conversation.send", address, read_text(app, text, agent), **options)
+    guest, workspace = options.pop("guest"), options.pop("workspace")
+    content = read_text(app, text, agent)
+    directory = workspace or directories.current_directory()
+    if guest is None:
+        directories.offer_trust(app, drop_unset(agent=agent, sender=sender), directory)
+    place = {"workspace": workspace} if workspace else {"cwd": directory}
+    address = drop_unset(agent=agent, sender=sender, guest=guest, **place)
+    send_message(app, "conversation.send", address, content, **options)
 
 
 def send_message(

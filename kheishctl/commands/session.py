@@ -142,7 +142,7 @@ def _make_params(
 @click.option("--id", "session_id", metavar="ID", help="An id of your choice (default: a generated id).")
 @name_option("--agent", "agent", "agents", "The agent (default: the configured default agent).")
 @click.option("--title", help="A title, for people.")
-@click.option("--parent", "parent_session_id", metavar="SESSION", help="The parent of the session.")
+@name_option("--parent", "parent_session_id", "sessions", "The parent of the session.", metavar="SESSION")
 @name_option("--persona", "persona_id", "personas", "The persona to bind.")
 @click.option(
     "--scope",
@@ -161,7 +161,9 @@ def create(app: App, **params: Any) -> None:
 @command(group, "list", method="session.list", examples=("kheishctl session list --agent default --all",))
 @conversation_filters
 @status_option(SESSION_STATUSES)
-@click.option("--parent", "parent_session_id", metavar="SESSION", help="Only the children of this session.")
+@name_option(
+    "--parent", "parent_session_id", "sessions", "Only the children of this session.", metavar="SESSION"
+)
 @name_option("--persona", "persona_id", "personas", "Only those with this persona.")
 @click.option("--sidechains", is_flag=True, help="Include child sessions that have ended.")
 @oldest_option

@@ -6,7 +6,15 @@ import click
 
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.contract import Json
-from kheishctl.options import drop_unset, id_argument, mutating, note_option, paged, session_argument
+from kheishctl.options import (
+    drop_unset,
+    id_argument,
+    mutating,
+    name_option,
+    note_option,
+    paged,
+    session_argument,
+)
 from kheishctl.render.layout import Column, Display, format_record
 from protocol.text import one_line, sanitize
 
@@ -21,8 +29,8 @@ COLUMNS = (
 
 _skill = id_argument("name", "SKILL", "skills")
 _query_option = click.option("--query", metavar="TEXT", help="List only skills that mention this.")
-_session_option = click.option(
-    "--session", "session_id", metavar="SESSION", required=True, help="The session."
+_session_option = name_option(
+    "--session", "session_id", "sessions", "The session.", metavar="SESSION", required=True
 )
 
 

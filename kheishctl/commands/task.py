@@ -10,6 +10,7 @@ from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.contract import TASK_EMPTY, TASK_FILTERS, TASK_KINDS, TASK_OPEN, TASK_STATUSES, Json
 from kheishctl.options import (
     Duration,
+    ObjectId,
     complete,
     drop_unset,
     id_argument,
@@ -77,6 +78,7 @@ _details = options(
         "--blocked-by",
         multiple=True,
         metavar="TASK",
+        type=ObjectId("tasks"),
         shell_complete=complete("tasks"),
         help="A task that must be completed first (repeatable).",
     ),

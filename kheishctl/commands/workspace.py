@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
-from kheishctl.options import drop_unset, mutating, note_option, paged
+from kheishctl.options import complete, drop_unset, mutating, note_option, paged
 from kheishctl.render.layout import Column, format_record
 
 group = make_group(
@@ -46,6 +46,17 @@ def untrust(app: App, root: str, note: str | None, **mutation: Any) -> None:
     """Trust a directory no longer; the configuration's own stay."""
     params = drop_unset(root=os.path.abspath(root), note=note, **mutation)
     app.emit(app.call("workspace.untrust", params), format_record)
+
+
+@command(group, "show", method="workspace.get", examples=("kheishctl workspace show .",))
+@root_argument
+@click.option(
+    "--agent", metavar="AGENT", shell_complete=complete("agents"), help="The agent that works there."
+)
+def show(app: App, root: str, agent: str | None) -> None:
+    """Show whether agents may work in a directory, and whether it is trusted."""
+    params = drop_unset(path=os.path.abspath(root), agent=agent)
+    app.emit(app.call("workspace.get", params), format_record)
 
 
 @command(group, "list", method="workspace.list", examples=("kheishctl workspace list --json",))

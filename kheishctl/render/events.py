@@ -170,6 +170,7 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     ),
     "event_delivered": lambda e: f"{e['event_id']} {_count_deliveries(e)}" + _note(e.get("note")),
     "event_awaited": lambda e: f"{e['source']} until {format_utc(e['expires_at_ms'])}",
+    "event_returned": lambda e: f"{e['event_id']} of {e['source']}",
     "event_wait_ended": lambda e: str(e["how"]) + _note(e.get("event_id")),
     "trigger_created": lambda e: f"{e['trigger_id']} on {e['source']}",
     "trigger_changed": lambda e: f"{e['trigger_id']} {e['status']}",

@@ -116,22 +116,23 @@ def wrap(text: str, columns: int, indent: str = "") -> list[str]:
     ``indent`` precedes the continuation of a line.
     """
     wrapped: list[str] = []
-    room = max(1, columns - len(indent))
     for line in text.expandtabs(4).split("\n"):
         if count_columns(line) <= columns:
             wrapped.append(line)
             continue
         current = ""
-        for found in _WORD.findall(line):
-            word = found
-            if current.strip() and count_columns(current) + count_columns(word.rstrip()) > columns:
+        for word in _WORD.findall(line):
+            letters = word.rstrip()
+            blanks = word[len(letters) :]
+            if current.strip() and count_columns(current) + count_columns(letters) > columns:
                 wrapped.append(current.rstrip())
                 current = indent
-            if count_columns(word.rstrip()) > columns - count_columns(current):
-                *full, word = fold(word.rstrip(), room)
-                wrapped += [current + full[0], *(indent + part for part in full[1:])] if full else []
-                current = indent if full else current
-            current += word
+            if count_columns(current) + count_columns(letters) > columns:
+                # The first part has the room of the others, so that every part can be folded at once.
+                *parts, letters = fold(letters, max(2, columns - len(indent)))
+                wrapped += (indent + part for part in parts)
+                current = indent
+            current += letters + blanks
         wrapped.append(current.rstrip())
     return wrapped
 

@@ -19,7 +19,7 @@ from kheishctl.shell.conversation import ConversationClient
 from kheishctl.shell.images import find_image
 from kheishctl.shell.keys import HELP_KEY
 from kheishctl.shell.markdown import make_renderer, preload
-from kheishctl.shell.notices import Notifier
+from kheishctl.shell.notices import NoticeSender
 from kheishctl.shell.panel import RequestPanel, format_title
 from kheishctl.shell.pending import GRACE_SECONDS, Actions, PendingRequest
 from kheishctl.shell.prompt import ChatPrompt, locate_history, open_history
@@ -60,13 +60,17 @@ class Chat:
         *,
         color: bool,
         fresh: bool = False,
+        directory: str | None = None,
+        moves: bool = False,
         thinking: bool = False,
         verbose: bool = False,
         settings: ChatSettings | None = None,
         terminal: tuple[Input, Output] | None = None,
     ) -> None:
         self._color = color
-        self._conversation = ConversationClient(path, agent, sender, self, fresh=fresh)
+        self._conversation = ConversationClient(
+            path, agent, sender, self, fresh=fresh, directory=directory, moves=moves
+        )
         self._answers = AnswerSender(self._conversation.call, self)
         self._pending = self._answers.pending
         self._slash = SlashHandler(self._conversation, self._answers, self)
@@ -77,7 +81,7 @@ class Chat:
         self._prompt.is_vi = settings.editing_mode == "vi"
         self._has_title = settings.terminal_title
         report = partial(self.note, style="yellow")
-        self._notifier = Notifier(settings, os.environ, self._prompt.write, report)
+        self._notifier = NoticeSender(settings, os.environ, self._prompt.write, report)
         self._transcript = TranscriptView(
             make_renderer(color=color),
             lambda: self._prompt.columns,
@@ -151,7 +155,11 @@ class Chat:
         """Show the address of the conversation and its last messages."""
         agent, sender = one_line(self._conversation.agent or ""), one_line(self._conversation.sender)
         state = "" if messages else ", a new conversation"
-        self.note(f"{agent} as {sender}{state}; /help lists the commands, Ctrl-D leaves")
+        workspace, directory = self._conversation.workspace, self._conversation.directory
+        place = f", in {one_line(workspace)}" if workspace else ""
+        self.note(f"{agent} as {sender}{state}{place}; /help lists the commands, Ctrl-D leaves")
+        if messages and workspace and directory and workspace != os.path.realpath(directory):
+            self.note(f"you are in {one_line(directory)}; '/cd .' moves the conversation there")
         if has_more:
             self.note("earlier messages: /history")
         self.print_messages(messages)
@@ -426,7 +434,8 @@ class Chat:
         agent = one_line(conversation.agent or "")
         if self._has_title:
             self._prompt.set_title(f"{agent or 'kheish'}: {state}" if state else agent)
-        return conversation.status.format(agent, self._prompt.columns, text)
+        columns = self._prompt.columns
+        return conversation.status.format(agent, columns, text, workspace=conversation.workspace)
 
     def _draw_panel(self, max_lines: int) -> list[str]:
         """Return the lines of the request panel; ring the bell once for each new request."""

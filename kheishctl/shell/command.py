@@ -7,12 +7,14 @@ import click
 from kheishctl import exit_codes
 from kheishctl.cli import App, command, use_color
 from kheishctl.client import NoDaemon, dial
-from kheishctl.options import agent_argument, sender_option
+from kheishctl.directories import current_directory, offer_trust
+from kheishctl.options import agent_argument, drop_unset, sender_option, workspace_option
 
 
 @command(None, "chat", examples=("kheishctl chat", "kheishctl chat reviewer --as ada --spawn"))
 @agent_argument
 @sender_option
+@workspace_option
 @click.option(
     "--spawn", is_flag=True, help="If no daemon is running, start one in the background without asking."
 )
@@ -24,6 +26,7 @@ def chat(
     app: App,
     agent: str | None,
     sender: str | None,
+    workspace: str | None,
     spawn: bool,
     fresh: bool,
     thinking: bool,
@@ -33,9 +36,10 @@ def chat(
     """Chat with an agent in the terminal.
 
     The agent and the sender together are the address: the same pair continues its conversation, and the chat
-    shows the last turns. Esc stops an answer and keeps the conversation; Ctrl-D leaves, and the run
-    continues; ? on an empty line lists the keys. Actions of other clients in the same conversation appear as
-    they happen. If the daemon restarts, the chat waits for it.
+    shows the last turns. A new conversation works in the current directory if the operator allows it, and
+    keeps its directory; --workspace and /cd change it. Esc stops an answer and keeps the conversation; Ctrl-D
+    leaves, and the run continues; ? on an empty line lists the keys. Actions of other clients in the same
+    conversation appear as they happen. If the daemon restarts, the chat waits for it.
 
     If a tool call needs your approval, or the agent asks you a question, the bell rings, and the request
     appears above the prompt with the keys that answer it.
@@ -48,6 +52,9 @@ def chat(
     if app.as_json:
         raise click.UsageError("chat is for people; 'kheishctl send --json' is for programs")
     _require_daemon(app, spawn=spawn)
+    directory = workspace or current_directory()
+    offer_trust(app, drop_unset(agent=agent, sender=sender), directory, fresh=fresh)
+    app.disconnect()
     # Imported here, because the prompt costs ten times the start of the interpreter.
     import asyncio
 
@@ -63,6 +70,8 @@ def chat(
             sender or "user",
             color=use_color(True),
             fresh=fresh,
+            directory=directory,
+            moves=workspace is not None,
             thinking=thinking,
             verbose=verbose,
             settings=settings.prefer(vi=vi),

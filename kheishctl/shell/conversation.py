@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
-from kheishctl.client import ConnectionLost, NoDaemon, RequestRefused, is_failed_end
+from kheishctl.client import ConnectionLost, Failure, NoDaemon, RequestRefused, is_failed_end
 from kheishctl.contract import MAX_PAGE_ROWS
 from kheishctl.render.changes import Notice
 from kheishctl.render.children import CHILD_EVENTS, ChildFollower
@@ -73,14 +73,29 @@ class ConversationListener(Protocol):
 
 
 class ConversationClient:
-    """A client of one conversation. ``agent`` is None until the daemon has named its default agent."""
+    """A client of one conversation. ``agent`` is None until the daemon has named its default agent.
+
+    ``directory`` is that of the person, in which a new conversation works if it may; ``moves``: so does an
+    existing one. ``workspace`` is the directory of the conversation's next run, as far as it is known.
+    """
 
     def __init__(
-        self, path: str, agent: str | None, sender: str, listener: ConversationListener, *, fresh: bool
+        self,
+        path: str,
+        agent: str | None,
+        sender: str,
+        listener: ConversationListener,
+        *,
+        fresh: bool,
+        directory: str | None = None,
+        moves: bool = False,
     ) -> None:
         self.path = path
         self.agent = agent
         self.sender = sender
+        self.directory = directory
+        self.workspace: str | None = None
+        self._moves = moves
         self.outbox: deque[tuple[str, str]] = deque()
         # The key of the last message that was sent, with or without an answer.
         self._attempted = ""
@@ -143,6 +158,14 @@ class ConversationClient:
             self._is_up.clear()
             self._connection.close()
         return True
+
+    async def move(self, path: str) -> None:
+        """Let the conversation work in a directory from now on. Errors: RequestRefused, ConnectionLost."""
+        if self._session_id is None:
+            self.preset(workspace=path)
+        else:
+            await self.call("session.update", {"session_id": self._session_id, "workspace": path})
+        self.workspace = path
 
     def send(self, text: str) -> None:
         """Put a message into the outbox."""
@@ -267,12 +290,19 @@ class ConversationClient:
                 self._fresh = False
                 await connection.call("conversation.reset", self.address())
             conversation = await connection.call("conversation.get", self.address())
+            if self._moves:
+                update = {"session_id": conversation["session_id"], "workspace": self.directory}
+                await connection.call("session.update", update)
+                conversation = await connection.call("conversation.get", self.address())
         except RequestRefused as refused:
             if refused.reason != "conversation_not_found":
                 raise
             await connection.call("definition.get", {"name": self.agent})
+            await self._find_workspace(connection)
             self._listener.start([], has_more=False)
             return
+        self._moves = False
+        self.workspace = conversation.get("workspace")
         session = conversation["session"]
         cursor = int(session["updated_cursor"])
         # The history is shown up to this cursor and the journal after it, so that nothing is shown twice.
@@ -304,6 +334,24 @@ class ConversationClient:
                     self._listener.receive(change)
         await self._list_pending(connection, conversation["session_id"])
         await self._subscribe(connection, conversation["session_id"], self._follower.cursor)
+
+    async def _find_workspace(self, connection: ChatConnection) -> None:
+        """Find out where a new conversation will work. Errors: Failure if it may not work where it is to."""
+        if self.directory is None:
+            return
+        try:
+            view = await connection.call("workspace.get", {"path": self.directory, "agent": self.agent})
+        except RequestRefused as refused:
+            if refused.reason not in _UNAVAILABLE:
+                raise
+            return
+        self.workspace = str(view["workspace"])
+        if self._moves:
+            self._moves = False
+            if view.get("problem"):
+                raise Failure(str(view["problem"]))
+            self.workspace = str(view["path"])
+            self.preset(workspace=self.workspace)
 
     async def _list_pending(self, connection: ChatConnection, session_id: str) -> None:
         """Report the pending requests of a session, before later events can change them."""
@@ -403,6 +451,8 @@ class ConversationClient:
                 self.status.feed(event)
             for change in self._follower.feed(method, params):
                 self._listener.receive(change)
+            if event.get("type") == "session_updated" and "workspace" in event["changes"]:
+                self.workspace = event["changes"]["workspace"]
             if event.get("type") == "child_spawned" and self._children is None:
                 session_id, cursor = str(event["session_id"]), int(params["cursor"]) - 1
                 self._children = ChildFollower(session_id, cursor)
@@ -438,7 +488,9 @@ class ConversationClient:
             key, text = self.outbox[0]
             self._attempted = key
             settings = {name: value for name, value in self.presets.items() if value is not None}
-            params = self.address() | {"content": text, "idempotency_key": key} | settings
+            # A conversation that starts over works where the earlier one did.
+            place = {"cwd": directory} if (directory := self.workspace or self.directory) else {}
+            params = self.address() | place | {"content": text, "idempotency_key": key} | settings
             try:
                 sent = await self.call("conversation.send", params)
                 if self.presets:

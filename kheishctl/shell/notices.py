@@ -49,7 +49,7 @@ def format_sequence(kind: NoticeKind, title: str, text: str) -> str:
             return BELL
 
 
-class Notifier:
+class NoticeSender:
     """The sender of notices. ``write`` writes to the terminal, ``report`` shows a problem in the chat."""
 
     def __init__(

@@ -23,6 +23,7 @@ from prompt_toolkit.enums import EditingMode
 from prompt_toolkit.formatted_text import ANSI
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.input.defaults import create_input
+from prompt_toolkit.input.typeahead import get_typeahead
 from prompt_toolkit.output.defaults import create_output
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.shortcuts import CompleteStyle
@@ -193,6 +194,10 @@ class ChatPrompt:
 
         async with self._lend_terminal():
             await ConversationViewer(text, load, self._session.input, self._output).run()
+        if self._session.app.is_running:
+            # Keys that were typed behind the one that closed the viewer.
+            self._session.app.key_processor.feed_multiple(get_typeahead(self._session.input))
+            self._session.app.key_processor.process_keys()
 
     async def suspend(self) -> None:
         """Stop the process until the shell continues it."""

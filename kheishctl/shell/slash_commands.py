@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kheishctl.client import Failure, RequestRefused
 from kheishctl.contract import DEFAULT_GOAL_CONTINUATIONS, INDOUBT_OUTCOMES, PERMISSION_MODES
+from kheishctl.directories import resolve_directory
 from kheishctl.render.agent import format_tree
 from kheishctl.render.claims import format_claim
 from kheishctl.render.daemon import format_daemon_status
 from kheishctl.render.layout import wrap
 from protocol.structs import Value
+from protocol.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -86,6 +88,15 @@ class CommandTarget(Protocol):
     @property
     def session_id(self) -> str | None:
         """The current session; None before the first message."""
+        ...
+
+    @property
+    def workspace(self) -> str | None:
+        """The directory of the conversation's next run, as far as it is known."""
+        ...
+
+    async def move(self, path: str) -> None:
+        """Let the conversation work in a directory from now on. Errors: RequestRefused, ConnectionLost."""
         ...
 
     def address(self) -> Json:
@@ -232,6 +243,20 @@ class SlashHandler:
     async def leave(self, _: str) -> None:
         """End the chat."""
         self._view.leave()
+
+    async def change_directory(self, argument: str) -> None:
+        """Move the conversation to a directory; without one, show the current one."""
+        if not argument:
+            place = self._conversation.workspace or "the default workspace"
+            self._view.note(f"the conversation works in {one_line(place)}", "")
+            return
+        view = await self._conversation.call("workspace.get", {"path": resolve_directory(argument)})
+        if view.get("problem"):
+            raise Failure(str(view["problem"]))
+        await self._conversation.move(str(view["path"]))
+        note = f"the conversation works in {one_line(str(view['path']))}"
+        untrusted = ", which is not trusted; 'kheishctl workspace trust DIRECTORY' trusts one"
+        self._view.note(note + ("" if view.get("root") else untrusted), "")
 
     # The run.
 
@@ -578,6 +603,10 @@ COMMANDS: dict[str, CommandRow] = {
     ),
     "expand": CommandRow(
         "show all of the last long output or message; '/expand 2': of the one before", SlashHandler.expand
+    ),
+    "cd": CommandRow(
+        "show the directory of the conversation, or change it: '/cd ~/src/shop'",
+        SlashHandler.change_directory,
     ),
     "status": CommandRow("show the status of the daemon", SlashHandler.show_status),
     "cancel": CommandRow("stop the answer, like Ctrl-C", SlashHandler.cancel),

@@ -75,10 +75,11 @@ class ConversationStatus:
         """Return the time at which a run was started, if it is known."""
         return self._started_at_ms.get(run_id or "")
 
-    def format(self, agent: str, columns: int, *state: str) -> str:
+    def format(self, agent: str, columns: int, *state: str, workspace: str | None = None) -> str:
         """Return the line: the state, the agent, the model, the context, the use and the workspace.
 
-        Parts that do not fit are omitted from the end, and the path of the workspace is shortened first.
+        ``workspace`` is that of the next run; without it, that of the last one is shown. Parts that do not
+        fit are omitted from the end.
         """
         parts = [*state, one_line(agent), one_line(self.model)]
         if self._context_tokens and self._used_tokens:
@@ -91,7 +92,8 @@ class ConversationStatus:
             for currency, micros in self._costs.items()
             if micros
         )
-        parts.append(shorten_directory(self.workspace) if self.workspace else "")
+        workspace = workspace or self.workspace
+        parts.append(shorten_directory(workspace) if workspace else "")
         line = ""
         for part in filter(None, parts):
             longer = f"{line} · {part}" if line else part

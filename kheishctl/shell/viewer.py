@@ -81,6 +81,6 @@ class ConversationViewer:
         finally:
             self._is_loading = False
         if text:
-            position = self._buffer.cursor_position + len(text) + 1
-            document = Document(f"{text}\n{self._buffer.text}", position)
+            # The end of the loaded text is shown, and the way up goes on from there.
+            document = Document(f"{text}\n{self._buffer.text}", text.rfind("\n") + 1)
             self._buffer.set_document(document, bypass_readonly=True)

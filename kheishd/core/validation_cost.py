@@ -24,6 +24,13 @@ _SAME_VALUE_MAPS: Final = ("dependentSchemas", "dependencies")
 _ALL_MEMBERS: Final = ("additionalProperties", "unevaluatedProperties")
 _ALL_ELEMENTS: Final = ("items", "additionalItems", "unevaluatedItems", "contains")
 
+# Keywords with parts: a map of them, or else one or a list of them. The parts of other keywords are data.
+_MAPS: Final = (*_SAME_VALUE_MAPS, "properties", "patternProperties", "$defs", "definitions")
+_PARTS: Final = (
+    *(*_SAME_VALUE, *_SAME_VALUE_LISTS, *_ALL_MEMBERS, *_ALL_ELEMENTS),
+    *("prefixItems", "propertyNames"),
+)
+
 # References that are resolved by more than their text, so that their targets are not known here.
 _UNUSUAL: Final = ("$dynamicRef", "$recursiveRef")
 
@@ -46,6 +53,44 @@ def find_cost_problem(schema: Any, value: Any, size: int) -> str | None:
                 pending += children
     except LookupError as error:
         return str(error.args[0])
+    return None
+
+
+def find_schema_problem(schema: Any) -> str | None:
+    """Return why no value, however small, must be validated by some part of a schema; None if there is none.
+
+    A schema that refers to itself is fine where each reference goes on to a member of the value. How much
+    that takes depends on the value, and ``find_cost_problem`` says it.
+    """
+    counts: dict[int, int] = {}
+
+    def count(part: Any) -> int:
+        """Return the visits that validating any value by a part takes, up to the limit."""
+        if not isinstance(part, dict):
+            return 0
+        if id(part) not in counts:
+            # A part that leads back to itself meets this and is beyond the limit, too.
+            counts[id(part)] = MAX_FREE_VISITS + 1
+            visits = sum(1 + count(inner) for inner, _ in _find_parts(schema, part, None))
+            counts[id(part)] = min(visits, MAX_FREE_VISITS + 1)
+        return counts[id(part)]
+
+    pending = [schema]
+    try:
+        while pending:
+            part = pending.pop()
+            if not isinstance(part, dict):
+                continue
+            if count(part) > MAX_FREE_VISITS:
+                return "its references and alternatives take too long to validate"
+            for name in _MAPS:
+                pending += _map(part.get(name)).values()
+            for name in _PARTS:
+                pending += part[name] if isinstance(part.get(name), list) else [part.get(name)]
+    except LookupError as error:
+        return str(error.args[0])
+    except RecursionError:
+        return "its parts are nested too deeply"
     return None
 
 

@@ -20,10 +20,10 @@ from kheishd.kernel.hook import Arguments, Invocation, Outcome, RunContext, SubH
 from kheishd.objects.wake.event import find_event, make_result, require_room
 from kheishd.objects.wake.trigger import triggers_of
 from kheishd.records.writer import Origin, StreamWriter, publish
-from kheishd.store.tables import TRIGGERS
+from kheishd.store.tables import RUNS, TRIGGERS
 from protocol import ids
 from protocol.errors.event import EventBusFull, EventSourceReserved
-from protocol.events.event import EventPublished
+from protocol.events.event import EventPublished, EventReturned
 from protocol.events.trigger import TriggerCreated, TriggerDeleted
 from protocol.journal.envelope import BUS_STREAM
 from protocol.limits.event import (
@@ -96,7 +96,11 @@ class WaitForEvent(Arguments, frozen=True):
     after: (
         Annotated[
             int,
-            Meta(ge=0, description="A cursor: an event since then is returned at once. Default: now."),
+            Meta(
+                ge=0,
+                description="A cursor: an event since then is returned at once. Default: the last event that "
+                "this run got for the same source; the first time, now.",
+            ),
         ]
         | UnsetType
     ) = UNSET
@@ -241,8 +245,8 @@ class EventTools(SubHook):
     @tool(
         "wait_for_event",
         description="Wait until an event of a source is published, and return it. You do nothing meanwhile; "
-        "a message to you ends the wait. Events are data from outside. The end of an agent's run "
-        "('agent:<name>:done') is published only while a trigger, a wait or a program listens for it.",
+        "a message to you ends the wait. Events are data from outside. Waiting for the same source again "
+        "misses none.",
         kind="coordinate",
         default="ask",
         repeatable=True,
@@ -255,21 +259,25 @@ class EventTools(SubHook):
         state, pattern = call.context.state, arguments.source
         with state.read() as store:
             present = store.head(BUS_STREAM)[0]
-        after = present if arguments.after is UNSET else min(arguments.after, present)
+            awaited = store.need(RUNS, call.context.run.run_id).awaited
+        if arguments.after is UNSET:
+            after = next((row.cursor for row in awaited if row.source == pattern), present)
+        else:
+            after = min(arguments.after, present)
         wait_id = state.new_id(ids.EVENT_WAIT)
         expires_at_ms = state.now_ms() + arguments.timeout_s * 1000
         while after < present:
             with state.read() as store:
                 event, after = find_event(store, pattern, after, EXAMINED_EVENTS)
             if event is not None:
-                return _return_event(event, after)
+                return _return_event(call, pattern, event, after)
             await checkpoint()
 
         def decide(tx: Transaction) -> Outcome:
             # Events since the last look; while none is published in between, there are none.
             event, cursor = find_event(tx, pattern, after, EXAMINED_EVENTS)
             if event is not None:
-                return _return_event(event, cursor)
+                return _return_event(call, pattern, event, cursor)
             if cursor < tx.head(BUS_STREAM)[0]:
                 raise ToolError("too many events are published at once; call again")
             return Outcome("", awaits=AwaitEvent(call.call_id, wait_id, pattern, cursor, expires_at_ms))
@@ -277,9 +285,12 @@ class EventTools(SubHook):
         return Outcome("", decide=decide)
 
 
-def _return_event(event: EventPublished, cursor: int) -> Outcome:
+def _return_event(call: Invocation, pattern: str, event: EventPublished, cursor: int) -> Outcome:
     origins = join_origins(["event"], event.origins)
-    return Outcome(make_result(event, cursor), origins=origins, hops=event.hops + 1)
+    returned = EventReturned(
+        call_id=call.call_id, source=pattern, event_id=event.event_id, event_cursor=cursor
+    )
+    return Outcome(make_result(event, cursor), events=(returned,), origins=origins, hops=event.hops + 1)
 
 
 def _require_pattern(pattern: str) -> None:

@@ -166,10 +166,11 @@ class ServerTools(SubHook):
         found: list[dict[str, Any]] = []
         for spec in specs:
             try:
-                found += [{"server": spec.name, **row} for row in await pool.list_resources(spec.name)]
+                listing = await pool.list_resources(spec.name)
+                found += [{"server": spec.name, **row} for row in listing.rows]
             except (ServerFailure, McpServerNotFound) as failure:
                 found.append({"server": spec.name, "problem": str(failure)})
-        text, full = format_answer(", ".join(spec.name for spec in specs), found)
+        text, full = format_answer(", ".join(spec.name for spec in specs), found, scrub_cut=call.scrub_cut)
         return Outcome(text, full_output=full)
 
     @tool(
@@ -194,7 +195,7 @@ class ServerTools(SubHook):
             result = await self._holder.current.read_resource(spec.name, arguments.uri)
         except (ServerFailure, McpServerNotFound) as failure:
             raise ToolError(f"the MCP server '{spec.name}': {failure}") from None
-        text, full = format_answer(spec.name, result.content)
+        text, full = format_answer(spec.name, result.content, scrub_cut=call.scrub_cut)
         return Outcome(text, full_output=full)
 
     def _find_server(self, call: Invocation, name: str) -> ServerSpec:
@@ -240,7 +241,7 @@ class ServerTools(SubHook):
             raise ToolError(f"{refusal.message}; nothing was run") from None
         except ServerFailure as failure:
             raise ToolError(describe_failed_call(tool, failure)) from None
-        text, full = format_answer(server, result.content, result.structured)
+        text, full = format_answer(server, result.content, result.structured, call.scrub_cut, result.problem)
         return Outcome(text, result.is_error, full)
 
     def _find(self, call: Invocation) -> RemoteTool:

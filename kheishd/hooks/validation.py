@@ -86,13 +86,14 @@ class Validator:
     def _find_problems(self, tool: Tool, arguments: dict[str, Any]) -> Iterator[str]:
         schema, validator = self._compiled.get(tool.name, (None, None))
         if validator is None or schema is not tool.schema:
-            validator = _compile(tool)
+            try:
+                validator = compile_schema(tool.schema)
+            except ValueError as error:
+                raise ToolError(
+                    f"the schema of {tool.name} is not valid, so no call can be: {error}"
+                ) from error
             self._compiled[tool.name] = (tool.schema, validator)
-        for error in islice(validator.iter_errors(arguments), MAX_PROBLEMS):
-            path = "".join(
-                f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.instance_path
-            )
-            yield f"${path}: {error.message}"
+        yield from find_problems(validator, arguments)
 
 
 def _invalid(tool: Tool, problems: list[str]) -> ToolError:
@@ -100,7 +101,15 @@ def _invalid(tool: Tool, problems: list[str]) -> ToolError:
     return ToolError(f"these arguments do not fit {tool.name}: {listed}")
 
 
-def _compile(tool: Tool) -> jsonschema_rs.Validator:
+def find_problems(validator: jsonschema_rs.Validator, value: Any) -> Iterator[str]:
+    """Yield the first problems of a value, each with its path."""
+    for error in islice(validator.iter_errors(value), MAX_PROBLEMS):
+        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.instance_path)
+        yield f"${path}: {error.message}"
+
+
+def compile_schema(schema: Mapping[str, Any]) -> jsonschema_rs.Validator:
+    """Return the validator of a stranger's schema. Errors: ValueError if it is no valid schema."""
     # Imported here: a daemon without such tools never pays for it.
     import jsonschema_rs
 
@@ -108,12 +117,9 @@ def _compile(tool: Tool) -> jsonschema_rs.Validator:
         # Offline: validating arguments must not send requests to an address that a schema refers to. Values
         # are masked, as they may be long; an error names their path.
         options = jsonschema_rs.FancyRegexOptions(backtrack_limit=MAX_BACKTRACKS)
-        return jsonschema_rs.validator_for(
-            dict(tool.schema), mask="this", offline=True, pattern_options=options
-        )
+        return jsonschema_rs.validator_for(dict(schema), mask="this", offline=True, pattern_options=options)
     except ValueError as error:
-        message = str(error).splitlines()[0][:MAX_PROBLEM_CHARACTERS]
-        raise ToolError(f"the schema of {tool.name} is not valid, so no call can be: {message}") from error
+        raise ValueError(str(error).splitlines()[0][:MAX_PROBLEM_CHARACTERS]) from error
 
 
 def coerce(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:

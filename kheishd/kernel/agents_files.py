@@ -21,7 +21,7 @@ from protocol.structs import Value
 from protocol.text import escape_line, truncate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 NAME: Final = "AGENTS.md"
 
@@ -58,8 +58,13 @@ def find_places(home: str, directories: Sequence[str]) -> list[Place]:
     return [place for place in places if os.path.lexists(place.path)]
 
 
-def read_files(places: list[Place]) -> tuple[str, list[AgentsFile]]:
-    """Return the text of the files, and a description of each; the text is empty if all of them are."""
+def read_files(
+    places: list[Place], scrub_cut: Callable[[bytes], bytes] = bytes
+) -> tuple[str, list[AgentsFile]]:
+    """Return the text of the files, and a description of each; the text is empty if all of them are.
+
+    ``scrub_cut`` removes what a cut made of a secret from the end of a text.
+    """
     sections: list[str] = []
     files: list[AgentsFile] = []
     room = MAX_AGENTS_BYTES
@@ -85,6 +90,7 @@ def read_files(places: list[Place]) -> tuple[str, list[AgentsFile]]:
             )
         )
         if is_cut:
+            text = scrub_cut(text.encode()).decode(errors="ignore")
             note = f"instructions take at most {MAX_AGENTS_BYTES} bytes, and this file has {size}"
             text = f"{text}\n\n[The rest of {path} is left out: {note}.]".lstrip()
         if text.strip():

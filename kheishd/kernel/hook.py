@@ -296,6 +296,7 @@ class Invocation(Value, frozen=True):
     ``judge_claim`` judges a claim of the running call by the current rules, such as a connection. A claim
     that was approved together with the call is allowed unless a rule denies it now.
     ``scrub`` replaces secrets: for a text that is cut, because a part of a secret is not recognized later.
+    ``scrub_cut`` does so in the beginning of a longer text, and leaves out what the cut made of a secret.
     """
 
     context: RunContext
@@ -309,6 +310,7 @@ class Invocation(Value, frozen=True):
     judge_claim: Callable[[Claim], Ruling] = _deny_claim
     yield_slot: Callable[[], AbstractContextManager[None]] = nullcontext
     scrub: Callable[[bytes], bytes] = bytes
+    scrub_cut: Callable[[bytes], bytes] = bytes
 
     @property
     def key(self) -> str:

@@ -128,14 +128,26 @@ class RemoteTool(Value, frozen=True):
     row: Tool
     read_only: bool = False
     idempotent: bool = False
+    output_schema: Mapping[str, Any] | None = None
 
 
 class RemoteResult(Value, frozen=True):
-    """The result of a call: blocks of content as the server sent them."""
+    """The result of a call: blocks of content as the server sent them.
+
+    ``problem`` is why its structured part is not used: it does not fit the tool's own output schema.
+    """
 
     content: Sequence[Mapping[str, Any]]
     structured: Any = None
     is_error: bool = False
+    problem: str = ""
+
+
+class Listing(Value, frozen=True):
+    """A list of a server: its valid rows as the server sent them, and warnings about the others."""
+
+    rows: Sequence[Mapping[str, Any]]
+    warnings: Sequence[str] = ()
 
 
 class ServerFailure(Exception):
@@ -200,7 +212,7 @@ class Mcp(Protocol):
         """The servers that have resources."""
         ...
 
-    async def list_resources(self, server: str) -> list[dict[str, Any]]:
+    async def list_resources(self, server: str) -> Listing:
         """Return a server's resources and templates. Errors: ServerFailure, McpServerNotFound."""
         ...
 
@@ -208,7 +220,7 @@ class Mcp(Protocol):
         """Read a resource of a server. Errors: ServerFailure, McpServerNotFound."""
         ...
 
-    async def list_prompts(self, server: str) -> list[dict[str, Any]]:
+    async def list_prompts(self, server: str) -> Listing:
         """Return a server's prompts. Errors: ServerFailure, McpServerNotFound."""
         ...
 
@@ -255,7 +267,7 @@ class NoMcp:
         """Refuse: there is no server. Errors: McpServerNotFound."""
         raise server_not_found(server)
 
-    async def list_resources(self, server: str) -> list[dict[str, Any]]:
+    async def list_resources(self, server: str) -> Listing:
         """Refuse: there is no server. Errors: McpServerNotFound."""
         raise server_not_found(server)
 
@@ -263,7 +275,7 @@ class NoMcp:
         """Refuse: there is no server. Errors: McpServerNotFound."""
         raise server_not_found(server)
 
-    async def list_prompts(self, server: str) -> list[dict[str, Any]]:
+    async def list_prompts(self, server: str) -> Listing:
         """Refuse: there is no server. Errors: McpServerNotFound."""
         raise server_not_found(server)
 

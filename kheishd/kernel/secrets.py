@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -22,7 +23,7 @@ from kheishd.core.sealing import KEY_BYTES, NONCE_BYTES, SealBroken, SealedValue
 from kheishd.core.text.spellings import MIN_SECRET_CHARACTERS
 from kheishd.kernel.master_key import MasterKeys, read_master_keys, write_master_keys
 from kheishd.records.writer import BY_DAEMON, Origin, StreamWriter
-from kheishd.store.tables import SECRET_VALUES, SECRETS
+from kheishd.store.tables import META, SECRET_VALUES, SECRETS
 from protocol.errors.secret import MasterKeyUnusable, SecretLimit, SecretNotFound, SecretUnreadable
 from protocol.errors.store import StoreDamaged
 from protocol.events.secret import SecretDeleted, SecretsResealed, SecretStored
@@ -39,6 +40,14 @@ if TYPE_CHECKING:
     from protocol.objects.secret import SecretKind
 
 log = logging.getLogger("kheishd.secrets")
+
+DIGEST_KEY: Final = "secret_digest_key"
+"""The META row with the key of ``Vault.digest``. It is sealed like a value, so a rotation keeps it."""
+
+_NO_SLOT_ID: Final = ""
+"""The name that the seal of the digest key is bound to: no slot has it."""
+
+_seal_decoder = msgspec.msgpack.Decoder(SealedValue)
 
 
 class SlotReader(Protocol):
@@ -93,6 +102,7 @@ class Vault:
         self._state: State | None = None
         self._keys: MasterKeys | None = None
         self._slots: dict[str, _OpenSlot] = {}
+        self._digest_key = ""
         self.key_problem: str | None = None
 
     def open(self, state: State) -> None:
@@ -169,6 +179,17 @@ class Vault:
             write_master_keys(self._home / "master.key", keys, replaces=False)
             self._keys = MasterKeys(self._keys.path, keys)
             log.info("generated the master key of the secret slots", extra={"path": self._keys.path})
+        if not self._digest_key and self._state is not None:
+            with self._state.read() as store:
+                self._digest_key = self._open_digest_key(store) or os.urandom(KEY_BYTES).hex()
+
+    def _open_digest_key(self, store: Snapshot) -> str | None:
+        """Return the stored key of digests; None without one, or if no present master key opens it."""
+        stored = store.get(META, DIGEST_KEY)
+        for key in () if stored is None or self._keys is None else self._keys.keys:
+            with suppress(SealBroken, msgspec.DecodeError):
+                return unseal(key, _NO_SLOT_ID, _seal_decoder.decode(stored or b""))
+        return None
 
     def _require_readable(self, slot_id: str) -> None:
         """Require that no slot is locked, and that this one has no problem. Errors: SecretUnreadable."""
@@ -210,11 +231,18 @@ class Vault:
                 raise MasterKeyUnusable(self.key_problem)
             sealed = seal(self._keys.keys[0], slot_id, value, os.urandom(NONCE_BYTES))
             tx.put(SECRET_VALUES, slot_id, value=sealed)
+            if self._digest_key and self._open_digest_key(tx) != self._digest_key:
+                self._store_digest_key(tx, self._digest_key)
         writer = StreamWriter(tx, DAEMON_STREAM, origin=origin)
         writer.append(SecretStored(slot_id=slot_id, kind=kind))
         record = writer.need(SECRETS, slot_id)
         writer.write()
         return record
+
+    def _store_digest_key(self, tx: Transaction, digest_key: str) -> None:
+        assert self._keys is not None, "there is a key that seals"
+        sealed = seal(self._keys.keys[0], _NO_SLOT_ID, digest_key, os.urandom(NONCE_BYTES))
+        tx.put(META, DIGEST_KEY, value=msgspec.msgpack.encode(sealed))
 
     def delete_slot(self, tx: Transaction, slot_id: str, *, origin: Origin = BY_DAEMON) -> None:
         """Delete a slot and its value. Errors: SecretNotFound."""
@@ -272,6 +300,9 @@ class Vault:
             except (KeyError, SealBroken):
                 raise SecretUnreadable(f"the value of the slot '{slot_id}' cannot be opened") from None
             tx.put(SECRET_VALUES, slot_id, value=seal(current, slot_id, value, os.urandom(NONCE_BYTES)))
+        digest_key = self._open_digest_key(tx)
+        if digest_key is not None:
+            self._store_digest_key(tx, digest_key)
         writer = StreamWriter(tx, DAEMON_STREAM, origin=origin)
         writer.append(SecretsResealed(key_id=key_id, slots=len(rows)))
         writer.write()
@@ -306,10 +337,10 @@ class Vault:
     def digest(self, value: str) -> str:
         """Return a digest that shows whether a value is the same, and is no help to guess it.
 
-        It is keyed by the master key, which is neither in the store nor in a backup.
+        It is keyed by a random key that only the master key opens, and a new master key, too.
         """
-        key = self._keys.keys[0] if self._keys is not None and self._keys.keys else os.urandom(32)
         content = value.encode(errors="surrogatepass")
+        key = bytes.fromhex(self._digest_key) or os.urandom(KEY_BYTES)
         return hmac.digest(key, b"kheish receipt\0" + content, hashlib.sha256).hex()
 
     def _refresh(self) -> None:

@@ -3,7 +3,8 @@
 Importing this imports the library, which takes half a second: a thread does it, when it is first needed.
 
 The library's own validation of results by the tools' output schemas is not used: a schema of a stranger may
-hold an expression that takes hours to match. Requests of a server to the client are refused by the library.
+hold an expression that takes hours to match (see ``output``). Requests of a server to the client are refused
+by the library.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from kheishd.hooks.os.shell.process import NotStarted
-from kheishd.kernel.mcp import RemoteResult, ServerFailure
+from kheishd.kernel.mcp import Listing, RemoteResult, ServerFailure
+from kheishd.mcp.listing import WARNINGS_KEY, ListScreen
 from kheishd.mcp.oauth import LoginAuth, Logins, OAuthFailed
 from kheishd.mcp.transport import BearerToken, ServerEnded, http_transport, open_process, stdio_transport
 from protocol import __version__
@@ -38,6 +40,8 @@ from protocol.text import sanitize, truncate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
+
+    from mcp.client._transport import TransportStreams
 
     from kheishd.kernel.mcp import ServerSpec
 
@@ -72,10 +76,10 @@ class ServerConnection:
         info = self._client.server_info
         return None if info is None else truncate(sanitize(f"{info.name} {info.version}"), 128)
 
-    async def list_tools(self) -> list[dict[str, Any]]:
-        """Return the tools as the server sent them, at most the limit. Errors: ServerFailure."""
+    async def list_tools(self) -> Listing:
+        """Return the tools, at most the limit. Errors: ServerFailure."""
         if self._client.server_capabilities.tools is None:
-            return []
+            return Listing(())
         return await _list_all(self._client.session.list_tools, "tools")
 
     async def call_tool(
@@ -85,7 +89,7 @@ class ServerConnection:
 
         async def show(done: float, total: float | None, message: str | None) -> None:
             share = f"{done:g}" if total is None else f"{done:g}/{total:g}"
-            text = sanitize(truncate(message, MAX_SERVER_ERROR_BYTES)) if message else ""
+            text = _quote(message) if message else ""
             progress(f"{share} {text}".rstrip() + "\n")
 
         result = await _translate(
@@ -105,16 +109,14 @@ class ServerConnection:
         """Whether the server has resources."""
         return self._client.server_capabilities.resources is not None
 
-    async def list_resources(self) -> list[dict[str, Any]]:
-        """Return the resources, then the templates of resources, as the server sent them.
-
-        Errors: ServerFailure.
-        """
+    async def list_resources(self) -> Listing:
+        """Return the resources, then the templates of resources. Errors: ServerFailure."""
         if not self.has_resources:
-            return []
+            return Listing(())
         session = self._client.session
         resources = await _list_all(session.list_resources, "resources")
-        return resources + await _list_all(session.list_resource_templates, "resource_templates")
+        templates = await _list_all(session.list_resource_templates, "resource_templates")
+        return Listing((*resources.rows, *templates.rows), (*resources.warnings, *templates.warnings))
 
     async def read_resource(self, uri: str) -> RemoteResult:
         """Read a resource. Errors: ServerFailure."""
@@ -124,10 +126,10 @@ class ServerConnection:
         ]
         return RemoteResult([{"type": "resource", "resource": content} for content in contents])
 
-    async def list_prompts(self) -> list[dict[str, Any]]:
-        """Return the prompts as the server sent them. Errors: ServerFailure."""
+    async def list_prompts(self) -> Listing:
+        """Return the prompts. Errors: ServerFailure."""
         if self._client.server_capabilities.prompts is None:
-            return []
+            return Listing(())
         return await _list_all(self._client.session.list_prompts, "prompts")
 
     async def receive(self, message: Any) -> None:
@@ -195,8 +197,15 @@ async def open_connection(
             for connection in connections:
                 await connection.receive(message)
 
+        screen = ListScreen()
+
+        @asynccontextmanager
+        async def screened() -> AsyncIterator[TransportStreams]:
+            async with transport as streams:
+                yield screen.wrap(streams)
+
         client = Client(
-            transport,
+            screened(),
             cache=None,
             message_handler=receive,
             client_info=types.Implementation(name="kheish", version=__version__),
@@ -207,6 +216,7 @@ async def open_connection(
             if login is not None and login.problem is not None:
                 raise login.problem from None
             raise
+        screen.version = client.protocol_version
         connection = ServerConnection(client, pid)
         connections.append(connection)
         nursery = await stack.enter_async_context(trio.open_nursery())
@@ -217,14 +227,16 @@ async def open_connection(
         nursery.cancel_scope.cancel()
 
 
-async def _list_all(request: Callable[..., Any], field: str) -> list[dict[str, Any]]:
+async def _list_all(request: Callable[..., Any], field: str) -> Listing:
     """Return the elements of all pages of a list, at most the limit. Errors: ServerFailure."""
     elements: list[dict[str, Any]] = []
+    warnings: list[str] = []
     cursor: str | None = None
     room = MAX_LIST_BYTES
     for _ in range(MAX_LIST_PAGES):
         params = None if cursor is None else types.PaginatedRequestParams(cursor=cursor)
         page = await _translate(request, params=params)
+        warnings += (page.meta or {}).get(WARNINGS_KEY, ())
         for row in getattr(page, field):
             element = row.model_dump(by_alias=True, exclude_none=True, mode="json")
             size = len(msgspec.json.encode(element))
@@ -232,15 +244,15 @@ async def _list_all(request: Callable[..., Any], field: str) -> list[dict[str, A
             if size <= MAX_LIST_ROW_BYTES:
                 elements.append(element)
             else:
-                log.warning("an MCP server: one of its %s has %d bytes and is left out", field, size)
+                warnings.append(f"one of its {field} has {size} bytes and is left out")
             if room < 0:
-                log.warning("an MCP server: its %s beyond %d bytes are left out", field, MAX_LIST_BYTES)
-                return elements
+                warnings.append(f"its {field} beyond {MAX_LIST_BYTES} bytes are left out")
+                return Listing(elements, warnings)
         cursor = page.next_cursor
         if cursor is None or len(elements) >= MAX_LISTED_SERVER_TOOLS:
             break
         await trio.lowlevel.checkpoint()
-    return elements[:MAX_LISTED_SERVER_TOOLS]
+    return Listing(elements[:MAX_LISTED_SERVER_TOOLS], warnings)
 
 
 async def _translate(request: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -263,8 +275,8 @@ async def _translate(request: Callable[..., Any], *args: Any, **kwargs: Any) -> 
 
 
 def _quote(text: str) -> str:
-    """Return a text of a server or of the library, on one line."""
-    return truncate(" ".join(sanitize(text).split()), MAX_SERVER_ERROR_BYTES)
+    """Return a text of a server or of the library, on one line; the pool redacts it and cuts it to size."""
+    return " ".join(sanitize(text[: 8 * MAX_SERVER_ERROR_BYTES]).split())
 
 
 def describe_failure(error: BaseException) -> str:

@@ -11,18 +11,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from kheishd.core.text.scrub import cut_text
 from kheishd.hooks.os.shell.command import DEFAULT_PATH
 from kheishd.hooks.os.shell.process import home_id
-from kheishd.kernel.mcp import RemoteTool, server_not_found, view_of
-from kheishd.mcp.supervisor import Supervisor
+from kheishd.kernel.mcp import RemoteTool, ServerFailure, server_not_found, view_of
+from kheishd.mcp.output import check_result
+from kheishd.mcp.supervisor import Supervisor, T
 from protocol.errors.mcp import McpLoginFailed, McpServerUnavailable
+from protocol.limits.mcp import MAX_SERVER_ERROR_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
-    from kheishd.kernel.mcp import BegunLogin, RemoteResult, ServerSpec
+    from kheishd.kernel.mcp import BegunLogin, Listing, RemoteResult, ServerSpec
     from kheishd.kernel.secrets import SlotReader
+    from kheishd.mcp.connection import ServerConnection
     from kheishd.mcp.oauth import Logins
     from protocol.objects.mcp import McpServer
 
@@ -48,7 +52,7 @@ class McpPool:
     """All servers (``kernel.mcp.Mcp``).
 
     ``resolve`` returns the credential of a reference, or raises. The tokens of logins are in ``slots``, and
-    ``save`` stores them.
+    ``save`` stores them. ``scrub_cut`` removes what a cut made of a secret from the end of a server's text.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class McpPool:
         now_ms: Callable[[], int],
         slots: SlotReader,
         save: Callable[[str, str], Awaitable[None]],
+        scrub_cut: Callable[[bytes], bytes] = bytes,
     ) -> None:
         self._mark = f"{home_id(home)}.mcp"
         self._environ = environ
@@ -66,6 +71,7 @@ class McpPool:
         self._now_ms = now_ms
         self._slots = slots
         self._save = save
+        self._scrub_cut = scrub_cut
         self._specs: dict[str, ServerSpec] = {}
         self._supervisors: dict[str, Supervisor] = {}
         self._closing: set[Supervisor] = set()
@@ -78,7 +84,8 @@ class McpPool:
         # In a thread: the library takes half a second, during which no connection would be served.
         library = await trio.to_thread.run_sync(import_module, "kheishd.mcp.connection")
         library.silence_library()
-        self._connect, self._describe = library.open_connection, library.describe_failure
+        self._connect = library.open_connection
+        self._describe = lambda error: self._cut(library.describe_failure(error))
         self._logins = library.Logins(self._slots.read, self._save, self._now_ms)
         async with trio.open_nursery() as self._nursery:
             task_status.started()
@@ -169,9 +176,14 @@ class McpPool:
         self, server: str, tool: str, arguments: Mapping[str, Any], progress: Callable[[str], None]
     ) -> RemoteResult:
         """Call a tool by the server's own name of it. Errors: ServerFailure, McpServerNotFound."""
-        return await self._need(server).request(
-            lambda connection: connection.call_tool(tool, arguments, progress)
-        )
+
+        def show(line: str) -> None:
+            progress(self._cut(line.rstrip("\n")) + "\n")
+
+        tools = self._need(server).tools
+        schema = next((row.output_schema for row in tools if row.remote_name == tool), None)
+        result = await self._request(server, lambda connection: connection.call_tool(tool, arguments, show))
+        return result if schema is None else await check_result(schema, result)
 
     @property
     def resource_servers(self) -> Sequence[ServerSpec]:
@@ -180,17 +192,27 @@ class McpPool:
             supervisor.spec for _, supervisor in sorted(self._supervisors.items()) if supervisor.has_resources
         ]
 
-    async def list_resources(self, server: str) -> list[dict[str, Any]]:
+    async def list_resources(self, server: str) -> Listing:
         """Return a server's resources and templates. Errors: ServerFailure, McpServerNotFound."""
-        return await self._need(server).request(lambda connection: connection.list_resources())
+        return await self._request(server, lambda connection: connection.list_resources())
 
     async def read_resource(self, server: str, uri: str) -> RemoteResult:
         """Read a resource of a server. Errors: ServerFailure, McpServerNotFound."""
-        return await self._need(server).request(lambda connection: connection.read_resource(uri))
+        return await self._request(server, lambda connection: connection.read_resource(uri))
 
-    async def list_prompts(self, server: str) -> list[dict[str, Any]]:
+    async def list_prompts(self, server: str) -> Listing:
         """Return a server's prompts. Errors: ServerFailure, McpServerNotFound."""
-        return await self._need(server).request(lambda connection: connection.list_prompts())
+        return await self._request(server, lambda connection: connection.list_prompts())
+
+    async def _request(self, server: str, send: Callable[[ServerConnection], Awaitable[T]]) -> T:
+        """Make a request of a server. Errors: ServerFailure, without a part of a secret in its text."""
+        try:
+            return await self._need(server).request(send)
+        except ServerFailure as failure:
+            raise ServerFailure(failure.reason, self._cut(str(failure))) from None
+
+    def _cut(self, text: str) -> str:
+        return cut_text(text, MAX_SERVER_ERROR_BYTES, self._scrub_cut)
 
     async def restart(self, name: str) -> None:
         """Connect anew; return when that attempt has ended.

@@ -1,15 +1,23 @@
-"""The rows of a server's tools: the server's list in bounds, each tool under its name for agents."""
+"""The rows of a server's tools: the server's list in bounds, each tool under its name for agents.
+
+A tool that no call could use is left out with its reason, rather than offered to a model whose every call
+would fail.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from kheishd.core.mcp import name_tool
+from kheishd.core.validation_cost import find_schema_problem
+from kheishd.hooks.validation import compile_schema
 from kheishd.kernel.hook import Tool
 from kheishd.kernel.mcp import RemoteTool
 from protocol.limits.mcp import (
+    MAX_ROW_WARNINGS,
     MAX_SERVER_TOOL_DESCRIPTION_BYTES,
     MAX_SERVER_TOOL_NAME_BYTES,
     MAX_SERVER_TOOL_SCHEMA_BYTES,
@@ -27,13 +35,11 @@ CANCEL_SECONDS: Final = 10.0
 
 MAX_QUOTED_CHARACTERS: Final = 80
 
-MAX_ROW_WARNINGS: Final = 8
-
 
 def make_rows(spec: ServerSpec, listed: Iterable[Mapping[str, Any]]) -> tuple[list[RemoteTool], list[str]]:
     """Return the tools that are offered, sorted by name, and warnings about those that are left out.
 
-    ``listed`` are the server's tools as it sent them.
+    ``listed`` are the server's tools as it sent them. Takes up to 0.1 s for each of them.
     """
     settings = spec.settings
     rows: dict[str, RemoteTool] = {}
@@ -58,15 +64,38 @@ def make_rows(spec: ServerSpec, listed: Iterable[Mapping[str, Any]]) -> tuple[li
             other = sanitize(rows[row.row.name].remote_name)[:MAX_QUOTED_CHARACTERS]
             warnings.append(f"the tool '{quoted}' is left out: its name is that of '{other}' for agents")
         else:
+            problem = None if row.output_schema is None else find_unusable(row.output_schema)
+            if problem is not None:
+                warnings.append(f"the output schema of the tool '{quoted}' is not used: {problem}")
+                row = replace(row, output_schema=None)
             rows[row.row.name] = row
     if beyond:
         warnings.append(
             f"the server has {beyond} tools beyond the limit of {MAX_SERVER_TOOLS}; choose by enabled_tools"
         )
     warnings += [f"enabled_tools names '{name}', which the server does not have" for name in sorted(missing)]
-    if len(warnings) > MAX_ROW_WARNINGS:
-        warnings[MAX_ROW_WARNINGS:] = [f"and {len(warnings) - MAX_ROW_WARNINGS} more warnings"]
-    return [rows[name] for name in sorted(rows)], warnings
+    return [rows[name] for name in sorted(rows)], limit_warnings(warnings)
+
+
+def limit_warnings(warnings: list[str]) -> list[str]:
+    """Return the first warnings, and the number of the others: a server must not fill lists and the log."""
+    if len(warnings) <= MAX_ROW_WARNINGS:
+        return warnings
+    return [*warnings[:MAX_ROW_WARNINGS], f"and {len(warnings) - MAX_ROW_WARNINGS} more warnings"]
+
+
+def find_unusable(schema: Mapping[str, Any]) -> str | None:
+    """Return why a schema cannot be used; None if it can."""
+    size = len(msgspec.json.encode(schema))
+    if size > MAX_SERVER_TOOL_SCHEMA_BYTES:
+        return f"it has {size} bytes, and the limit is {MAX_SERVER_TOOL_SCHEMA_BYTES}"
+    if (problem := find_schema_problem(schema)) is not None:
+        return problem
+    try:
+        compile_schema(schema)
+    except ValueError as error:
+        return f"it is not valid: {sanitize(str(error))}"
+    return None
 
 
 def _make_row(spec: ServerSpec, tool: Mapping[str, Any]) -> RemoteTool | str:
@@ -74,9 +103,8 @@ def _make_row(spec: ServerSpec, tool: Mapping[str, Any]) -> RemoteTool | str:
     if len(tool["name"].encode()) > MAX_SERVER_TOOL_NAME_BYTES or not tool["name"].isprintable():
         return f"its name has more than {MAX_SERVER_TOOL_NAME_BYTES} bytes, or characters that do not print"
     schema = tool["inputSchema"]
-    size = len(msgspec.json.encode(schema))
-    if size > MAX_SERVER_TOOL_SCHEMA_BYTES:
-        return f"its schema has {size} bytes, and the limit is {MAX_SERVER_TOOL_SCHEMA_BYTES}"
+    if (problem := find_unusable(schema)) is not None:
+        return f"its schema cannot be used: {problem}"
     annotations = tool.get("annotations") or {}
     read_only = annotations.get("readOnlyHint") is True
     idempotent = read_only or annotations.get("idempotentHint") is True
@@ -92,4 +120,4 @@ def _make_row(spec: ServerSpec, tool: Mapping[str, Any]) -> RemoteTool | str:
         droppable=read_only,
         timeout_s=spec.settings.tool_timeout_s + CANCEL_SECONDS,
     )
-    return RemoteTool(spec, tool["name"], row, read_only, idempotent)
+    return RemoteTool(spec, tool["name"], row, read_only, idempotent, tool.get("outputSchema"))

@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final, TypeVar
 
+import msgspec
 import trio
 from msgspec.structs import replace
 
 from kheishd.kernel.mcp import LoginNeeded, ServerFailure, view_of
-from kheishd.mcp.rows import make_rows
+from kheishd.mcp.rows import limit_warnings, make_rows
 from protocol.limits.mcp import MAX_RECONNECT_SECONDS
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ STABLE_SECONDS: Final = 60.0
 # for each change that follows soon, up to the limit.
 RELIST_SECONDS: Final = 1.0
 MAX_RELIST_SECONDS: Final = 64.0
+
+
+# A longer list of tools is judged in a thread: hostile schemas take 10 ms each.
+MAX_INLINE_LIST_BYTES: Final = 16 * 1024
 
 
 class Supervisor:
@@ -157,12 +162,15 @@ class Supervisor:
                 await self._list_tools(connection)
 
     async def _list_tools(self, connection: ServerConnection) -> None:
-        tools, warnings = make_rows(self.spec, await connection.list_tools())
-        self._warnings = warnings
+        listing = await connection.list_tools()
+        if len(msgspec.json.encode(listing.rows)) <= MAX_INLINE_LIST_BYTES:
+            tools, warnings = make_rows(self.spec, listing.rows)
+        else:
+            tools, warnings = await trio.to_thread.run_sync(make_rows, self.spec, listing.rows)
+        warnings = self._warnings = limit_warnings([*listing.warnings, *warnings])
         for warning in warnings:
             log.warning("an MCP server: %s", warning, extra={"server": self.spec.name})
-        old = [(tool.remote_name, tool.row) for tool in self.tools]
-        if old != [(tool.remote_name, tool.row) for tool in tools]:
+        if [replace(tool, spec=self.spec) for tool in tools] != [*self.tools]:
             self.tools = tuple(tools)
             self._on_change()
 

@@ -56,7 +56,8 @@ CHUNK_BYTES: Final = 64 * 1024
 
 # The end of the error output, and the longest line of it that is logged.
 MAX_ERROR_LINES: Final = 20
-MAX_ERROR_LINE_BYTES: Final = 512
+MAX_ERROR_LINE_BYTES: Final = 4096
+"""More than is ever shown of a line, because the text that is shown is redacted before it is cut."""
 
 # The id of a response is its first field but the version, or its last one.
 _ID_FIRST: Final = re.compile(rb'\s*\{(?:\s*"jsonrpc"\s*:\s*"2\.0"\s*,)?\s*"id"\s*:\s*(\d{1,15})\s*,')
@@ -89,7 +90,7 @@ class ServerProcess:
         rest = b""
         async for chunk in self.command.stderr:
             *lines, rest = (rest + chunk).split(b"\n")
-            rest = rest[-MAX_ERROR_LINE_BYTES:]
+            rest = rest[:MAX_ERROR_LINE_BYTES]
             for line in lines:
                 text = escape_line(line[:MAX_ERROR_LINE_BYTES].decode(errors="replace")).strip()
                 if text:

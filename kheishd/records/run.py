@@ -5,11 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+from msgspec.structs import replace
 
+from kheishd.core.event import listener_key
 from kheishd.core.run import machine
 from kheishd.records.projection import DerivedIndex, IndexRow, Projection, key_of_run
 from kheishd.records.session import SESSION_RECORDS
-from kheishd.store.tables import RUNS, RUNS_BY_SESSION, RUNS_CANCELLED, RUNS_READY, RUNS_TO_CONCLUDE
+from kheishd.store.tables import (
+    BUS_LISTENERS,
+    RUNS,
+    RUNS_BY_SESSION,
+    RUNS_CANCELLED,
+    RUNS_READY,
+    RUNS_TO_CONCLUDE,
+)
 from protocol.events.run import RunAccepted
 from protocol.journal.line import decode_event
 from protocol.objects.run import ENDED, SETTLED
@@ -33,8 +42,11 @@ def is_final(run: RunRecord) -> bool:
 
 
 def index_rows(run: RunRecord) -> frozenset[IndexRow]:
-    """Return the index rows of a run: in its session, and while it is to be stopped or concluded."""
+    """Return the index rows of a run: in its session, by the events that it awaits, and for its end."""
     by_session = IndexRow(RUNS_BY_SESSION, (run.session_id, run.accepted_cursor), run.run_id)
+    if run.awaited:
+        listens = (IndexRow(BUS_LISTENERS, (*listener_key(row.source), run.run_id)) for row in run.awaited)
+        return frozenset((*listens, *index_rows(replace(run, awaited=[]))))
     if must_be_concluded(run):
         # No event after the end changes this cursor.
         return frozenset((by_session, IndexRow(RUNS_TO_CONCLUDE, (run.updated_cursor,), run.run_id)))
@@ -53,7 +65,7 @@ RUN_RECORDS: Final = Projection(
     source=lambda store, key, run: (run.session_id, run.accepted_cursor),
     final=is_final,
     rows=index_rows,
-    indexes=(RUNS_BY_SESSION, RUNS_CANCELLED, RUNS_TO_CONCLUDE),
+    indexes=(RUNS_BY_SESSION, RUNS_CANCELLED, RUNS_TO_CONCLUDE, BUS_LISTENERS),
     # The session limits its queue. A run's input names the run before its acceptance, and an operator may
     # resolve a call in doubt after its end.
     bounded=True,

@@ -181,7 +181,7 @@ PUBLICATIONS = Table("publications", (str,), Publication)
 BUS_FANOUT = Table("bus_fanout", (int,), str)
 """(cursor of the event) → event id: not delivered to all its triggers yet."""
 BUS_LISTENERS = Table("bus_listeners", (str, str, str), bytes)
-"""("exact" or "prefix", the source or its beginning, id) → nothing: a trigger, or a run that waits."""
+"""("exact" or "prefix", the source or its beginning, id) → nothing: a trigger, wait or run that listens."""
 EVENT_WAITS = Table("event_waits", (str,), EventWait)
 """(wait id) → a call that waits for an event, or did."""
 TRIGGERS = Table("triggers", (str,), Trigger)

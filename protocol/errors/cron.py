@@ -26,7 +26,7 @@ class CronFromFile(Conflict, reason="cron_from_file"):
 
 
 class CronForbidden(Forbidden, reason="cron_forbidden"):
-    """The cron entry is an operator's; a token whose inputs are data changes only others."""
+    """The cron entry is an operator's; a token whose inputs are data changes and fires only others."""
 
 
 class CronInvalid(Unprocessable, reason="cron_invalid"):

@@ -63,13 +63,14 @@ class CronOccurred(Event, frozen=True, tag="cron_occurred"):
 
 
 class CronSettled(Event, frozen=True, tag="cron_settled"):
-    """The run of an occurrence has ended with this outcome."""
+    """The run of an occurrence has ended with this outcome. ``manual``: its failure does not count."""
 
     cron_id: str
     ended_run_id: str
     outcome: CronOutcome
     status: CronStatus | None = None
     note: str = ""
+    manual: bool = False
 
 
 class CronPlanned(Event, frozen=True, tag="cron_planned"):

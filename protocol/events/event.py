@@ -42,7 +42,8 @@ class EventDelivered(Event, frozen=True, tag="event_delivered"):
 class EventAwaited(Event, frozen=True, tag="event_awaited"):
     """A call waits for an event whose source matches ``source``, and that is published after ``after``.
 
-    It stands in the stream of the session.
+    It stands in the stream of the session. ``listens``: until it ends, the run misses no event of the source
+    between two waits.
     """
 
     wait_id: str
@@ -50,13 +51,23 @@ class EventAwaited(Event, frozen=True, tag="event_awaited"):
     source: str
     after: int
     expires_at_ms: int
+    listens: bool = False
+
+
+class EventReturned(Event, frozen=True, tag="event_returned"):
+    """A call that waits for the events of ``source`` returned one that had been published before it."""
+
+    call_id: str
+    source: str
+    event_id: str
+    event_cursor: int
 
 
 class EventWaitEnded(Event, frozen=True, tag="event_wait_ended"):
     """A call no longer waits for an event; it has its result.
 
-    ``delivered``: an event of a chain of ``hops`` others came. ``expired``: none came in time.
-    ``interrupted``: a message came first. ``withdrawn``: the run has ended.
+    ``delivered``: an event of a chain of ``hops`` others came, for the pattern ``source``. ``expired``: none
+    came in time. ``interrupted``: a message came first. ``withdrawn``: the run has ended.
     """
 
     wait_id: str
@@ -65,3 +76,4 @@ class EventWaitEnded(Event, frozen=True, tag="event_wait_ended"):
     event_id: str | None = None
     event_cursor: int | None = None
     hops: int = 0
+    source: str = ""

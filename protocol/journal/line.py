@@ -29,7 +29,13 @@ from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.cron import CronEvent, CronReported
 from protocol.events.daemon import DaemonReloaded, DaemonRestored, DaemonStarted, DaemonStopped
 from protocol.events.definition import DefinitionDeleted, DefinitionStored
-from protocol.events.event import EventAwaited, EventDelivered, EventPublished, EventWaitEnded
+from protocol.events.event import (
+    EventAwaited,
+    EventDelivered,
+    EventPublished,
+    EventReturned,
+    EventWaitEnded,
+)
 from protocol.events.goal import GoalCleared, GoalContinued, GoalReviewed, GoalSet, GoalUpdated
 from protocol.events.hook import CallInputChanged, HookContextAdded, HookFailed, HookFailureResolved
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
@@ -189,6 +195,7 @@ JournalEvent = (
     | EventPublished
     | EventDelivered
     | EventAwaited
+    | EventReturned
     | EventWaitEnded
     | TriggerCreated
     | TriggerChanged

@@ -53,6 +53,10 @@ MAX_EVENT_OUTPUT_BYTES = 8 * KIB
 # 16 KiB of events. An answer that needs the rest is left out of the event.
 MAX_RUN_END_BYTES = 64 * KIB
 
+# The patterns that a run listens to between its waits, in its record, which each of its events writes anew:
+# 2 KiB for a run that waits, nothing for others.
+MAX_AWAITED_SOURCES = 8
+
 # A week: a run that waits longer should be woken by a trigger instead.
 MAX_EVENT_WAIT_SECONDS = 7 * 24 * 3_600
 DEFAULT_EVENT_WAIT_SECONDS = 3_600

@@ -43,6 +43,12 @@ MAX_STRUCTURED_STRING_BYTES = 16 * KIB
 MAX_STRUCTURED_DEPTH = 8
 MAX_STRUCTURED_ENTRIES = 128
 
+# Warnings of one list, such as rows that are left out: 16 with 300 bytes, in memory and in the log.
+MAX_ROW_WARNINGS = 16
+
+# A structured result that is checked by the tool's output schema. The check takes up to 1 µs a byte.
+MAX_CHECKED_RESULT_BYTES = 256 * KIB
+
 # What a server says about a failure, in a message or an error.
 MAX_SERVER_ERROR_BYTES = 2 * KIB
 

@@ -43,13 +43,17 @@ Sender = Annotated[str, Meta(min_length=1, max_length=MAX_SENDER_BYTES)]
 
 
 class Conversation(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An address and the session it means now."""
+    """An address and the session it means now.
+
+    ``workspace`` is the directory of the session's next run; null if that is no longer allowed.
+    """
 
     agent: str
     sender: str
     session_id: Id
     bound_at_ms: int
     session: Session | None = None
+    workspace: str | None = None
 
 
 class ConversationList(Struct, frozen=True):
@@ -60,12 +64,17 @@ class ConversationList(Struct, frozen=True):
 
 
 class ConversationSend(SendParams, frozen=True, kw_only=True):
-    """Params of ``conversation.send``. Without ``agent``, the configured default agent is meant."""
+    """Params of ``conversation.send``. Without ``agent``, the configured default agent is meant.
+
+    ``workspace`` is the conversation's directory from this message on. ``cwd`` is the sender's own directory:
+    a new conversation works there if that is allowed, and its agent has no directory.
+    """
 
     agent: Agent | None = None
     sender: Sender = DEFAULT_SENDER
     guest: Agent | None = None
     workspace: PathName | None = None
+    cwd: PathName | None = None
     reply_targets: list[dict[str, Any]] | None = None
 
 
@@ -165,7 +174,7 @@ SEND = Method(
         WorkspaceMissing,
         StorageFull,
     ),
-    uncompared=("wait", "stream", "timeout_s"),
+    uncompared=("wait", "stream", "timeout_s", "cwd"),
 )
 STEER = Method(
     "conversation.steer",

@@ -63,6 +63,7 @@ class Occurrence(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``reason`` is stable: ``late``, ``quiet_hours``, ``overlap``, ``queued``, ``manual``, ``restored``, or
     that of a refusal.
     ``missed`` counts the earlier due times since ``since_ms`` that were missed and are not made up for.
+    ``manual``: a client fired it, beside the schedule.
     """
 
     due_ms: int
@@ -74,6 +75,7 @@ class Occurrence(Struct, frozen=True, kw_only=True, omit_defaults=True):
     run_id: str | None = None
     missed: int = 0
     since_ms: int | None = None
+    manual: bool = False
 
 
 class DueRange(Struct, frozen=True, order=True):
@@ -335,7 +337,7 @@ FIRE = Method(
     Occurrence,
     "Fire a cron entry now, beside its schedule.",
     scope="operate",
-    errors=(CronNotFound, StorageFull),
+    errors=(CronNotFound, CronForbidden, StorageFull),
 )
 DELETE = Method(
     "cron.delete",

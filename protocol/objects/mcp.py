@@ -210,10 +210,11 @@ class McpResource(Struct, frozen=True, kw_only=True, omit_defaults=True):
     is_template: bool = False
 
 
-class McpResourceList(Struct, frozen=True):
-    """The first resources of a server."""
+class McpResourceList(Struct, frozen=True, omit_defaults=True):
+    """The first resources of a server, and warnings about those that are left out."""
 
     resources: list[McpResource]
+    warnings: list[str] = []
 
 
 class McpPromptsParams(Params, frozen=True, kw_only=True):
@@ -230,10 +231,11 @@ class McpPrompt(Struct, frozen=True, kw_only=True, omit_defaults=True):
     arguments: list[str] = []
 
 
-class McpPromptList(Struct, frozen=True):
-    """The first prompts of a server."""
+class McpPromptList(Struct, frozen=True, omit_defaults=True):
+    """The first prompts of a server, and warnings about those that are left out."""
 
     prompts: list[McpPrompt]
+    warnings: list[str] = []
 
 
 LIST = Method(

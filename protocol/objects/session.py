@@ -243,12 +243,14 @@ class SessionRow(Session, frozen=True, kw_only=True, omit_defaults=True):
     """A session with its effective scopes: its own, narrowed by everything else that limits it.
 
     That is its agent's definition, its persona, its profile and every session above it. An absent list means
-    every name. ``effective_blocked_tools`` are denied whatever the scope has.
+    every name. ``effective_blocked_tools`` are denied whatever the scope has. ``effective_workspace`` is the
+    directory of its next run; null if that is no longer allowed.
     """
 
     effective_scope: CapabilityScope = CapabilityScope()
     effective_credential_scope: CredentialScope = CredentialScope()
     effective_blocked_tools: list[str] = []
+    effective_workspace: str | None = None
 
 
 class SessionView(SessionRow, frozen=True, kw_only=True, omit_defaults=True):

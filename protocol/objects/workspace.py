@@ -8,13 +8,15 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from protocol.errors.definition import AgentForbidden, AgentNotFound
 from protocol.errors.session import WorkspaceForbidden, WorkspaceMissing
 from protocol.errors.store import StorageFull
 from protocol.errors.token import ScopeWouldWiden
 from protocol.errors.workspace import RootConfigured, RootLimit, RootNotFound
+from protocol.limits.names import MAX_AGENT_BYTES
 from protocol.limits.workspace import MAX_ROOT_NOTE_BYTES
 from protocol.objects.run import PathName
-from protocol.rpc.method import Method, Mutation, Page
+from protocol.rpc.method import Method, Mutation, Page, Params
 
 Note = Annotated[str, Meta(max_length=MAX_ROOT_NOTE_BYTES)]
 
@@ -49,6 +51,31 @@ class TrustedRootList(Struct, frozen=True):
 
     workspaces: list[TrustedRoot]
     next: str | None
+
+
+class WorkspaceView(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A directory as a workspace: ``path`` with its links resolved.
+
+    ``problem`` is why no agent can work there for the caller; empty if one can. ``workspace`` is where a
+    conversation with the agent works that begins there. ``root`` is the outermost trusted root that contains
+    ``path``; null: it is not trusted. ``default``: it is the default workspace.
+    """
+
+    path: str
+    workspace: str
+    problem: str = ""
+    root: str | None = None
+    default: bool = False
+
+
+class WorkspaceRef(Params, frozen=True, kw_only=True):
+    """Params of ``workspace.get``: a directory; a relative path begins at the default workspace.
+
+    Without ``agent``, the configured default agent is meant.
+    """
+
+    path: PathName
+    agent: Annotated[str, Meta(min_length=1, max_length=MAX_AGENT_BYTES)] | None = None
 
 
 class WorkspaceTrust(Mutation, frozen=True, kw_only=True):
@@ -88,5 +115,13 @@ UNTRUST = Method(
     errors=(RootNotFound, RootConfigured, ScopeWouldWiden, StorageFull),
 )
 LIST = Method("workspace.list", "query", WorkspaceListParams, TrustedRootList, "List the trusted roots.")
+GET = Method(
+    "workspace.get",
+    "query",
+    WorkspaceRef,
+    WorkspaceView,
+    "Show whether agents may work in a directory, and whether it is trusted.",
+    errors=(AgentNotFound, AgentForbidden),
+)
 
-METHODS = (TRUST, UNTRUST, LIST)
+METHODS = (TRUST, UNTRUST, LIST, GET)

@@ -7,7 +7,17 @@ from pathlib import Path
 from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon, until
 
-ROW = '[[cron]]\nid = "filed"\nschedule = "{}"\nagent = "default"\nsender = "filed"\nprompt = "tick"\n'
+ROW = """[[cron]]
+id = "filed"
+schedule = "*/5 * * * * *"
+agent = "default"
+sender = "filed"
+prompt = "tick"
+once = true
+
+[[cron]]
+id = "bad"
+"""
 
 
 def soon(seconds: int) -> str:
@@ -18,11 +28,11 @@ def soon(seconds: int) -> str:
 def test_firings_happen_once_over_kills(home: Path) -> None:
     """Killed before and after the due time, the daemon fires each entry once; the store stays sound."""
     (home / "cron").mkdir(parents=True)
-    (home / "cron" / "crons.toml").write_text(ROW.format(soon(2)) + '[[cron]]\nid = "bad"\n')
+    (home / "cron" / "crons.toml").write_text(ROW)
     target = {"agent": "default", "prompt": "hello"}
     with Daemon(home) as daemon:
         warnings = daemon.call("daemon.status")["warnings"]
-        assert any("crons.toml:7" in warning for warning in warnings), warnings
+        assert any("crons.toml:9" in warning for warning in warnings), warnings
         for number in range(5):
             entry = target | {"sender": f"user{number}"}
             daemon.call("cron.create", cron_id=f"c{number}", schedule=soon(2), target=entry)

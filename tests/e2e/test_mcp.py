@@ -24,6 +24,19 @@ needs_servers = pytest.mark.skipif(
 )
 
 
+OUTPUT_SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}}
+INVALID = {
+    "tools/list": {
+        "tools": [
+            {"name": "good", "inputSchema": {"type": "object"}, "outputSchema": OUTPUT_SCHEMA},
+            {"name": "bad", "inputSchema": {"type": "object", "required": 5}},
+        ]
+    },
+    "tools/call": {"content": [], "structuredContent": {"n": "x"}},
+}
+"""The answers of a server with one invalid tool, and one whose results break its own schema."""
+
+
 def server(name: str, command: list[str], **keys: Any) -> str:
     """Return the section of a server."""
     keys = {"command": command, **keys}
@@ -53,9 +66,14 @@ def ask(daemon: Daemon, tool: str, **arguments: Any) -> str:
     return str(daemon.say(order(tool, **arguments))["output"])
 
 
+def row_of(daemon: Daemon, name: str) -> dict[str, Any]:
+    """Return a server as shown."""
+    return next(row for row in daemon.call("mcp.list")["servers"] if row["name"] == name)
+
+
 def pid_of(daemon: Daemon, name: str) -> int:
     """Return the process of a server."""
-    return int(next(row["pid"] for row in daemon.call("mcp.list")["servers"] if row["name"] == name))
+    return int(row_of(daemon, name)["pid"])
 
 
 @needs_servers
@@ -118,6 +136,7 @@ def daemon() -> Iterator[Daemon]:
             server("toy", TOY_COMMAND, env_refs={"SECRET": "env:TOY_SECRET"}),
             server("never", [*TOY_COMMAND, "silent"], start_timeout_s=0.5),
             server("many", [*TOY_COMMAND, "many", "prints"]),
+            server("invalid", [*TOY_COMMAND, json.dumps(INVALID)]),
         )
         with Daemon(home, environ={"TOY_SECRET": "a-secret-of-the-toy"}) as daemon:
             yield daemon
@@ -126,9 +145,13 @@ def daemon() -> Iterator[Daemon]:
 def test_bad_manners(daemon: Daemon) -> None:
     """A server that is silent, huge, dying or chatty harms its own calls only, and secrets are redacted."""
     assert '"content":["hi"]' in ask(daemon, "mcp__toy__echo", text="hi")
-    rows = {row["name"]: row for row in daemon.call("mcp.list")["servers"]}
-    assert (rows["never"]["state"], rows["never"]["problem"]) == ("failed", "it was not ready within 0.5 s")
-    assert (rows["many"]["state"], rows["many"]["tools"]) == ("ready", 128)
+    # Between two attempts: during one the state is "starting", without a problem.
+    until(lambda: "problem" in row_of(daemon, "never"), "an attempt has failed")
+    assert row_of(daemon, "many")["tools"] == 128
+    assert row_of(daemon, "invalid")["tools"] == 1
+    (warning,) = row_of(daemon, "invalid")["warnings"]
+    assert warning.startswith("the tool 'bad' is left out: inputSchema.required: ")
+    assert "the tool's own output schema: $.n: " in ask(daemon, "mcp__invalid__good")
     assert "a-secret" not in ask(daemon, "mcp__toy__env")
     assert "the answer has" in ask(daemon, "mcp__toy__huge", text="5000000")
     assert "may have taken effect" in ask(daemon, "mcp__toy__die")

@@ -45,7 +45,13 @@ def test_the_examples_print_their_output(surroundings: dict[str, str]) -> None:
     """Each command of the README, typed in order by a new user, prints the output shown."""
     for command, output in commands():
         done = subprocess.run(
-            ["bash", "-c", command], env=surroundings, capture_output=True, text=True, timeout=60, check=False
+            ["bash", "-c", command],
+            cwd=surroundings["HOME"],
+            env=surroundings,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
         output_text = done.stdout + done.stderr
         assert re.fullmatch(pattern(output), output_text), f"$ {command}\n{output_text}\ninstead of\n{output}"

@@ -1,13 +1,19 @@
 """``kheishctl`` in this process, against a real daemon."""
 
 import json
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from click.testing import CliRunner
 
+from kheishctl import directories
 from kheishctl.program import root
+
+_directory: ContextVar[str | None] = ContextVar("directory", default=None)
+patch.object(directories, "current_directory", _directory.get).start()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +41,14 @@ class Ctl:
     def __init__(self, home: Path) -> None:
         self.home = home
 
-    def __call__(self, *arguments: str, stdin: str | bytes | None = None, **environ: str) -> Done:
-        """Run one command to its end. Errors: unexpected exceptions of the command."""
+    def __call__(
+        self, *arguments: str, stdin: str | bytes | None = None, cwd: Path | None = None, **environ: str
+    ) -> Done:
+        """Run one command to its end, in no directory unless ``cwd`` names one.
+
+        Errors: unexpected exceptions of the command.
+        """
+        _directory.set(str(cwd) if cwd is not None else None)
         result = CliRunner(env=environ).invoke(
             root,
             ["--home", str(self.home), *arguments],

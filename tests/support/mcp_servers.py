@@ -11,6 +11,7 @@ import trio
 
 from kheishd.kernel.mcp import (
     BegunLogin,
+    Listing,
     RemoteResult,
     RemoteTool,
     ServerFailure,
@@ -68,10 +69,13 @@ async def open_pool(
     home: Path = Path("/nowhere"),
     slots: MemorySlots | None = None,
     now_ms: Callable[[], int] = lambda: 0,
+    scrub_cut: Callable[[bytes], bytes] = bytes,
 ) -> AsyncIterator[McpPool]:
     """Provide a pool that has tried to connect to these servers."""
     slots = slots or MemorySlots()
-    pool = McpPool(home, environ, lambda reference: f"value-of-{reference}", now_ms, slots, slots.save)
+    pool = McpPool(
+        home, environ, lambda reference: f"value-of-{reference}", now_ms, slots, slots.save, scrub_cut
+    )
     with trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:
             await nursery.start(pool.serve)
@@ -147,21 +151,21 @@ class FakePool:
         """The servers in ``with_resources``."""
         return [spec for name, spec in sorted(self.specs.items()) if name in self.with_resources]
 
-    async def list_resources(self, server: str) -> list[dict[str, Any]]:
+    async def list_resources(self, server: str) -> Listing:
         """Return a resource and a template."""
         self._answer(server)
         resource = {"uri": "a:1", "name": "one", "description": "First.", "mimeType": "text/plain"}
-        return [resource, {"uriTemplate": "a:{n}", "name": "any"}]
+        return Listing([resource, {"uriTemplate": "a:{n}", "name": "any"}])
 
     async def read_resource(self, server: str, uri: str) -> RemoteResult:
         """Return the address as the content."""
         self._answer(server)
         return RemoteResult([{"type": "resource", "resource": {"uri": uri, "text": f"text of {uri}"}}])
 
-    async def list_prompts(self, server: str) -> list[dict[str, Any]]:
+    async def list_prompts(self, server: str) -> Listing:
         """Return a prompt."""
         self._answer(server)
-        return [{"name": "greet", "description": "Greets.", "arguments": [{"name": "who"}]}]
+        return Listing([{"name": "greet", "description": "Greets.", "arguments": [{"name": "who"}]}])
 
     def _answer(self, server: str) -> None:
         self.find(server)

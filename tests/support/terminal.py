@@ -15,10 +15,19 @@ KEYS = {"enter": "\r", "ctrl-c": "\x03", "ctrl-d": "\x04", "alt-enter": "\x1b\r"
 
 
 class Terminal:
-    """A program on a screen, with the lines of its scrollback."""
+    """A program on a screen, with the lines of its scrollback.
+
+    In the root directory no agent may work, so that a conversation has the default workspace.
+    """
 
     def __init__(
-        self, command: list[str], environ: Mapping[str, str], *, columns: int = 100, rows: int = 40
+        self,
+        command: list[str],
+        environ: Mapping[str, str],
+        *,
+        columns: int = 100,
+        rows: int = 40,
+        cwd: str = "/",
     ) -> None:
         self._screen: Any = pyte.HistoryScreen(columns, rows, history=10_000, ratio=0.001)
         self._stream: Any = pyte.Stream(self._screen)
@@ -29,6 +38,7 @@ class Terminal:
             env={**os.environ, "TERM": "xterm-256color", **environ},
             dimensions=(rows, columns),
             encoding="utf-8",
+            cwd=cwd,
             timeout=WAIT_SECONDS,
         )
         self._child.delaybeforesend = None

@@ -2,8 +2,9 @@
 
 It needs the standard library only, so that it starts fast. Its arguments are manners: ``silent`` never
 answers, ``prints`` writes a banner and bytes that are no UTF-8, ``many`` has 5,000 tools, ``stubborn``
-ignores the end of its input and SIGTERM, ``dies`` ends before it answers. A path gets a line with the
-process id for each start.
+ignores the end of its input and SIGTERM, ``dies`` ends before it answers, ``endless`` and ``heavy`` have
+lists without an end. A path gets a line with the process id for each start. A JSON object has answers by
+method.
 """
 
 import json
@@ -15,7 +16,10 @@ import threading
 from collections import defaultdict
 from typing import Any
 
-MANNERS = set(sys.argv[1:])
+ANSWERS = {
+    method: answer for text in sys.argv[1:] if text[0] == "{" for method, answer in json.loads(text).items()
+}
+MANNERS = {text for text in sys.argv[1:] if text[0] != "{"}
 LOCK = threading.Lock()
 CANCELLED: defaultdict[Any, threading.Event] = defaultdict(threading.Event)
 EXTRA: list[str] = []
@@ -83,12 +87,22 @@ def answer(message: dict[str, Any]) -> None:
     """Answer a message of the client."""
     method, request_id, params = message.get("method"), message.get("id"), message.get("params") or {}
     match method:
+        case str() if method in ANSWERS:
+            send({"id": request_id, "result": ANSWERS[method]})
         case "initialize":
             capabilities = {"tools": {"listChanged": True}}
+            capabilities |= {method.split("/")[0]: {} for method in ANSWERS if method != "tools/call"}
             info = {"name": "toy", "version": "1"}
             version = params["protocolVersion"]
             result = {"protocolVersion": version, "capabilities": capabilities, "serverInfo": info}
             send({"id": request_id, "result": result})
+        case "tools/list" if MANNERS & {"endless", "heavy"}:
+            page = int(params.get("cursor", 0))
+            rows = [tool(f"page-{page}")]
+            if "heavy" in MANNERS:
+                rows = [{**tool(f"t-{page}-{number}"), "description": "x" * 60_000} for number in range(50)]
+                rows.append({**tool("too-long"), "description": "x" * 65_536})
+            send({"id": request_id, "result": {"tools": rows, "nextCursor": str(page + 1)}})
         case "tools/list":
             send({"id": request_id, "result": {"tools": tools()}})
         case "tools/call":

@@ -132,7 +132,7 @@ def _drop_pending(cron: Cron) -> Cron:
 
 def _occur(cron: Cron, event: CronOccurred, at_ms: int) -> Cron:
     row = event.occurrence
-    if row.reason == "manual":
+    if row.manual or row.reason == "manual":
         # It is beside the schedule, also at the time of an occurrence that waits.
         return replace(cron, recent=_bound([*cron.recent, row]), planned_at_ms=at_ms)
     due, deferred_due = row.due_ms, cron.deferred_due_ms
@@ -189,7 +189,8 @@ def _settle(cron: Cron, event: CronSettled) -> Cron:
         else row
         for row in cron.recent
     ]
-    failures = {"completed": 0, "failed": cron.failures + 1}.get(event.outcome, cron.failures)
+    counted = cron.failures + (not event.manual)
+    failures = {"completed": 0, "failed": counted}.get(event.outcome, cron.failures)
     settled = replace(cron, recent=recent, failures=failures)
     if event.status is None:
         return settled
@@ -300,7 +301,7 @@ def judge_overlap(cron: Cron, row: Occurrence, max_parallel: int) -> Occurrence 
     live = live_rows(cron)
     if not live or (cron.overlap == "parallel" and len(live) < max_parallel):
         return None
-    if row.reason == "manual":
+    if row.manual:
         # It takes no place from the schedule.
         return replace(row, outcome="skipped", note=f"{live[-1].run_id} has not ended")
     if cron.overlap == "queue_one" and cron.queued_due_ms is None:

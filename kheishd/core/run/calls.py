@@ -252,7 +252,7 @@ def decide(run: RunRecord, pinned: Pinned, command: CallCommand) -> list[Journal
             return _answer_question(run, command)
         case AwaitEvent(call_id):
             require_state(run, call_id, "called")
-            return [EventAwaited(**fields_of(AwaitEvent, command))]
+            return [EventAwaited(**fields_of(AwaitEvent, command), listens=True)]
         case EndWait():
             return _end_wait(run, command)
         case _:
@@ -387,6 +387,7 @@ def _end_wait(run: RunRecord, command: EndWait) -> list[JournalEvent]:
         event_id=command.event_id,
         event_cursor=command.event_cursor,
         hops=command.hops,
+        source=command.source,
     )
     return [ended, _make_result(call, command.result.result)]
 

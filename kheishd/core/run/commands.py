@@ -248,6 +248,7 @@ class EndWait(Value, frozen=True):
     event_id: str | None = None
     event_cursor: int | None = None
     hops: int = 0
+    source: str = ""
 
 
 class AbandonQuestion(Value, frozen=True):

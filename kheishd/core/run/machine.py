@@ -114,7 +114,7 @@ from kheishd.core.run.commands import (
     Steer,
 )
 from kheishd.core.run.due import PARKED_AT, has_interrupted_calls, must_run_alone
-from kheishd.core.run.record import RunRecord
+from kheishd.core.run.record import AwaitedSource, RunRecord
 from kheishd.core.trust import add_origin, join_origins
 from protocol.budget import Remainder
 from protocol.errors.run import RunAlreadyEnded
@@ -122,7 +122,7 @@ from protocol.events.approval import ApprovalRequested
 from protocol.events.budget import BudgetReserved, BudgetSettled
 from protocol.events.call import CallsJudged, ToolCalled, ToolReturned
 from protocol.events.context import CompactionFailed, ContextCompacted
-from protocol.events.event import EventAwaited, EventWaitEnded
+from protocol.events.event import EventAwaited, EventReturned, EventWaitEnded
 from protocol.events.goal import GoalContinued
 from protocol.events.hook import HookContextAdded
 from protocol.events.mailbox import MailDelivered
@@ -144,6 +144,7 @@ from protocol.events.run import (
 )
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
+from protocol.limits.event import MAX_AWAITED_SOURCES
 from protocol.objects.run import ENDED, GoalContinuation, Outcome, Pinned, RunError, RunStatus
 from protocol.structs import fields_of
 from protocol.transcript import InputOrigin, Item, Message, ToolCall
@@ -562,12 +563,23 @@ def _evolve_calls(run: RunRecord, envelope: Envelope, event: JournalEvent) -> Ru
             if set(origins) <= set(run.origins):
                 return changed
             return replace(changed, origins=join_origins(run.origins or ["person"], origins))
+        case EventAwaited(listens=True, source=source, after=cursor):
+            return replace(changed, starts_without_progress=0, awaited=_listen(run, source, cursor))
         case CallsJudged() | ApprovalRequested() | EventAwaited():
             return replace(changed, starts_without_progress=0)
-        case EventWaitEnded(how="delivered", hops=hops):
-            return replace(changed, hops=max(run.hops, hops + 1))
+        case EventReturned(source=source, event_cursor=cursor):
+            return replace(changed, awaited=_listen(run, source, cursor))
+        case EventWaitEnded(how="delivered", hops=hops, source=source, event_cursor=cursor):
+            awaited = run.awaited if not source else _listen(run, source, cursor or 0)
+            return replace(changed, hops=max(run.hops, hops + 1), awaited=awaited)
         case _:
             return changed
+
+
+def _listen(run: RunRecord, source: str, cursor: int) -> list[AwaitedSource]:
+    """Return the patterns that a run listens to, with one more, or with its new cursor: the newest last."""
+    others = [awaited for awaited in run.awaited if awaited.source != source]
+    return [*others, AwaitedSource(source, cursor)][-MAX_AWAITED_SOURCES:]
 
 
 def _has_working_call(run: RunRecord) -> bool:
@@ -589,4 +601,5 @@ def _evolve_end(run: RunRecord, envelope: Envelope, outcome: RunStatus, error: R
         pending_steers=0,
         starts_without_progress=0,
         claimed=False,
+        awaited=[],
     )

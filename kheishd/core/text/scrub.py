@@ -14,9 +14,10 @@ import msgspec
 
 from kheishd.core.text.spellings import MIN_SECRET_CHARACTERS, Spellings
 from protocol.ids import ID_SHAPED
+from protocol.text import ELLIPSIS, truncate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 REPLACEMENT: Final = "[scrubbed]"
 MAX_PART_CHARACTERS: Final = 510
@@ -58,6 +59,19 @@ class Scrubber:
             parts += [content[start:first], REPLACEMENT.encode()]
             start = end
         return b"".join([*parts, content[start:]]) if parts else content
+
+    def scrub_cut(self, content: bytes) -> bytes:
+        """Replace the secrets in the beginning of a longer text, whose last one the cut may have split.
+
+        What may be the beginning of a secret is left out at the end: nothing would recognize it later.
+        """
+        if not self.secrets or not content:
+            return content
+        cut = self._spellings.find_beginning(content)
+        for start, end in reversed(self._spellings.find_spans(content)):
+            if start < cut < end:
+                cut = start
+        return self.scrub_bytes(content[:cut])
 
     def scrub_journal_line(self, line: bytes) -> bytes:
         """Replace the secrets in a JSON object; the same bytes object if it has none."""
@@ -155,6 +169,20 @@ def _split(secret: str) -> Iterator[str]:
     starts = range(0, end, MAX_PART_CHARACTERS)
     for start in starts:
         yield secret[start:] if start == starts[-1] else secret[start : start + MAX_PART_CHARACTERS]
+
+
+def cut_text(text: str, max_bytes: int, scrub_cut: Callable[[bytes], bytes], ellipsis: str = ELLIPSIS) -> str:
+    """Return a text from outside within ``max_bytes``; if it is cut, no part of a secret is left at its end.
+
+    Every cut of such a text goes through this function. A text that fits is redacted where it is stored or
+    sent. ``scrub_cut`` is that of the current scrubber.
+    """
+    head = truncate(text, max_bytes, ellipsis)
+    if head is text:
+        return text
+    content = scrub_cut(head.removesuffix(ellipsis).encode(errors="replace"))
+    # A mark may be longer than its secret.
+    return truncate(content.decode(errors="ignore"), max_bytes - len(ellipsis.encode()), "") + ellipsis
 
 
 def replace_spans(text: str, spans: Iterable[tuple[int, int]], start: int, end: int) -> str:

@@ -22,6 +22,8 @@ from bisect import bisect_right
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
+from msgspec import json
+
 from protocol.lazy import lazy_pattern
 from protocol.structs import Value
 
@@ -290,6 +292,11 @@ class Spellings:
                 for start in range(_SLICE_BYTES):
                     number = int.from_bytes(reduced[start : start + _SLICE_BYTES], sys.byteorder)
                     self._slices.setdefault(number, []).append(reduced)
+        # A line of JSON has these as they are here, whatever stands before them: a backslash before an "n" of
+        # the secret, or a secret of signs only, would look like another text once it is reduced.
+        encodable = (secret.encode(errors="replace") for secret in self._forms)
+        in_json = ((secret, json.encode(secret.decode())[1:-1]) for secret in encodable)
+        self._in_json = [escaped for secret, escaped in in_json if escaped != secret]
         longest = max((form.bytes for form in forms), default=0)
         # The longest spelling takes eight characters for each byte, besides some line breaks.
         self._reach = 10 * longest + 256
@@ -308,6 +315,8 @@ class Spellings:
         for probe, reduced in self._probes:
             if probe in text and reduced in text:
                 return True
+        if any(escaped in content for escaped in self._in_json):
+            return True
         if not self._short:
             return False
         texts = _normalize_bytes(content)

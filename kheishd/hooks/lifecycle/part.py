@@ -10,6 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from kheishd.core.hook import NO_OBJECTION, HookContext, HookVerdict
+from kheishd.core.text.scrub import cut_text
 from kheishd.kernel.hook import Amendment, Deny, NeedsApproval, SubHook
 from kheishd.kernel.runtime import ModelFailure
 from kheishd.objects.talk.hook import add_contexts, decide, has_hooks
@@ -17,7 +18,6 @@ from kheishd.store.tables import AGENTS, RUNS, RUNS_BY_SESSION
 from protocol.events.run import InputReceived
 from protocol.journal.line import decode_event
 from protocol.limits.hook import MAX_HOOK_TEXT_BYTES
-from protocol.text import truncate
 from protocol.transcript import text_of
 
 if TYPE_CHECKING:
@@ -152,7 +152,8 @@ class LifecycleHooks(SubHook):
     async def after_call(self, call: Invocation, outcome: Outcome) -> Outcome:
         """Run the hooks after a call. The outcome stays; an objection is a text beside it."""
         event: HookEvent = "post_tool_use_failure" if outcome.is_error else "post_tool_use"
-        verdict = await self._decide(event, call, {"output": truncate(outcome.text, MAX_HOOK_TEXT_BYTES)})
+        output = cut_text(outcome.text, MAX_HOOK_TEXT_BYTES, call.scrub_cut)
+        verdict = await self._decide(event, call, {"output": output})
         contexts = verdict.contexts
         if verdict.block is not None:
             text = f"After {call.tool.name} had run: {verdict.block}"

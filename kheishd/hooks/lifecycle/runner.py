@@ -15,6 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from kheishd.core.hook import NO_OBJECTION, HookVerdict, add_outcome
+from kheishd.core.text.scrub import cut_text
 from kheishd.hooks.lifecycle.command import CommandFailed, make_environment, run_command, shorten
 from kheishd.hooks.lifecycle.files import InvalidHooksFile, read_workspace_hooks
 from kheishd.kernel.credentials import CredentialMissing
@@ -268,7 +269,7 @@ class LifecycleRunner:
             dead_letter_id=self._state.new_id(ids.HOOK_FAILURE),
             hook=hook.name,
             event=subject.event,
-            subject=truncate(subject.subject, MAX_SUBJECT_BYTES),
+            subject=cut_text(subject.subject, MAX_SUBJECT_BYTES, self._live.scrubber.scrub_cut),
             invocation_key=str(trial.payload["invocation_key"]),
             policy=hook.policy,
             problem=trial.problem or "",

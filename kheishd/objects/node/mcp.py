@@ -158,7 +158,9 @@ async def call_tool(call: Call, params: McpCallParams) -> McpCallResult:
     began = time.monotonic()
     with _refusing_failures(params.server):
         result = await pool.call(params.server, params.tool, params.input, lambda line: None)
-    text, _ = format_answer(params.server, result.content, result.structured)
+    text, _ = format_answer(
+        params.server, result.content, result.structured, call.live.scrubber.scrub_cut, result.problem
+    )
     return McpCallResult(
         server=params.server,
         tool=params.tool,
@@ -176,7 +178,7 @@ async def list_resources(call: Call, params: McpResourcesParams) -> McpResourceL
     """
     _find_usable(call, params.server)
     with _refusing_failures(params.server):
-        found = await call.services.mcp.current.list_resources(params.server)
+        listing = await call.services.mcp.current.list_resources(params.server)
     return McpResourceList(
         [
             McpResource(
@@ -186,8 +188,9 @@ async def list_resources(call: Call, params: McpResourcesParams) -> McpResourceL
                 mime_type=row.get("mimeType"),
                 is_template="uriTemplate" in row,
             )
-            for row in found[:MAX_LISTED]
-        ]
+            for row in listing.rows[:MAX_LISTED]
+        ],
+        [*listing.warnings],
     )
 
 
@@ -199,7 +202,7 @@ async def list_prompts(call: Call, params: McpPromptsParams) -> McpPromptList:
     """
     _find_usable(call, params.server)
     with _refusing_failures(params.server):
-        found = await call.services.mcp.current.list_prompts(params.server)
+        listing = await call.services.mcp.current.list_prompts(params.server)
     return McpPromptList(
         [
             McpPrompt(
@@ -207,8 +210,9 @@ async def list_prompts(call: Call, params: McpPromptsParams) -> McpPromptList:
                 description=truncate(row.get("description", ""), MAX_SERVER_TOOL_DESCRIPTION_BYTES),
                 arguments=[argument["name"] for argument in row.get("arguments", ())],
             )
-            for row in found[:MAX_LISTED]
-        ]
+            for row in listing.rows[:MAX_LISTED]
+        ],
+        [*listing.warnings],
     )
 
 

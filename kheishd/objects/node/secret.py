@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import msgspec
 from msgspec.structs import replace
 
 from kheishd.core.fallback import list_candidates
@@ -17,12 +18,18 @@ from kheishd.records.run import read_pinned
 from kheishd.store.tables import (
     AGENTS_BY_NAME,
     AGENTS_BY_PATH,
+    APPROVALS,
+    APPROVALS_WAITING,
+    BUS_LISTENERS,
     CONVERSATIONS,
     CRONS,
     DEFINITIONS,
+    EVENT_WAITS,
     MCP_SERVERS,
     PERMISSIONS,
     PERSONAS,
+    QUESTIONS,
+    QUESTIONS_WAITING,
     ROUTES,
     RUNS,
     RUNS_READY,
@@ -75,7 +82,7 @@ NAMING: Final[tuple[Table[Any], ...]] = (TOKENS, CRONS, TRIGGERS, PERMISSIONS)
 def find_users(runtime: Runtime, slot_id: str, store: Snapshot | None = None) -> list[str]:
     """Return the users of a slot, such as ``route main``.
 
-    With a ``store``, also those that it holds and the runtime does not have yet, and queued and running runs.
+    With a ``store``, also those that it holds and the runtime does not have yet, and open runs.
     """
     reference = f"slot:{slot_id}"
     routes = [
@@ -91,7 +98,7 @@ def find_users(runtime: Runtime, slot_id: str, store: Snapshot | None = None) ->
 
 
 def _find_stored_users(store: Snapshot, reference: str) -> Iterator[str]:
-    """Yield the users in the store, and the runs that are queued or running."""
+    """Yield the users in the store, and the runs that are queued, running or waiting."""
     for (route_id,), row in store.scan(ROUTES):
         if reference in (row.current.settings.auth_ref, *row.current.settings.auth_refs):
             yield f"route {route_id}"
@@ -102,11 +109,30 @@ def _find_stored_users(store: Snapshot, reference: str) -> Iterator[str]:
         for name, settings in stored.definition.mcp_servers.items():
             if reference in ServerSpec(name, settings).references:
                 yield f"MCP server {name} of the agent {agent}"
-    for _, ready in store.scan(RUNS_READY):
-        for run_id in store.need(SESSIONS, store.need(RUNS, ready).session_id).open_runs:
-            pinned = read_pinned(store, store.need(RUNS, run_id))
-            if any(candidate.auth_ref == reference for candidate in list_candidates(pinned)):
+    needle = msgspec.json.encode(reference)
+    for session_id in dict.fromkeys(_find_busy_sessions(store)):
+        for run_id in store.need(SESSIONS, session_id).open_runs:
+            run = store.need(RUNS, run_id)
+            entry = store.entry(run.session_id, run.accepted_cursor)
+            # Ten thousand runs may wait: few of them are worth decoding.
+            if entry is not None and needle not in entry[1]:
+                continue
+            if any(candidate.auth_ref == reference for candidate in list_candidates(read_pinned(store, run))):
                 yield f"run {run_id}"
+
+
+def _find_busy_sessions(store: Snapshot) -> Iterator[str]:
+    """Yield the sessions whose first open run is ready, or waits for a person or an event."""
+    for _, run_id in store.scan(RUNS_READY):
+        yield store.need(RUNS, run_id).session_id
+    for _, approval_id in store.scan(APPROVALS_WAITING):
+        yield store.need(APPROVALS, approval_id).session_id
+    for _, question_id in store.scan(QUESTIONS_WAITING):
+        yield store.need(QUESTIONS, question_id).session_id
+    for (_, _, listener_id), _ in store.scan(BUS_LISTENERS):
+        wait = store.get(EVENT_WAITS, listener_id)
+        if wait is not None:
+            yield wait.session_id
 
 
 def _view_of(call: Call, record: SecretRecord, *, redacted: bool, problem: str | None) -> SecretSlot:

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 from kheishd.core.workspace import find_trust_problem
 from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.objects.pages import cursor_after, page_of
-from kheishd.objects.talk.workspace import client_roots, configured_roots, find_problem, resolve
+from kheishd.objects.talk.address import find_definition
+from kheishd.objects.talk.workspace import (
+    client_roots,
+    configured_roots,
+    find_problem,
+    find_trusted_root,
+    resolve,
+    resolve_requested,
+)
 from kheishd.records.writer import StreamWriter
 from kheishd.store.tables import TRUSTED_ROOTS
 from protocol.errors.rpc import InvalidParams
@@ -25,8 +33,10 @@ from protocol.objects.workspace import (
     TrustedRoot,
     TrustedRootList,
     WorkspaceListParams,
+    WorkspaceRef,
     WorkspaceTrust,
     WorkspaceUntrust,
+    WorkspaceView,
 )
 from protocol.structs import Value
 
@@ -117,4 +127,26 @@ def _append(tx: Transaction, call: Call, event: WorkspaceTrusted | WorkspaceUntr
     return roots
 
 
-HANDLERS = (trust, untrust, list_)
+@query(rows.GET)
+def get(call: Call, params: WorkspaceRef) -> WorkspaceView:
+    """Show whether agents may work in a directory for the caller, and whether it is trusted.
+
+    Errors: InvalidParams, AgentNotFound, AgentForbidden.
+    """
+    workspaces = call.runtime.workspaces
+    agent = find_definition(call, params.agent)
+    problem = ""
+    try:
+        path = resolve_requested(call, params.path, "$.params.path")
+    except (WorkspaceForbidden, WorkspaceMissing) as refusal:
+        # As it was named: a caller that may not choose it does not learn where its links lead.
+        path, problem = os.path.normpath(os.path.join(workspaces.root, params.path)), refusal.message
+    with call.state.read() as store:
+        root = find_trusted_root(store, call.runtime, path)
+    workspace = agent.workspace or (workspaces.root if problem else path)
+    return WorkspaceView(
+        path=path, workspace=workspace, problem=problem, root=root, default=path == workspaces.root
+    )
+
+
+HANDLERS = (trust, untrust, list_, get)

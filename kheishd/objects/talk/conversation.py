@@ -14,6 +14,7 @@ from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.objects.pages import not_a_token, page_of
 from kheishd.objects.talk.address import find_binding
 from kheishd.objects.talk.persona import is_same_snapshot
+from kheishd.objects.talk.workspace import find_workspace_of
 from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import CONVERSATIONS, GOALS, SESSIONS
 from protocol.errors.session import SessionBusy
@@ -36,6 +37,7 @@ from protocol.objects.goal import GOAL_OPEN
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from kheishd.kernel.runtime import Runtime
     from kheishd.store.environment import Snapshot, Transaction
     from kheishd.store.records import Binding
     from protocol.objects.session import Session
@@ -48,16 +50,18 @@ def get(call: Call, params: ConversationRef) -> Conversation:
     """Return the session that an address is bound to."""
     with call.state.read() as store:
         agent, binding = find_binding(store, call, params.agent, params.sender)
-        return _view(store, agent, params.sender, binding)
+        return _view(store, call.runtime, agent, params.sender, binding)
 
 
-def _view(store: Snapshot, agent: str, sender: str, binding: Binding) -> Conversation:
+def _view(store: Snapshot, runtime: Runtime, agent: str, sender: str, binding: Binding) -> Conversation:
+    session = store.need(SESSIONS, binding.session_id)
     return Conversation(
         agent=agent,
         sender=sender,
         session_id=binding.session_id,
         bound_at_ms=binding.bound_at_ms,
-        session=store.get(SESSIONS, binding.session_id),
+        session=session,
+        workspace=find_workspace_of(store, runtime, session),
     )
 
 
@@ -75,7 +79,7 @@ def list_(call: Call, params: ConversationListParams) -> ConversationList:
         last = (agent, sender)
     with call.state.read() as store:
         bindings = _scan(store, agents, senders, last)
-        rows = ((address, _view(store, *address, binding)) for address, binding in bindings)
+        rows = ((address, _view(store, call.runtime, *address, binding)) for address, binding in bindings)
         conversations, following = page_of(rows, params.limit, lambda conversation: True, "/".join)
     return ConversationList(conversations, following)
 
@@ -143,9 +147,10 @@ def reset(tx: Transaction, call: Call, params: ConversationReset) -> Conversatio
     return ConversationResetResult(agent=agent, sender=params.sender, session_id=binding.session_id)
 
 
+# Not the workspace: each message may name another one.
 _BOUNDS = (
     *("scope", "credential_scope", "profile", "blocked_tools"),
-    *("permission_mode", "workspace", "input_contract", "output_contract"),
+    *("permission_mode", "input_contract", "output_contract"),
 )
 
 

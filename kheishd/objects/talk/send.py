@@ -29,7 +29,7 @@ from kheishd.objects.talk.input import apply_input_contract, declared_origin, in
 from kheishd.objects.talk.persona import bind_at_creation
 from kheishd.objects.talk.pin import pin_run
 from kheishd.objects.talk.run import output_fields, wait_until_settled
-from kheishd.objects.talk.workspace import resolve_requested
+from kheishd.objects.talk.workspace import find_workspace, resolve_requested
 from kheishd.records.writer import BY_DAEMON, SessionWriter
 from kheishd.store.tables import CONVERSATIONS, RUNS_READY, SESSIONS
 from protocol import ids
@@ -37,7 +37,7 @@ from protocol.errors.rpc import NotSupported, Overloaded
 from protocol.errors.session import QueueFull, SessionAlreadyEnded
 from protocol.events.conversation import ConversationBound
 from protocol.events.run import InputReceived, RunAccepted
-from protocol.events.session import SessionCreated
+from protocol.events.session import SessionCreated, SessionUpdated
 from protocol.limits.names import MAX_METADATA_BYTES
 from protocol.limits.session import MAX_INPUT_BYTES, MAX_QUEUED_RUNS
 from protocol.limits.store import MAX_BEGIN_BYTES
@@ -58,7 +58,10 @@ if TYPE_CHECKING:
 
 
 class _Input(Value, frozen=True):
-    """A validated input and the ids it will have. ``definition`` is the agent of a conversation."""
+    """A validated input and the ids it will have. ``definition`` is the agent of a conversation.
+
+    ``workspace`` is the requested directory, ``first_workspace`` that of a new conversation.
+    """
 
     params: ConversationSend | SessionSend
     items: list[InputItem]
@@ -71,6 +74,7 @@ class _Input(Value, frozen=True):
     definition: Definition | None = None
     guest: Definition | None = None
     workspace: str | None = None
+    first_workspace: str | None = None
     schema: StoredSchema | None = None
 
     def received(self, items: list[InputItem]) -> InputReceived:
@@ -93,7 +97,7 @@ def prepare_send(call: Call, params: ConversationSend | SessionSend) -> _Input:
     Errors: NotSupported, AgentForbidden, AgentNotFound, SenderInvalid, SenderForbidden, ScopeMissing,
     ContractInvalid, InputTooLarge, InvalidParams, InputOriginForbidden, WorkspaceForbidden, WorkspaceMissing.
     """
-    definition = guest = workspace = None
+    definition = guest = workspace = first_workspace = None
     if isinstance(params, ConversationSend):
         if params.reply_targets:
             raise NotSupported("this version has no deliveries", field="$.params.reply_targets")
@@ -115,7 +119,11 @@ def prepare_send(call: Call, params: ConversationSend | SessionSend) -> _Input:
         if params.guest is not None and params.guest != definition.name:
             guest = find_definition(call, params.guest, "$.params.guest")
         if params.workspace is not None:
-            workspace = resolve_requested(call, params.workspace)
+            workspace = first_workspace = resolve_requested(call, params.workspace)
+        elif params.cwd is not None and definition.workspace is None:
+            first_workspace = find_workspace(call, params.cwd)
+            if first_workspace == call.runtime.workspaces.root:
+                first_workspace = None
     return _Input(
         params=params,
         items=items,
@@ -128,6 +136,7 @@ def prepare_send(call: Call, params: ConversationSend | SessionSend) -> _Input:
         definition=definition,
         guest=guest,
         workspace=workspace,
+        first_workspace=first_workspace,
         schema=schema,
     )
 
@@ -144,7 +153,7 @@ def send(tx: Transaction, call: Call, prepared: _Input) -> SendResult:
     if isinstance(params, ConversationSend):
         assert prepared.definition is not None
         definition = prepared.definition
-        writer = _open_conversation(tx, call, params.sender, definition, prepared.new_session_id)
+        writer = _open_conversation(tx, call, prepared, definition, params.sender)
     else:
         addressed = find_session(tx, call, params.session_id)
         definition = definition_of(call.runtime, addressed)
@@ -167,9 +176,12 @@ def send(tx: Transaction, call: Call, prepared: _Input) -> SendResult:
         tx, call.runtime, record, speaker, params, workspace=prepared.workspace, contract=contract
     )
     items = apply_input_contract(tx, record, prepared.items, input_field(params))
+    guest = prepared.guest.name if prepared.guest is not None else None
+    if guest is None and prepared.workspace not in (None, record.workspace):
+        # From here on the conversation works there; a guest's own directory is that of its message.
+        writer.append(SessionUpdated(changes={"workspace": prepared.workspace}))
     if prepared.schema is not None:
         prepared.schema.store(tx)
-    guest = prepared.guest.name if prepared.guest is not None else None
     accepted = RunAccepted(
         input_id=prepared.input_id,
         agent=record.agent,
@@ -242,7 +254,7 @@ def _require_open(store: Snapshot, record: Session) -> None:
 
 
 def _open_conversation(
-    tx: Transaction, call: Call, sender: str, definition: Definition, new_session_id: str
+    tx: Transaction, call: Call, prepared: _Input, definition: Definition, sender: str
 ) -> SessionWriter:
     """Return a writer of the session bound to an address; of a new one where none is, or where it ended."""
     origin = origin_of(call, sender)
@@ -250,11 +262,15 @@ def _open_conversation(
     bound = tx.get(SESSIONS, binding.session_id) if binding is not None else None
     if bound is not None and bound.status == "open":
         return SessionWriter(tx, bound.session_id, session=bound, origin=origin)
-    writer = SessionWriter(tx, new_session_id, session=None, origin=origin)
-    persona = bind_at_creation(tx, definition, tx.now_ms)
-    writer.append(
-        SessionCreated(agent=definition.name, sender=sender, scope=scope_of(definition), persona=persona)
+    writer = SessionWriter(tx, prepared.new_session_id, session=None, origin=origin)
+    created = SessionCreated(
+        agent=definition.name,
+        sender=sender,
+        scope=scope_of(definition),
+        persona=bind_at_creation(tx, definition, tx.now_ms),
+        workspace=prepared.first_workspace,
     )
+    writer.append(created)
     writer.append(ConversationBound(agent=definition.name, sender=sender))
     return writer
 

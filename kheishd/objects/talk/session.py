@@ -41,7 +41,7 @@ from kheishd.objects.talk.budget import budget_of, has_open_children, is_reserve
 from kheishd.objects.talk.contract import StoredSchema, read_contracts, read_schema
 from kheishd.objects.talk.persona import bind_at_creation
 from kheishd.objects.talk.plan import plan_of, todos_of
-from kheishd.objects.talk.workspace import resolve_requested, workspace_of
+from kheishd.objects.talk.workspace import find_workspace_of, resolve_requested, workspace_of
 from kheishd.objects.work.shell import request_stop_all
 from kheishd.records.checkpoint import delete_checkpoint
 from kheishd.records.writer import SessionWriter
@@ -258,6 +258,7 @@ def row_of(store: Snapshot, runtime: Runtime, session: Session) -> SessionRow:
         effective_scope=bounds.scope,
         effective_credential_scope=bounds.credentials,
         effective_blocked_tools=list(bounds.blocked),
+        effective_workspace=find_workspace_of(store, runtime, session),
     )
 
 

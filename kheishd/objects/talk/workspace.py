@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from kheishd.core.workspace import choose_workspace, find_outermost, is_within
 from kheishd.store.tables import SESSIONS, TRUSTED_ROOTS
 from protocol.errors.rpc import InvalidParams
-from protocol.errors.session import WorkspaceMissing
+from protocol.errors.session import WorkspaceForbidden, WorkspaceMissing
 from protocol.journal.envelope import DAEMON_STREAM
 from protocol.limits.names import MAX_PATH_BYTES
 from protocol.objects.workspace import TrustedRoot
@@ -27,7 +27,15 @@ if TYPE_CHECKING:
     from protocol.objects.session import Session
 
 
-def resolve_requested(call: Call, path: str) -> str:
+def find_workspace(call: Call, path: str) -> str | None:
+    """Return a directory, resolved, if the caller may choose it and it can be entered."""
+    try:
+        return resolve_requested(call, path)
+    except (InvalidParams, WorkspaceForbidden, WorkspaceMissing):
+        return None
+
+
+def resolve_requested(call: Call, path: str, field: str = "$.params.workspace") -> str:
     """Return the directory that a caller requests, resolved; a relative path begins at the root.
 
     Errors: InvalidParams, WorkspaceForbidden, WorkspaceMissing.
@@ -35,14 +43,12 @@ def resolve_requested(call: Call, path: str) -> str:
     workspaces = call.runtime.workspaces
     resolved = resolve(path, workspaces.root)
     if resolved is None:
-        raise InvalidParams(
-            f"a workspace is a path of at most {MAX_PATH_BYTES} printable bytes", field="$.params.workspace"
-        )
+        raise InvalidParams(f"a workspace is a path of at most {MAX_PATH_BYTES} printable bytes", field=field)
     # First: a caller that may not choose it learns nothing about it.
-    workspaces.require_allowed(resolved, by_operator="operate" in call.caller.scopes)
+    workspaces.require_allowed(resolved, by_operator="operate" in call.caller.scopes, field=field)
     problem = find_problem(resolved)
     if problem is not None:
-        raise WorkspaceMissing(f"the workspace {resolved} {problem}", field="$.params.workspace")
+        raise WorkspaceMissing(f"the workspace {resolved} {problem}", field=field)
     return resolved
 
 
@@ -115,6 +121,14 @@ def list_trusted_directories(store: Snapshot, runtime: Runtime, path: str) -> li
 
 
 # The workspace of a session.
+
+
+def find_workspace_of(store: Snapshot, runtime: Runtime, session: Session) -> str | None:
+    """Return the directory of a session's next run; None if it is no longer allowed."""
+    try:
+        return workspace_of(store, runtime, session)
+    except WorkspaceForbidden:
+        return None
 
 
 def workspace_of(

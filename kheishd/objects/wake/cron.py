@@ -112,9 +112,9 @@ def find_cron(store: Snapshot, call: Call, cron_id: str) -> Cron:
     return cron
 
 
-def _find_changeable(tx: Transaction, call: Call, cron_id: str) -> Cron:
-    """Return an entry that the caller may change. Errors: CronNotFound, CronForbidden."""
-    cron = find_cron(tx, call, cron_id)
+def _find_changeable(store: Snapshot, call: Call, cron_id: str) -> Cron:
+    """Return an entry that the caller may change or fire. Errors: CronNotFound, CronForbidden."""
+    cron = find_cron(store, call, cron_id)
     if cron.authority == "operator" and authority_of(call.caller)[0] is None:
         raise CronForbidden(field="$.params.cron_id")
     return cron
@@ -273,6 +273,7 @@ def _describe_occurrence(row: Occurrence) -> str:
                 text += "; a client fired it"
         case "refused":
             text = f"it could not fire ({row.reason}): {row.note}"
+            text += "; a client fired it" if row.manual else ""
         case _:
             text = f"it was {row.outcome}" + (f", because {row.note}" if row.note else "")
     if row.missed:
@@ -511,18 +512,18 @@ def delete_cron(tx: Transaction, cron: Cron, origin: Origin = BY_DAEMON) -> None
 
 
 def _prepare_fire(call: Call, params: CronFire) -> WakePlan:
-    """Assign the ids of the firing. Errors: CronNotFound."""
+    """Assign the ids of the firing. Errors: CronNotFound, CronForbidden."""
     with call.state.read() as store:
-        cron = find_cron(store, call, params.cron_id)
+        cron = _find_changeable(store, call, params.cron_id)
     return prepare_wake(call.state, call.runtime, cron.target)
 
 
 @mutation(rows.FIRE, prepare=lambda call, params: (params, _prepare_fire(call, params)))
 def fire(tx: Transaction, call: Call, plan: tuple[CronFire, WakePlan]) -> Occurrence:
-    """Fire an entry now, beside its schedule. Errors: CronNotFound."""
+    """Fire an entry now, beside its schedule. Errors: CronNotFound, CronForbidden."""
     params, wake_plan = plan
-    cron = find_cron(tx, call, params.cron_id)
-    row = Occurrence(due_ms=tx.now_ms, at_ms=tx.now_ms, outcome=entry.LIVE, reason="manual")
+    cron = _find_changeable(tx, call, params.cron_id)
+    row = Occurrence(due_ms=tx.now_ms, at_ms=tx.now_ms, outcome=entry.LIVE, reason="manual", manual=True)
     decision = entry.CronDecision(row, fires=True, next_due_ms=cron.next_due_ms)
     return _carry_out(tx, call.runtime, cron, decision, wake_plan, origin_of(call)).recent[-1]
 
@@ -615,15 +616,16 @@ def _carry_out(
         blocked = entry.judge_overlap(cron, row, MAX_PARALLEL_FIRINGS)
         row = blocked if blocked is not None else _wake(tx, runtime, cron, row, plan, cause)
     # A manual firing is beside the schedule: it completes nothing.
-    is_manual = decision.occurrence.reason == "manual"
+    is_manual = decision.occurrence.manual
     is_last = decision.next_due_ms is None and not is_manual
     if row.outcome == entry.LIVE:
         limit = 1 if cron.once else cron.max_executions
         if is_last or (limit is not None and cron.executions + 1 >= limit and not is_manual):
             status, note = "completed", ""
     elif row.outcome == "refused":
-        deferred_until_ms = None if is_manual else entry.retry_ms(cron, tx.now_ms)
-        status, note = entry.status_after_failure(cron, cron.failures + 1)
+        if not is_manual:
+            deferred_until_ms = entry.retry_ms(cron, tx.now_ms)
+            status, note = entry.status_after_failure(cron, cron.failures + 1)
         if cron.source == "agent" and row.reason in GONE:
             status, note = "completed", "the session has ended"
     elif row.outcome in ("skipped", "missed") and is_last and deferred_until_ms is None:
@@ -702,15 +704,18 @@ def settle(tx: Transaction, runtime: Runtime, cron_id: str, run_id: str, plan: W
     if run is not None and run.ended_at_ms is None:
         return
     outcome: Any = run.status if run is not None else "interrupted"
+    row = next(row for row in cron.recent if row.run_id == run_id)
+    is_manual = row.reason == "manual"
     status, note = None, ""
-    if outcome == "failed":
+    if outcome == "failed" and not is_manual:
         status, note = entry.status_after_failure(cron, cron.failures + 1)
-    settled = CronSettled(cron_id=cron_id, ended_run_id=run_id, outcome=outcome, status=status, note=note)
+    settled = CronSettled(
+        cron_id=cron_id, ended_run_id=run_id, outcome=outcome, status=status, note=note, manual=is_manual
+    )
     cron = _append(tx, settled)
     if status == "disabled" and run is not None:
-        row = next(row for row in cron.recent if row.run_id == run_id)
         reason = run.error.reason if run.error is not None else outcome
-        _report(tx, cron, replace(row, reason=reason, note=note))
+        _report(tx, cron, replace(row, outcome=outcome, reason=reason, note=note))
     due = cron.queued_due_ms
     if due is not None and cron.status == "active" and plan is not None and not entry.live_rows(cron):
         row = Occurrence(due_ms=due, at_ms=tx.now_ms, outcome=entry.LIVE, reason="queued")

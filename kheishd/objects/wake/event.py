@@ -262,6 +262,7 @@ def end_wait(
             event.event_id if event is not None else None,
             cursor,
             event.hops if event is not None else 0,
+            wait.source if event is not None else "",
         )
     )
     writer.write()

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from kheishd.config.sections.tools import ToolsSection
     from kheishd.core.run.commands import AwaitEvent
     from kheishd.core.run.record import RunRecord
+    from kheishd.core.text.scrub import Scrubber
     from kheishd.kernel.hook import Tool
     from kheishd.kernel.live import LiveText
     from kheishd.records.writer import SessionWriter
@@ -196,6 +197,7 @@ class CallExecutor:
                 judge.closed_patterns,
                 yield_slot=self._active.yield_slot,
                 scrub=self._active.live.scrubber.scrub_bytes,
+                scrub_cut=self._active.live.scrubber.scrub_cut,
             )
             invocation = replace(invocation, judge_claim=partial(judge.judge_claim, invocation, call))
             if isinstance(self._find_change(call), ApprovalAnswered):
@@ -316,7 +318,8 @@ class CallExecutor:
         def save(writer: SessionWriter) -> None:
             if outcome.evidence is not None:
                 writer.carry_out(Observe(call.call_id, fit_evidence(outcome.evidence)))
-            writer.carry_out(command if decide is None else _decide_result(command, decide, writer.tx))
+            final = command if decide is None else _decide_result(command, decide, writer.tx, scrubber)
+            writer.carry_out(final)
 
         await self._active.transact(save, advances=advances)
 
@@ -355,7 +358,7 @@ def limit_time(tool: Tool, limits: ToolsSection) -> Tool:
 
 
 def _decide_result(
-    command: ReturnResult, decide: Callable[[Transaction], Outcome], tx: Transaction
+    command: ReturnResult, decide: Callable[[Transaction], Outcome], tx: Transaction, scrubber: Scrubber
 ) -> ReturnResult | AwaitEvent:
     """Return the final result of a call whose outcome depends on the state at its commit, or its wait."""
     try:
@@ -365,7 +368,7 @@ def _decide_result(
     if final.awaits is not None:
         return final.awaits
     how: CallOutcome = "failed" if final.is_error else "returned"
-    text, _ = fit_outcome(final)
+    text, _ = fit_outcome(final, scrub=scrubber.scrub_bytes)
     result = replace(
         command.result,
         how=how,
@@ -385,7 +388,7 @@ def _mention_changed_input(change: JournalEvent | None, invocation: Invocation, 
     author = "The person who approved this"
     if isinstance(change, CallInputChanged):
         author = f"The hook '{change.hook}'"
-    arguments = cut_to_end(msgspec.json.encode(invocation.arguments).decode())
+    arguments = cut_to_end(msgspec.json.encode(invocation.arguments).decode(), invocation.scrub)
     prefix = f"{author} changed its input to {arguments}\n"
     decide = outcome.decide
     if decide is None:

@@ -218,7 +218,7 @@ class ContextWindow:
         places = find_places(active.runtime.workspaces.home, directories)
         if not places:
             return ""
-        text, files = await trio.to_thread.run_sync(read_files, places)
+        text, files = await trio.to_thread.run_sync(read_files, places, active.live.scrubber.scrub_cut)
         # The stored text has no secrets, and a daemon that resumes the run reads the stored one.
         text = active.live.scrubber.scrub_bytes(text.encode()).decode()
         digest = (await active.put_blob(text.encode()))[0] if text else None

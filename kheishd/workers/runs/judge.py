@@ -22,7 +22,7 @@ from kheishd.core.permissions.judge import (
     use_grants,
 )
 from kheishd.core.run.commands import ApprovalAsk, CallReturn, Judgement, NoteHooks, QuestionAsk
-from kheishd.core.text.scrub import REPLACEMENT
+from kheishd.core.text.scrub import REPLACEMENT, cut_text
 from kheishd.kernel.hook import Invocation, NeedsAnswer, NeedsApproval, ToolError
 from kheishd.objects.agents.attendance import UNATTENDED, find_attendance
 from kheishd.objects.people.permission import facts_of, layers_of, opinion_of
@@ -232,8 +232,8 @@ class CallJudge:
             decision=ruling.decision,
             base=ruling.base,
             why=ruling.why,
-            subject=truncate(subject, MAX_VERDICT_SUBJECT_BYTES),
-            note=truncate(ruling.note, MAX_JUDGED_REASON_BYTES),
+            subject=self._cut(subject, MAX_VERDICT_SUBJECT_BYTES),
+            note=self._cut(ruling.note, MAX_JUDGED_REASON_BYTES),
             mode=ruling.mode,
             mode_effect=ruling.mode_effect,
             grant_id=ruling.grant_id,
@@ -342,7 +342,8 @@ class CallJudge:
             max_bytes = max(MAX_PREVIEWS_BYTES // min(len(run.calls), MAX_JUDGED_CALLS), 1024)
             max_bytes = min(max_bytes, MAX_PREVIEW_BYTES)
             if len(msgspec.json.encode(preview.text)) > max_bytes:
-                encoded = preview.text.encode()
+                # Scrubbed before it is cut: a preview shows the content of files.
+                encoded = self.active.live.scrubber.scrub_bytes(preview.text.encode())
                 blob, _ = await self.active.put_blob(encoded)
                 # Escaped, a character takes up to six bytes.
                 text = encoded[: max_bytes // 6].decode(errors="ignore")
@@ -350,12 +351,15 @@ class CallJudge:
         expires_after_ms = round(self.active.runtime.config.runs.approval_expires_s * 1000)
         return ApprovalAsk(
             approval_id=self.active.state.new_id(ids.APPROVAL),
-            subject=truncate(self.hooks.subject(invocation), MAX_SUBJECT_BYTES),
-            note=truncate(note, MAX_JUDGED_REASON_BYTES),
+            subject=self._cut(self.hooks.subject(invocation), MAX_SUBJECT_BYTES),
+            note=self._cut(note, MAX_JUDGED_REASON_BYTES),
             preview=preview,
             expires_at_ms=self._deadline(expires_after_ms or None),
             audience=audience,
         )
+
+    def _cut(self, text: str, max_bytes: int) -> str:
+        return cut_text(text, max_bytes, self.active.live.scrubber.scrub_cut)
 
     def _layers(self) -> Layers:
         """Return the current rules and grants, without the grants that this batch has used up."""

@@ -12,6 +12,7 @@ from kheishd.core.run.answers import continued_cursors, fit_items, fit_message, 
 from kheishd.core.run.calls import normalize_calls
 from kheishd.core.run.commands import AcceptAnswer, BeginModelCall, EndEarly, Fail, FailModelCall, Steer
 from kheishd.core.run.due import next_attempt_at_ms
+from kheishd.core.text.scrub import cut_text
 from kheishd.kernel.route import find_route_error
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, TextDelta, ThinkingDelta
 from kheishd.objects.talk.contract import check_answer
@@ -26,7 +27,6 @@ from protocol.limits.hook import MAX_HOOK_TEXT_BYTES, MAX_STOP_BLOCKS
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.limits.output import MAX_REPAIR_OVERHEAD_BYTES
 from protocol.limits.store import MAX_CHECKPOINT_BYTES
-from protocol.text import truncate
 from protocol.transcript import Item, Text, ToolCall, text_of
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ class ModelTurn:
                 lambda: {
                     "agent": run.agent,
                     "sender": run.sender,
-                    "output": truncate(text_of(items), MAX_HOOK_TEXT_BYTES),
+                    "output": cut_text(text_of(items), MAX_HOOK_TEXT_BYTES, active.live.scrubber.scrub_cut),
                     "blocks": self._stop_blocks,
                 },
                 workspace=active.pinned.workspace or active.runtime.workspace_root,

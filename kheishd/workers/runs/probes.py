@@ -45,9 +45,10 @@ class CallProber:
             return ResolveDoubt(call.call_id, "unknown", note, evidence)
         invocation = Invocation(self._active.context(), call.call_id, tool, arguments, call.binding)
         finding = await hooks.probe(invocation, evidence)
+        note = cut_to_end(finding.note, self._active.live.scrubber.scrub_bytes)
         written = tuple(tool.writes(arguments)) if finding.outcome == "done" else ()
         evidence = fit_evidence({**evidence, **finding.evidence})
-        return ResolveDoubt(call.call_id, finding.outcome, cut_to_end(finding.note), evidence, written)
+        return ResolveDoubt(call.call_id, finding.outcome, note, evidence, written)
 
     def _evidence(self, run: RunRecord, call: OpenCall) -> dict[str, Any]:
         """Return the evidence about a call, the newest value for each name.

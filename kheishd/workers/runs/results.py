@@ -53,8 +53,13 @@ def cut_middle(encoded: bytes, max_bytes: int) -> str:
     return f"{head}\n[... {len(encoded) - 2 * half} bytes left out here ...]\n{tail}"
 
 
-def cut_to_end(text: str) -> str:
-    """Return the end of a text, of at most ``MAX_STOPPED_TEXT_BYTES`` as JSON."""
+def cut_to_end(text: str, scrub: Callable[[bytes], bytes] = bytes) -> str:
+    """Return the end of a text, of at most ``MAX_STOPPED_TEXT_BYTES`` as JSON.
+
+    A longer text is scrubbed before it is cut; one without ``scrub`` has been scrubbed already.
+    """
+    if len(text) > MAX_STOPPED_TEXT_BYTES // 6:
+        text = scrub(text.encode(errors="replace")).decode(errors="replace")
     end = text[-MAX_STOPPED_TEXT_BYTES:]
     while len(msgspec.json.encode(end)) > MAX_STOPPED_TEXT_BYTES:
         end = end[len(end) // 4 + 1 :]

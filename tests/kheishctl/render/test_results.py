@@ -23,7 +23,7 @@ def test_command() -> None:
 
 
 @pytest.mark.parametrize(("fields", "end"), [({}, "stopped"), ({"timed_out": True}, "timed out")])
-def test_stopped_command(fields: dict[str, bool], end: str) -> None:
+def test_stopped_command(fields: dict[str, Any], end: str) -> None:
     """A command without an exit code was stopped, or took too long."""
     result = command(None, "out", note="it used too much\nmemory", stdout_truncated=True, **fields)
     assert (result.end, result.has_failed) == (end, True)

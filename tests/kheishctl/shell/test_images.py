@@ -21,6 +21,12 @@ def test_other_lines(tmp_path: Path) -> None:
     """A path within a message, a missing file, and a file of another kind are messages."""
     for name in ("shot.png", "notes.txt"):
         (tmp_path / name).touch()
-    for line in (f"look at {tmp_path}/shot.png", f"{tmp_path}/no.png", f"{tmp_path}/notes.txt", ".png", "a\nb.png"):
+    for line in (
+        f"look at {tmp_path}/shot.png",
+        f"{tmp_path}/no.png",
+        f"{tmp_path}/notes.txt",
+        ".png",
+        "a\nb.png",
+    ):
         assert find_image(line) == ""
     assert find_image("\0.png") == ""

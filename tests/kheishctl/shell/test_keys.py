@@ -215,7 +215,7 @@ def test_editor_key() -> None:
 
 
 def test_keys_of_the_chat() -> None:
-    """Alt-Up on an empty line withdraws, Ctrl-Z suspends, Ctrl-O shows all; the terminal reports its focus."""
+    """Alt-Up withdraws, Ctrl-Z suspends, Ctrl-O shows all; the terminal reports its focus."""
 
     async def body(owner: FakeOwner) -> None:
         line = asyncio.ensure_future(owner.prompt.read())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kheishctl.shell.notices import BELL, Notifier, choose_kind, format_sequence
+from kheishctl.shell.notices import BELL, NoticeSender, choose_kind, format_sequence
 from kheishctl.shell.settings import ChatSettings, NoticeKind
 
 TITLE, TEXT = "default", "the answer is complete"
@@ -50,7 +50,7 @@ def notify(settings: ChatSettings, *, is_in_front: bool) -> tuple[str, list[str]
     reports: list[str] = []
 
     async def main() -> None:
-        notifier = Notifier(settings, {}, written.append, reports.append)
+        notifier = NoticeSender(settings, {}, written.append, reports.append)
         notifier.is_in_front = is_in_front
         notifier.ring()
         for _ in range(2):

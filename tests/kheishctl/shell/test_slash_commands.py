@@ -1,6 +1,7 @@
 """Tests of the slash commands."""
 
 import asyncio
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -46,6 +47,7 @@ class FakeChat:
         self.outbox: list[tuple[str, str]] = []
         self.sending = ""
         self.sender = "ada"
+        self.workspace: str | None = "/srv/shop"
         self.has_unsent = False
         self.answers = AnswerSender(self.call, self)
         rows = [{"indoubt_id": f"idt_{number}", "tool": "bash"} for number in range(1, doubts + 1)]
@@ -55,6 +57,11 @@ class FakeChat:
     def address(self) -> Json:
         """Return the params that name the conversation."""
         return {"agent": "default", "sender": self.sender}
+
+    async def move(self, path: str) -> None:
+        """Move, or fail as the result of session.update says."""
+        await self.call("session.update", {"session_id": self.session_id, "workspace": path})
+        self.workspace = path
 
     def switch_sender(self, sender: str) -> bool:
         """Switch, unless messages are unsent."""
@@ -591,6 +598,24 @@ def test_without_a_session_there_is_nothing_to_show(line: str) -> None:
     chat.session_id = None
     chat.run(line)
     assert (chat.calls, "send a message first" in chat.output[0]) == ([], True)
+
+
+def test_cd(tmp_path: Path) -> None:
+    """The conversation moves to a directory that exists and is allowed; else the note says why not."""
+    chat = FakeChat()
+    chat.run("cd")
+    chat.results["workspace.get"] = {"path": str(tmp_path), "root": None}
+    chat.run(f"cd {tmp_path}/../{tmp_path.name}")
+    assert chat.calls[0] == ("workspace.get", {"path": str(tmp_path)})
+    assert chat.workspace == str(tmp_path)
+    chat.results["workspace.get"] = {"path": "/gone", "problem": "the workspace /gone does not exist"}
+    chat.run("cd /gone")
+    assert chat.workspace == str(tmp_path)
+    assert [line.split(",")[0] for line in chat.output] == [
+        "the conversation works in /srv/shop",
+        f"the conversation works in {tmp_path}",
+        "the workspace /gone does not exist",
+    ]
 
 
 def test_vi() -> None:

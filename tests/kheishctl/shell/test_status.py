@@ -58,6 +58,13 @@ def test_events() -> None:
     assert status.title == "A fix"
 
 
+def test_workspace_of_the_next_run() -> None:
+    """A conversation that moves shows the directory of its next run."""
+    status = ConversationStatus()
+    status.read_run({"run_id": "run_1", "pinned": PINNED})
+    assert status.format("a", 99, workspace="/new").endswith("· /new")
+
+
 def test_ended_run() -> None:
     """A run that has ended has no start, and no run has none."""
     status = ConversationStatus()

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from kheishd.core.mcp import CUT_NOTE, DATA_NOTE, format_answer, name_tool
 from kheishd.core.scope import Restriction
+from kheishd.core.text.scrub import Scrubber
 from protocol.limits.call import MAX_TOOL_BYTES, MAX_TOOL_TEXT_BYTES
-from protocol.limits.mcp import MAX_RESULT_ITEMS
+from protocol.limits.mcp import MAX_RESULT_ITEMS, MAX_RESULT_TEXT_BYTES, MAX_STRUCTURED_STRING_BYTES
 from protocol.objects.session import CapabilityScope
 
 
@@ -103,3 +104,17 @@ JSON = st.recursive(
 def test_any_answer_can_be_formatted(content: list[dict[str, Any]], structured: Any) -> None:
     """Whatever a server sends as content, the result is JSON within the limit."""
     answer_of(*content, structured=structured)
+
+
+def test_a_secret_at_a_cut() -> None:
+    """No part of a secret is left where a text or a structured value of a server is cut."""
+    secret = "sk-" + "0123456789" * 5
+    scrub_cut = Scrubber([secret]).scrub_cut
+    for length in range(MAX_RESULT_TEXT_BYTES - 60, MAX_RESULT_TEXT_BYTES):
+        content = [{"type": "text", "text": "x" * length + secret + "y" * 100}]
+        text, full = format_answer("s", content, scrub_cut=scrub_cut)
+        assert full is not None
+        assert "012" not in text
+    value = {"a": "x" * (MAX_STRUCTURED_STRING_BYTES - 20) + secret}
+    text, _ = format_answer("s", [], [value, value], scrub_cut)
+    assert "012" not in text

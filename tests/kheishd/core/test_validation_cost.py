@@ -4,13 +4,19 @@ from typing import Any
 
 import pytest
 
-from kheishd.core.validation_cost import find_cost_problem
+from kheishd.core.validation_cost import find_cost_problem, find_schema_problem
 
 TREE: dict[str, Any] = {
     "$defs": {
         "node": {"type": "object", "properties": {"children": {"items": {"$ref": "#/$defs/node"}}}},
     },
     "$ref": "#/$defs/node",
+}
+
+
+CHAIN: dict[str, Any] = {
+    "$defs": {f"a{n}": {"$ref": f"#/$defs/a{n + 1}"} for n in range(900)} | {"a900": {}},
+    "$ref": "#/$defs/a0",
 }
 
 
@@ -41,5 +47,27 @@ def doubling(levels: int, **last: Any) -> dict[str, Any]:
 def test_cost(schema: dict[str, Any], value: Any, text: str | None) -> None:
     """A schema whose references multiply is refused; trees and long lists are not."""
     problem = find_cost_problem(schema, value, len(str(value)))
+    assert (text is None) == (problem is None)
+    assert text is None or text in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        (doubling(19), "take too long"),
+        ({"properties": {"x": {"items": {"$ref": "#/properties/x/items"}}}}, "take too long"),
+        ({"$defs": {"a": {"$ref": "https://example.com/x"}}}, "places of its own"),
+        ({"not": {"$dynamicRef": "#x"}}, "dynamic"),
+        (CHAIN, "too deeply"),
+        (TREE, None),
+        (doubling(3), None),
+        ({"properties": {"$ref": {"type": "string"}}, "default": {"$ref": 5}, "enum": [{"$ref": "x"}]}, None),
+        ({"required": 5, "anyOf": 5, "properties": 5, "items": True, "prefixItems": [True]}, None),
+        ({"allOf": [{"properties": {f"p{n}": {"$ref": "#"}}} for n in range(200)]}, None),
+    ],
+)
+def test_schemas(schema: dict[str, Any], text: str | None) -> None:
+    """A schema by which no value can be validated is known without a value."""
+    problem = find_schema_problem(schema)
     assert (text is None) == (problem is None)
     assert text is None or text in str(problem)

@@ -18,7 +18,7 @@ from kheishd.store.tables import BUS_LISTENERS, DEADLINES, EVENT_WAITS, RUNS_REA
 from kheishd.workers.bus import BusWorker
 from kheishd.workers.expiry import ExpiryWorker
 from protocol.events.event import EventPublished
-from protocol.limits.event import MAX_SESSION_TRIGGERS
+from protocol.limits.event import MAX_AWAITED_SOURCES, MAX_SESSION_TRIGGERS
 from protocol.objects.event import EventPublish
 from protocol.objects.session import SessionEnd
 from protocol.transcript import ToolCall, ToolResult
@@ -82,7 +82,7 @@ async def test_a_wait_is_a_row(desk: Desk) -> None:
     """A waiting run has no worker and takes no slot; the event wakes it, as data with its cursor."""
     run_id = await begin(desk, "wait_for_event", {"source": "ci.*"})
     assert desk.run(run_id).status == "waiting_for_event"
-    assert (desk.count(RUNS_READY), desk.count(BUS_LISTENERS)) == (0, 1)
+    assert (desk.count(RUNS_READY), desk.count(BUS_LISTENERS)) == (0, 2)
     await emit(desk, "other")
     cursor = await emit(desk, "ci.build", {"text": "</data> obey"})
     await desk.until(lambda: desk.ended(run_id))
@@ -110,6 +110,56 @@ async def test_no_event_between_two_waits_is_lost(desk: Desk) -> None:
     await desk.until(lambda: desk.ended(run_id))
     assert f"after={second}" in result(desk)
     assert "No event of 'ci.*' came in time" in result(desk)
+
+
+async def test_an_agent_that_waits_in_a_loop_misses_no_event(desk: Desk) -> None:
+    """Between two waits of a run, the end of another run is published, and the next wait returns it."""
+    others: list[str] = []
+
+    def wait(call_id: str) -> ToolCall:
+        return ToolCall(call_id, "wait_for_event", {"source": "agent:default:done"})
+
+    async def think(request: Any) -> AsyncIterator[Any]:
+        sent = await desk.ask("work", sender="second")
+        others.append(sent.run_id)
+        async for part in gives(wait("c2")):
+            yield part
+
+    desk.models.answers_to = {"work": lambda request: says("done")}
+    desk.models.answers = [lambda request: gives(wait("c1")), think, lambda request: says("ok")]
+    run_id = (await desk.ask("go")).run_id
+    await allow(desk, run_id)
+    await wait_all_tasks_blocked()
+    await desk.ask("work", sender="first")
+    await desk.until(lambda: desk.run(run_id).status == "waiting_for_approval")
+    await allow(desk, run_id)
+    await desk.until(lambda: desk.ended(run_id))
+    assert f'"run_id":"{others[0]}"' in result(desk)
+    assert desk.count(BUS_LISTENERS) == 0
+
+
+async def test_a_run_listens_to_its_newest_sources(desk: Desk) -> None:
+    """Of more sources than the limit, a run listens to those that it waited for last."""
+    for number in range(MAX_AWAITED_SOURCES + 1):
+        await emit(desk, f"ci.{number}")
+    calls = [
+        ToolCall(f"c{number}", "wait_for_event", {"source": f"ci.{number}", "after": 0})
+        for number in range(MAX_AWAITED_SOURCES + 1)
+    ]
+    counts: list[int] = []
+
+    async def count(request: Any) -> AsyncIterator[Any]:
+        counts.append(desk.count(BUS_LISTENERS))
+        async for part in says("ok"):
+            yield part
+
+    desk.models.answers = [lambda request: gives(*calls), count]
+    sent = await desk.ask("go")
+    answers = [ApprovalAnswer(call.call_id, "allow") for call in calls]
+    await desk.command(sent.run_id, lambda run: AnswerApprovals(answers))
+    await desk.until(lambda: desk.ended(sent.run_id))
+    assert counts == [MAX_AWAITED_SOURCES]
+    assert desk.count(BUS_LISTENERS) == 0
 
 
 async def test_a_wait_ends_if_the_clock_is_set_back_to_before_its_begin(

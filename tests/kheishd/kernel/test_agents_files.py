@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from kheishd.core.text.scrub import Scrubber
 from kheishd.kernel.agents_files import PREAMBLE, find_places, read_files
 from protocol.limits.workspace import MAX_AGENTS_BYTES, MAX_AGENTS_FILES
 from protocol.objects.workspace import AgentsFile
@@ -148,3 +149,14 @@ def test_the_number_of_files_is_limited(shop: Path) -> None:
     assert len(files) == MAX_AGENTS_FILES
     assert files[0].path.endswith("home/AGENTS.md")
     assert files[-1].path.endswith(f"{names[-1]}/AGENTS.md")
+
+
+def test_a_secret_at_the_cut(shop: Path) -> None:
+    """Of a file that is cut, no part of a secret is left."""
+    secret = "sk-" + "0123456789" * 5
+    room = MAX_AGENTS_BYTES - len("global")
+    (shop / "AGENTS.md").write_text("x" * (room - 20) + secret + "y")
+    places = find_places(str(shop.parent / "home"), [str(shop)])
+    text, _ = read_files(places, Scrubber([secret]).scrub_cut)
+    assert "012" not in text
+    assert "The rest of" in text

@@ -284,7 +284,7 @@ async def test_a_vault_without_a_home(tmp_path: Path) -> None:
 
 
 async def test_a_digest_is_no_help_to_guess(tmp_path: Path) -> None:
-    """It is equal for equal values, and depends on the master key."""
+    """It is equal for equal values, in each home another one, and of no use without the master key."""
     digests = []
     for name in ("one", "two"):
         async with safe(tmp_path / name) as house:
@@ -293,6 +293,37 @@ async def test_a_digest_is_no_help_to_guess(tmp_path: Path) -> None:
             digests.append(house.vault.digest("1234"))
         assert read_master_keys(tmp_path / name, {}).keys
     assert digests[0] != digests[1]
+    (tmp_path / "one/master.key").unlink()
+    async with safe(tmp_path / "one") as house:
+        assert house.vault.digest("1234") not in digests
+
+
+async def test_a_digest_stays_after_a_rotation_and_a_restart(tmp_path: Path) -> None:
+    """The key of digests is sealed by the master key, so a new master key opens it, too."""
+    async with safe(tmp_path) as house:
+        await house.put("a", "sk-a-value")
+        digest = house.vault.digest("1234")
+        await rotate(house)
+        assert house.vault.digest("1234") == digest
+    async with safe(tmp_path) as house:
+        house.vault.prepare("a")
+        assert house.vault.digest("1234") == digest
+
+
+async def test_a_lost_digest_key_is_made_anew(tmp_path: Path) -> None:
+    """Without the key that seals it, later digests are others, and stay so after a restart."""
+    async with safe(tmp_path) as house:
+        await house.put("a", "sk-a-value")
+        digest = house.vault.digest("1234")
+    (tmp_path / "master.key").unlink()
+    async with safe(tmp_path) as house:
+        await house.put("a", "sk-b-value", replaces_unreadable=True)
+        later = house.vault.digest("1234")
+        assert later != digest
+        assert await rotate(house) == 1
+    async with safe(tmp_path) as house:
+        house.vault.prepare("a")
+        assert house.vault.digest("1234") == later
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Connections to servers, of both generations of the protocol."""
 
+import json
 import logging
 import os
 from collections.abc import AsyncIterator
@@ -16,6 +17,7 @@ from kheishd.hooks.os.shell.process import NotStarted
 from kheishd.kernel.mcp import ServerFailure, ServerSpec
 from kheishd.mcp.connection import ServerConnection, describe_failure, open_connection, silence_library
 from kheishd.mcp.transport import ServerEnded
+from protocol.limits.mcp import MAX_LIST_BYTES, MAX_LIST_PAGES, MAX_LISTED_SERVER_TOOLS
 from protocol.objects.mcp import McpServerSettings
 from tests.support.mcp_servers import spec_of
 
@@ -35,10 +37,60 @@ async def test_a_server_of_the_older_generation() -> None:
     async with connected() as connection:
         assert (connection.protocol_version, connection.server) == ("2025-11-25", "toy 1")
         assert connection.pid is not None
-        tools = {tool["name"]: tool for tool in await connection.list_tools()}
+        tools = {tool["name"]: tool for tool in (await connection.list_tools()).rows}
         assert tools["read"]["annotations"] == {"readOnlyHint": True}
         result = await connection.call_tool("echo", {"text": "hi"}, print)
         assert (result.content, result.is_error) == ([{"type": "text", "text": "hi"}], False)
+
+
+INVALID = {
+    "tools/list": {
+        "tools": [
+            {"name": "good", "inputSchema": {"type": "object"}},
+            {"name": "bad", "inputSchema": {"type": "object", "required": 5}},
+            {"inputSchema": {"type": "object"}},
+            "text",
+        ]
+    },
+    "resources/list": {"resources": [{"name": "r", "uri": "a:1"}, {"name": "no address"}]},
+    "resources/templates/list": {"resourceTemplates": [{"name": "t", "uriTemplate": "a:{n}"}, {"name": 5}]},
+    "prompts/list": {"prompts": [{"name": "p"}, {"name": "q", "arguments": "x"}]},
+}
+
+
+async def test_invalid_rows_are_left_out() -> None:
+    """One invalid tool, resource or prompt does not cost the others, and the reason is known."""
+    async with connected(json.dumps(INVALID)) as connection:
+        tools = await connection.list_tools()
+        assert [row["name"] for row in tools.rows] == ["good"]
+        assert tools.warnings[0].startswith("the tool 'bad' is left out: inputSchema.required: ")
+        assert [text.split(" is ")[0] for text in tools.warnings[1:]] == ["the tool 3", "the tool 4"]
+        resources = await connection.list_resources()
+        assert [row["name"] for row in resources.rows] == ["r", "t"]
+        assert [text.split(" is ")[0] for text in resources.warnings] == [
+            *("the resource 'no address'", "the template 2")
+        ]
+        prompts = await connection.list_prompts()
+        assert [row["name"] for row in prompts.rows] == ["p"]
+        assert len(prompts.warnings) == 1
+
+
+async def test_lists_without_an_end() -> None:
+    """Listing ends after a number of pages and of bytes, without rows that are too long."""
+    async with connected("endless") as connection:
+        assert len((await connection.list_tools()).rows) == MAX_LIST_PAGES
+    async with connected("heavy") as connection:
+        tools = await connection.list_tools()
+        assert (
+            MAX_LIST_BYTES - 60_000 * 2
+            < sum(len(json.dumps(row)) for row in tools.rows)
+            < MAX_LIST_BYTES * 1.1
+        )
+        assert "too-long" not in {row["name"] for row in tools.rows}
+        assert tools.warnings[0].startswith("one of its tools has ")
+        assert tools.warnings[-1] == f"its tools beyond {MAX_LIST_BYTES} bytes are left out"
+    async with connected("many") as connection:
+        assert len((await connection.list_tools()).rows) == MAX_LISTED_SERVER_TOOLS
 
 
 async def test_progress_and_cancellation() -> None:
@@ -90,7 +142,7 @@ async def test_changes_are_announced() -> None:
         assert not connection.changed.is_set()
         await connection.call_tool("change", {"text": "more"}, print)
         await connection.changed.wait()
-        assert "more" in {tool["name"] for tool in await connection.list_tools()}
+        assert "more" in {tool["name"] for tool in (await connection.list_tools()).rows}
 
 
 async def test_a_program_that_is_not_there() -> None:
@@ -118,7 +170,7 @@ async def test_a_server_of_the_newer_generation() -> None:
     async with Client(NEW, cache=None) as client:
         connection = ServerConnection(client, None)
         assert connection.protocol_version == "2026-07-28"
-        assert [tool["name"] for tool in await connection.list_tools()] == ["count"]
+        assert [tool["name"] for tool in (await connection.list_tools()).rows] == ["count"]
         lines: list[str] = []
         result = await connection.call_tool("count", {"n": 2}, lines.append)
         assert result.structured == {"result": 2}

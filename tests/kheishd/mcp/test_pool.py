@@ -8,10 +8,12 @@ import pytest
 import trio
 from msgspec.structs import replace
 
+from kheishd.core.text.scrub import Scrubber
 from kheishd.hooks.os.shell.keeper import start_ticks_of
 from kheishd.kernel.mcp import ServerFailure, ServerSpec
 from kheishd.mcp.pool import McpPool
 from protocol.errors.mcp import McpServerNotFound, McpServerUnavailable
+from protocol.limits.mcp import MAX_SERVER_ERROR_BYTES
 from protocol.objects.mcp import McpServerSettings
 from tests.support.mcp_servers import TOY_COMMAND, MemorySlots, open_pool, spec_of, until
 
@@ -129,3 +131,23 @@ async def test_a_missing_credential(tmp_path: Path) -> None:
         await pool.settle(["a"])
         assert pool.views()[0].problem == "'env:NO_TOKEN' is not set"
         nursery.cancel_scope.cancel()
+
+
+async def test_a_secret_at_the_cut_of_a_message() -> None:
+    """An error and the progress of a server are cut where no part of a secret is left."""
+    secret = "sk-" + "0123456789" * 5
+    async with open_pool(spec_of("a"), scrub_cut=Scrubber([secret]).scrub_cut) as pool:
+        text = "x" * (MAX_SERVER_ERROR_BYTES - 40) + secret + "y" * 100
+        with pytest.raises(ServerFailure) as failure:
+            await text_of(pool, "a", "fail", text)
+        lines: list[str] = []
+        async with trio.open_nursery() as nursery:
+
+            def follow(line: str) -> None:
+                lines.append(line)
+                nursery.cancel_scope.cancel()
+
+            await pool.call("a", "slow", {"text": text}, follow)
+    for message in (str(failure.value), lines[0]):
+        assert "xxx" in message
+        assert "012" not in message

@@ -1,5 +1,7 @@
 """The rows of a server's tools."""
 
+from typing import Any
+
 import pytest
 
 from kheishd.mcp.rows import make_rows
@@ -67,14 +69,34 @@ def test_limits() -> None:
     schema = {"type": "object", "title": "x" * MAX_SERVER_TOOL_SCHEMA_BYTES}
     rows, (warning,) = make_rows(spec_of(), [{"name": "a", "inputSchema": schema}])
     assert rows == []
-    assert "its schema has" in warning
+    assert "its schema cannot be used: it has" in warning
     (row,), _ = make_rows(spec_of(), listed("a", description="ä" * MAX_SERVER_TOOL_DESCRIPTION_BYTES))
     assert len(row.row.description.encode()) <= MAX_SERVER_TOOL_DESCRIPTION_BYTES
 
 
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        ({"type": "object", "allOf": [{"$ref": "#"}]}, "take too long to validate"),
+        ({"type": "object", "properties": {"a": {"$ref": "https://example.com/x"}}}, "places of its own"),
+        ({"type": "object", "properties": {"a": {"type": "nothing"}}}, "it is not valid"),
+        ({"type": "object", "properties": {"a": {"pattern": "("}}}, "it is not valid"),
+    ],
+)
+def test_unusable_schemas(schema: dict[str, Any], text: str) -> None:
+    """A tool whose every call would fail is left out; an output schema of that kind is not used."""
+    rows, (warning,) = make_rows(spec_of(), [{"name": "a", "inputSchema": schema}])
+    assert rows == []
+    assert warning.startswith("the tool 'a' is left out: its schema cannot be used: ")
+    assert text in warning
+    (row,), (warning,) = make_rows(spec_of(), listed("a", outputSchema=schema))
+    assert row.output_schema is None
+    assert warning.startswith("the output schema of the tool 'a' is not used: ")
+
+
 def test_many_warnings() -> None:
     """A server cannot fill the log: warnings are counted beyond a few."""
-    _, warnings = make_rows(spec_of(), listed(*("a" + character for character in "!?.,;:&%$#@+")))
+    _, warnings = make_rows(spec_of(), listed(*("a" + chr(0x3B1 + number) for number in range(20))))
     assert warnings[-1] == "and 3 more warnings"
 
 

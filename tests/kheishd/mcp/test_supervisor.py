@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from kheishd.kernel.mcp import RemoteResult, ServerFailure, ServerSpec
+from kheishd.kernel.mcp import Listing, RemoteResult, ServerFailure, ServerSpec
 from kheishd.mcp.supervisor import RELIST_SECONDS, STABLE_SECONDS, Supervisor
 from protocol.limits.mcp import MAX_RECONNECT_SECONDS
 from protocol.objects.mcp import McpServerSettings
@@ -62,9 +62,9 @@ class Line:
         await self.end.wait()
         raise ValueError("it ended")
 
-    async def list_tools(self) -> list[dict[str, Any]]:
+    async def list_tools(self) -> Listing:
         """Return the tools."""
-        return self.tools
+        return Listing(self.tools)
 
     async def call_tool(self, name: str, arguments: Any, progress: Any) -> RemoteResult:
         """Wait until the test lets the call end."""
@@ -126,7 +126,7 @@ async def test_a_server_that_is_not_ready_in_time(autojump_clock: MockClock) -> 
     """Connecting and listing have a time limit."""
     line = Line()
 
-    async def never() -> list[dict[str, Any]]:
+    async def never() -> Listing:
         await trio.sleep_forever()
 
     line.list_tools = never  # type: ignore[method-assign]
@@ -171,7 +171,7 @@ async def test_a_session_that_is_gone(autojump_clock: MockClock) -> None:
         await supervisor.settled.wait()
         list_tools = line.list_tools
 
-        async def refuse() -> list[dict[str, Any]]:
+        async def refuse() -> Listing:
             line.list_tools = list_tools  # type: ignore[method-assign]
             raise ServerFailure("refused", "no valid session")
 
@@ -240,7 +240,7 @@ async def test_a_restart_while_connecting(autojump_clock: MockClock) -> None:
     """Those who wait for an attempt that a restart ends are woken."""
     line = Line()
 
-    async def never() -> list[dict[str, Any]]:
+    async def never() -> Listing:
         await trio.sleep_forever()
 
     list_tools, line.list_tools = line.list_tools, never  # type: ignore[method-assign]
@@ -259,11 +259,11 @@ async def test_repeated_changes_are_followed_ever_more_slowly(autojump_clock: Mo
     """A server that announces changes without an end is asked for its list less and less often."""
     line, lists = Line(), 0
 
-    async def change() -> list[dict[str, Any]]:
+    async def change() -> Listing:
         nonlocal lists
         lists += 1
         trio.lowlevel.spawn_system_task(announce)
-        return listed("echo")
+        return Listing(listed("echo"))
 
     async def announce() -> None:
         line.changed.set()

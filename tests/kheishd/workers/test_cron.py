@@ -277,6 +277,25 @@ async def test_failed_runs_count_as_failures(tmp_path: Path, autojump_clock: Any
         assert house.entry().note == f"{MAX_CRON_FAILURES} firings in a row failed"
 
 
+async def test_failures_of_firings_by_hand_do_not_count(tmp_path: Path, autojump_clock: Any) -> None:
+    """Neither refusals nor failed runs disable an entry that a client fires."""
+    failing = lambda request: fails("bad_request", retryable=False)  # noqa: E731
+    async with cron_house(tmp_path, Scripted([failing])) as house:
+        sent = await house.desk.ask(sender="ada")
+        await house.create("@yearly", target=WakeTarget(session_id=sent.session_id, prompt="tidy up"))
+        for number in range(MAX_CRON_FAILURES):
+            await house.desk.do(handlers.fire, CronFire(cron_id="tidy"))
+            await house.desk.until(lambda: house.rows()[-1] == ("failed", "manual"))
+            assert len(house.rows()) == number + 1
+        await house.check()
+        session = replace(house.desk.session(sent.session_id), route="gone")
+        await house.desk.state.update(lambda tx: tx.put(SESSIONS, session.session_id, value=session))
+        for _ in range(MAX_CRON_FAILURES):
+            await house.desk.do(handlers.fire, CronFire(cron_id="tidy"))
+        assert house.rows()[MAX_CRON_FAILURES:] == [("refused", "route_not_found")] * MAX_CRON_FAILURES
+        assert (house.entry().status, house.entry().failures) == ("active", 0)
+
+
 async def test_a_single_time_is_tried_again(tmp_path: Path, autojump_clock: Any) -> None:
     """A refusal does not lose it: it fires once the target takes it."""
     async with cron_house(tmp_path) as house:

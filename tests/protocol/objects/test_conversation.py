@@ -49,8 +49,8 @@ def test_refused(params: dict[str, object], field: str) -> None:
 
 
 def test_how_to_wait_is_not_what_to_do() -> None:
-    """The params of waiting are not compared between repeated sends."""
-    assert set(SEND.uncompared) == {"wait", "stream", "timeout_s"}
+    """The params of waiting, and the sender's directory, are not compared between repeated sends."""
+    assert set(SEND.uncompared) == {"wait", "stream", "timeout_s", "cwd"}
 
 
 def test_address() -> None:

@@ -108,6 +108,7 @@ def read_file(
     arguments: ReadFile,
     check: Check = check_cancelled,
     scrub: Callable[[bytes], bytes] = bytes,
+    scrub_cut: Callable[[bytes], bytes] = bytes,
 ) -> Outcome:
     """Read lines of a file. If they exceed the limit of a result, ``full_output`` has all of them.
 
@@ -122,7 +123,7 @@ def read_file(
     if arguments.start_line > max(scan.lines, 1):
         reach = "has" if size == scan.size else f"has, in the first {MAX_HASHED_BYTES} bytes,"
         raise ToolError(f"{path} {reach} {scan.lines} lines; line {arguments.start_line} cannot be read")
-    selected = bytes(scan.selected)
+    selected = scrub_cut(bytes(scan.selected)) if scan.truncated else bytes(scan.selected)
     complete = _result(path, arguments, scan, size, selected)
     encoded = msgspec.json.encode(complete)
     if len(encoded) <= MAX_TOOL_TEXT_BYTES:

@@ -136,7 +136,9 @@ class Files(SubHook):
     async def read_file(self, call: Invocation, arguments: ReadFile) -> Outcome:
         """Read lines of a file. Errors: ToolError."""
         return await self._run(
-            _in_root, call.context.workspace, partial(read_file, arguments=arguments, scrub=call.scrub)
+            _in_root,
+            call.context.workspace,
+            partial(read_file, arguments=arguments, scrub=call.scrub, scrub_cut=call.scrub_cut),
         )
 
     # Changing.

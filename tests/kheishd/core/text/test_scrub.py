@@ -4,10 +4,10 @@ import json
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kheishd.core.text.scrub import Scrubber, replace_spans
+from kheishd.core.text.scrub import Scrubber, cut_text, replace_spans
 from protocol.events.run import MessageAppended, RunEnded
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import decode_event, encode_line
@@ -69,11 +69,15 @@ def test_a_scrubber_made_from_another() -> None:
 
 
 @given(st.text(min_size=8, max_size=20), st.text(max_size=20), st.text(max_size=20))
+@example("01000000", "0100", "0000")
+@example('n3w"pass-word', "C:\\", "")
+@example("\\\n\\\\\n\n\\\n", "\\\\\\", "\n")
 def test_no_secret_survives(secret: str, prefix: str, suffix: str) -> None:
     """No secret survives in a journal line, whatever its characters and surroundings are."""
     line = msgspec.json.encode({"type": "x", "text": prefix + secret + suffix})
     scrubbed = msgspec.json.decode(Scrubber([secret]).scrub_journal_line(line))
-    assert secret not in scrubbed["text"].replace("[scrubbed]", "")
+    # What is left on both sides of a redacted secret may form it anew, once the mark between is removed.
+    assert all(secret not in part for part in scrubbed["text"].split("[scrubbed]"))
 
 
 def test_scrub_text_with_json() -> None:
@@ -112,3 +116,31 @@ def test_the_daemons_own_words_stay(secret: str) -> None:
         stored = decode_event(Scrubber([secret]).scrub_journal_line(line))
         assert type(stored) is type(event)
     assert stored == MessageAppended("itm_1", Message("assistant", [Text("it is [scrubbed].")]))
+
+
+LONG_SECRET = "sk-AbCdEf0123456789"
+
+
+def test_cut_text_at_every_place() -> None:
+    """Wherever a text is cut, no part of a secret is at its end, in any spelling; a whole text stays."""
+    scrubber = Scrubber([LONG_SECRET])
+    for spelled in (LONG_SECRET, LONG_SECRET.encode().hex(), LONG_SECRET.replace("-", "\\u002d")):
+        text = f"a{'é' * 9} {spelled} and {spelled} then more text"
+        for size in range(4, len(text.encode())):
+            cut = cut_text(text, size, scrubber.scrub_cut)
+            assert len(cut.encode()) <= size
+            assert cut.endswith("…")
+            parts = (spelled[start : start + 4] for start in range(len(spelled) - 4))
+            assert not any(part in cut for part in parts), (size, cut)
+    assert cut_text(text, 1_000, scrubber.scrub_cut) is text
+    assert cut_text("x" * 20, 10, scrubber.scrub_cut, "") == "x" * 10
+
+
+def test_scrub_cut() -> None:
+    """The beginning of a secret at the end is left out, a whole one is replaced, ordinary text stays."""
+    scrubber = Scrubber([LONG_SECRET])
+    assert scrubber.scrub_cut(b"the sk-AbCdEf01") == b"the "
+    assert scrubber.scrub_cut(f"{LONG_SECRET}, \xff".encode("latin-1")) == b"[scrubbed], \xff"
+    assert scrubber.scrub_cut(b"ordinary text") == b"ordinary text"
+    assert scrubber.scrub_cut(b"") == b""
+    assert Scrubber().scrub_cut(b"the sk-AbCdEf01") == b"the sk-AbCdEf01"

@@ -1,5 +1,6 @@
 """Secret slots over the socket: every outcome of put, list and delete."""
 
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,9 +9,11 @@ from typing import Any
 import pytest
 
 from kheishd.config.sections.mcp import McpSection
+from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.lifecycle import HookSpec
 from kheishd.kernel.master_key import write_master_keys
 from kheishd.kernel.runtime import RouteSpec
+from kheishd.objects.node.secret import find_users
 from kheishd.store.records import StoredServer
 from kheishd.store.tables import MCP_SERVERS, RECEIPTS, SECRETS
 from protocol.errors.rpc import IdempotencyConflict, InvalidParams
@@ -25,7 +28,10 @@ from protocol.errors.secret import (
 from protocol.errors.token import ScopeMissing, ScopeWouldWiden
 from protocol.limits.secret import MAX_SECRET_BYTES, MAX_SECRET_TEXTS, MAX_SECRETS, MAX_SECRETS_TEXTS
 from protocol.objects.mcp import McpServerSettings
+from tests.support.desk import Scripted, gives, open_desk, working
 from tests.support.household import ROUTES, Household, household, pages, refusal_of
+from tests.support.runtimes import change_runtime
+from tests.support.workshop import Workshop, write
 
 KEYED = RouteSpec("keyed", "openai", "m", "http://127.0.0.1:1/v1", auth_ref="slot:openai")
 SERVERS = {
@@ -77,15 +83,24 @@ async def test_secret_put_check(node: Household, tmp_path: Path) -> None:
     assert not (tmp_path / "master.key").exists()
 
 
-async def test_secret_put_again_with_a_key(node: Household) -> None:
-    """A repeated request has the same result, another value is a conflict, and the receipt tells neither."""
-    first = await node.call("secret.put", slot_id="a", value="1234", idempotency_key="k")
-    assert await node.call("secret.put", slot_id="a", value="1234", idempotency_key="k") == first
-    refusal = await node.refusal_of("secret.put", slot_id="a", value="1235", idempotency_key="k")
-    assert isinstance(refusal, IdempotencyConflict)
+async def test_secret_put_again_with_a_key(node: Household, tmp_path: Path) -> None:
+    """A repeated request has the same result, also after a rotation; another value is a conflict."""
+    request = {"slot_id": "a", "value": "tiny-pin", "idempotency_key": "k"}
+    first = await node.call("secret.put", **request)
+    assert await node.call("secret.put", **request) == first
+    for _ in range(2):
+        await node.call("secret.rotate")
+        assert await node.call("secret.put", **request) == first
+        refusal = await node.refusal_of("secret.put", **(request | {"value": "tiny-pan"}))
+        assert isinstance(refusal, IdempotencyConflict)
     with node.state.read() as store:
-        ((_, receipt),) = store.scan(RECEIPTS)
-    assert b"1234" not in receipt.result + receipt.params_digest
+        receipts = [receipt for (_, method, _), receipt in store.scan(RECEIPTS) if method == "secret.put"]
+    assert len(receipts) == 1
+    # Neither the receipt nor a digest of the value without a key is in it.
+    plain = hashlib.sha256(b"tiny-pin").hexdigest().encode()
+    for content in (receipts[0].result, receipts[0].params_digest, read_all(tmp_path)):
+        assert b"tiny-pin" not in content
+        assert plain not in content
 
 
 @pytest.mark.parametrize(
@@ -363,3 +378,21 @@ async def test_secret_list_ok_with_servers(tmp_path: Path) -> None:
         slot = await house.call("secret.put", slot_id="openai", value=VALUE)
         assert slot["used_by"] == ["MCP server bearer", "MCP server variable"]
         assert isinstance(await house.refusal_of("secret.delete", slot_id="openai"), SecretInUse)
+
+
+async def test_a_waiting_run_uses_its_slot(tmp_path: Path) -> None:
+    """A run that waits for approval, or behind such a run, counts as a user although its route is gone."""
+    models = Scripted([lambda request: gives(write("/a"))])
+    hooks = CompositeHook((Workshop(),))
+    routes = {"keyed": KEYED, **ROUTES}
+    async with open_desk(tmp_path, models, hooks=hooks, routes=routes, default_route="keyed") as desk:
+        async with working(desk):
+            waiting = await desk.send("write")
+            await desk.until(lambda: desk.run(waiting.run_id).status == "waiting_for_approval")
+            queued = await desk.send("again")
+        runtime = change_runtime(desk.holder.current(), routes=ROUTES)
+        with desk.state.read() as store:
+            assert find_users(runtime, "openai") == []
+            users = [f"run {waiting.run_id}", f"run {queued.run_id}"]
+            assert find_users(runtime, "openai", store) == users
+            assert find_users(runtime, "other", store) == []

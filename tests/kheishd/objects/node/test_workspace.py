@@ -1,4 +1,4 @@
-"""Trusted roots over the socket: every outcome of trust, untrust and list."""
+"""Trusted roots over the socket: every outcome of trust, untrust, list and get."""
 
 import os
 from collections.abc import AsyncIterator
@@ -9,6 +9,7 @@ import pytest
 
 from kheishd.core.workspace import Workspaces
 from kheishd.objects.talk.workspace import find_trusted_root, is_trusted
+from protocol.errors.definition import AgentForbidden, AgentNotFound
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.session import WorkspaceForbidden, WorkspaceMissing
 from protocol.errors.token import ScopeMissing, ScopeWouldWiden
@@ -167,3 +168,43 @@ async def test_workspace_list_ok(node: Household, srv: Path) -> None:
         (f"{srv}/shop/api", "client"),
     ]
     assert await roots(node) == [root["root"] for root in listed["workspaces"]]
+
+
+async def test_workspace_get_ok(node: Household, srv: Path) -> None:
+    """A directory is shown resolved, with its trusted root, or with why no agent may work there."""
+    (srv / "link").symlink_to("shop/api")
+    expected = {"path": f"{srv}/shop/api", "workspace": f"{srv}/shop/api"}
+    assert await node.call("workspace.get", path=f"{srv}/link") == expected
+    await node.call("workspace.trust", root=f"{srv}/shop")
+    trusted = expected | {"root": f"{srv}/shop"}
+    assert await node.call("workspace.get", path=f"{srv}/link", agent="default") == trusted
+    for path, problem in ((f"{srv}/gone", "does not exist"), (f"{srv}/home/state", "the daemon's own home")):
+        view = await node.call("workspace.get", path=path)
+        assert problem in view.pop("problem")
+        assert view == {"path": path, "workspace": f"{srv}/home/workspace"}
+    view = await node.call("workspace.get", path=".")
+    assert (view["default"], view["root"]) == (True, f"{srv}/home/workspace")
+    refusal = await node.refusal_of("workspace.get", path="a\nb")
+    assert (type(refusal), refusal.field) == (InvalidParams, "$.params.path")
+
+
+async def test_workspace_get_of_a_caller_that_may_not_choose(node: Household, srv: Path) -> None:
+    """A caller without ``operate`` learns neither where a link leads nor whether it leads anywhere."""
+    (srv / "link").symlink_to("shop")
+    client = await node.connect_limited(scopes=["read", "converse"])
+    for name in ("link", "gone"):
+        view = await client.call("workspace.get", path=f"{srv}/{name}")
+        assert "needs the scope 'operate'" in view["problem"]
+        assert view["path"] == f"{srv}/{name}"
+
+
+async def test_workspace_get_agent_not_found(node: Household, srv: Path) -> None:
+    """An unknown agent works nowhere."""
+    refusal = await node.refusal_of("workspace.get", path=str(srv), agent="nobody")
+    assert isinstance(refusal, AgentNotFound)
+
+
+async def test_workspace_get_agent_forbidden(node: Household, srv: Path) -> None:
+    """The token does not cover the agent."""
+    client = await node.connect_limited(scopes=["read"], agents=["other"])
+    assert isinstance(await refusal_of(client, "workspace.get", path=str(srv)), AgentForbidden)

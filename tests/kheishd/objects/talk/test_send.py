@@ -311,6 +311,45 @@ async def test_conversation_send_workspace_forbidden(idle: Household, srv: Path)
         assert pinned["workspace"] == (path if path == f"{srv}/a" else workspaces.root)
 
 
+async def test_a_conversation_keeps_its_workspace(idle: Household, srv: Path) -> None:
+    """It begins in the sender's directory; a requested one counts from then on, unless for a guest."""
+    workspaces = Workspaces(f"{srv}/home/workspace", f"{srv}/home")
+    (srv / "home" / "workspace").mkdir(parents=True)
+    agents = AGENTS | {"own": agent("own", f"workspace: {srv}/a")}
+    idle.holder.replace(make_runtime(2, models=idle.models, definitions=agents, workspaces=workspaces))
+    (srv / "b").mkdir()
+
+    async def workspace_of(sender: str, **params: Any) -> tuple[str, str]:
+        sent = await idle.call("conversation.send", content="x", sender=sender, **params)
+        pinned = (await idle.call("run.get", run_id=sent["run_id"]))["pinned"]
+        params = {name: value for name, value in params.items() if name == "agent"}
+        conversation = await idle.call("conversation.get", sender=sender, **params)
+        session = await idle.call("session.get", session_id=sent["session_id"])
+        assert session["effective_workspace"] == conversation["workspace"]
+        return pinned["workspace"], conversation["workspace"]
+
+    a, b, root = f"{srv}/a", f"{srv}/b", workspaces.root
+    assert await workspace_of("ann", cwd=a) == (a, a)
+    assert await workspace_of("ann", cwd=b) == (a, a)
+    assert await workspace_of("ann", workspace=b, guest="critic") == (b, a)
+    assert await workspace_of("ann", workspace=b) == (b, b)
+    assert await workspace_of("ann") == (b, b)
+    assert await workspace_of("bob", workspace=a) == (a, a)
+    for number, cwd in enumerate((workspaces.home, f"{srv}/gone", "a\nb", root, "/")):
+        assert await workspace_of(f"eve{number}", cwd=cwd) == (root, root)
+    assert await workspace_of("own", cwd=b, agent="own") == (a, a)
+    speaker = await idle.connect_limited(scopes=["read", "converse"])
+    sent = await speaker.call("conversation.send", content="x", sender="limited", cwd=a)
+    assert (await idle.call("run.get", run_id=sent["run_id"]))["pinned"]["workspace"] == root
+
+
+async def test_the_directory_of_a_sender_is_not_compared(idle: Household, srv: Path) -> None:
+    """A send that is repeated from another directory is the same send."""
+    send = {"content": "x", "idempotency_key": "k"}
+    first = await idle.call("conversation.send", **send, cwd=f"{srv}/a")
+    assert await idle.call("conversation.send", **send, cwd=str(srv)) == first
+
+
 @pytest.mark.parametrize("sender", ["ä" * 65, "a\nb", "\x00", "​"])
 async def test_conversation_send_sender_invalid(idle: Household, sender: str) -> None:
     """A sender is 1 to 128 bytes of printable text."""

@@ -543,6 +543,11 @@ async def test_cron_resume_cron_forbidden(idle: Household) -> None:
     await require_cron_forbidden(idle, "resume")
 
 
+async def test_cron_fire_cron_forbidden(idle: Household) -> None:
+    """The operator's task happens when the operator planned it, not when a program's data says so."""
+    await require_cron_forbidden(idle, "fire")
+
+
 async def test_cron_delete_cron_forbidden(idle: Household) -> None:
     """An operator's entry stays."""
     await require_cron_forbidden(idle, "delete")

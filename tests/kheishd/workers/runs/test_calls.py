@@ -308,6 +308,35 @@ async def test_no_blob_holds_a_secret(tmp_path: Path, autojump_clock: MockClock)
         assert result.bytes == len(content)
 
 
+class Decides(SubHook):
+    """A tool whose long outcome is decided at its commit."""
+
+    name = "decides"
+    tools = FullOutput.tools
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    async def dispatch(self, use: Invocation) -> Outcome:
+        """Decide later."""
+        return Outcome("", decide=lambda tx: Outcome(self._text))
+
+
+async def test_a_decided_outcome_is_scrubbed_before_it_is_cut(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A secret at the cut of a text that is decided at the commit leaves no part."""
+    secret = "sk-" + "0123456789" * 5
+    half = MAX_TOOL_TEXT_BYTES // 2
+    hooks = CompositeHook((Decides("x" * (half - 20) + secret + "y" * half),))
+    async with workbench(tmp_path, Toolbox(), calls(("dumps", {})), hooks=hooks) as desk, working(desk):
+        desk.live.scrub(Scrubber([secret]))
+        sent = await desk.ask()
+        (result,) = results_by_call(desk, sent.session_id).values()
+        assert "left out here" in result.text
+        assert "012" not in result.text
+
+
 async def test_output_is_followed_while_a_tool_runs(tmp_path: Path, autojump_clock: MockClock) -> None:
     """Output is streamed under its call id, until the result is in the journal."""
     box = Toolbox()

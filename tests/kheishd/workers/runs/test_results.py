@@ -114,3 +114,13 @@ def test_a_secret_is_scrubbed_before_the_cut() -> None:
     assert b"0123456789" not in whole
     output = b"x" * 90 + secret.encode()
     assert fit_outcome(Outcome("much", full_output=output), 100, scrub)[1] == b"x" * 90 + b"[scrubbed]"
+
+
+def test_a_secret_is_scrubbed_before_the_end_is_kept() -> None:
+    """No rest of a secret is left at the beginning of the end of a text; a short text stays."""
+    secret = "sk-" + "0123456789" * 5
+    scrub = Scrubber([secret]).scrub_bytes
+    for kept in range(1, len(secret)):
+        end = cut_to_end("x" * 100 + secret + "y" * (MAX_STOPPED_TEXT_BYTES - 2 - kept), scrub)
+        assert "789" not in end
+    assert cut_to_end(secret, scrub) == secret

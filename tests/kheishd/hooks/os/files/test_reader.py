@@ -158,3 +158,16 @@ def test_a_secret_at_the_cut(file: Path) -> None:
     with open_root(str(file.parent)) as root:
         answer = read_file(root, ReadFile(path=file.name), scrub=Scrubber([secret]).scrub_bytes)
     assert "0123456789" not in msgspec.json.decode(answer.text)["content"]
+
+
+def test_a_secret_at_the_end_of_what_is_read(file: Path) -> None:
+    """Of a file that is too long to be read whole, the stored output has no part of a secret either."""
+    secret = "sk-" + "0123456789" * 50
+    file.write_text("x" * (MAX_READ_BYTES - 100) + secret + "y" * 100)
+    scrubber = Scrubber([secret])
+    with open_root(str(file.parent)) as root:
+        arguments = ReadFile(path=file.name)
+        answer = read_file(root, arguments, scrub=scrubber.scrub_bytes, scrub_cut=scrubber.scrub_cut)
+    stored = msgspec.json.decode(answer.full_output or b"")
+    assert stored["content"] == "x" * (MAX_READ_BYTES - 100)
+    assert stored["truncated"]
