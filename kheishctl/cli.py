@@ -20,7 +20,9 @@ from kheishctl import exit_codes
 from kheishctl.client import Client, Failure, RequestRefused, resolve_home, resolve_socket
 from kheishctl.contract import Json
 from kheishctl.hints import HINTS
+from kheishctl.pager import should_page, show_in_pager
 from kheishctl.render.layout import Column, Display, format_table, paint, sanitize_styled
+from kheishctl.render.methods import name_commands
 from protocol.text import escape_json, one_line, sanitize
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -29,7 +31,11 @@ _META = "kheishctl."
 
 
 class App:
-    """The environment of one command: the daemon's address and the output."""
+    """The environment of one command: the daemon's address and the output.
+
+    ``names_methods``: error messages name methods, not the commands that call them. ``has_pager``: text that
+    is longer than the terminal is shown in a pager.
+    """
 
     def __init__(self, home: str | None, path: str | None, *, as_json: bool) -> None:
         self.home = resolve_home(home)
@@ -37,6 +43,8 @@ class App:
         self.home_option = home
         self.path_option = path
         self.as_json = as_json
+        self.names_methods = False
+        self.has_pager = True
         self._client: Client | None = None
 
     @property
@@ -95,7 +103,8 @@ class App:
         if self.as_json:
             self.print_json(result)
         elif text := format_result(result, self.display()):
-            self.print(text)
+            if not (self.has_pager and should_page(text) and show_in_pager(sanitize_styled(text))):
+                self.print(text)
 
     def print_json(self, value: Any) -> None:
         """Print one JSON document: indented on a terminal, on one line for a pipe."""
@@ -141,8 +150,9 @@ class App:
             self.print_json({"error": error | {"data": error["data"] | ({"hint": hint} if hint else {})}})
             return
         label = paint("kheishctl:", "red", use_color(sys.stderr.isatty()))
-        sys.stderr.write(f"{label} {sanitize(failure.text)}\n")
-        if hint and str(hint) not in failure.text:
+        text = failure.text if self.names_methods else name_commands(failure.text, self.command_line)
+        sys.stderr.write(f"{label} {sanitize(text)}\n")
+        if hint and str(hint) not in text:
             sys.stderr.write(f"  hint: {sanitize(str(hint))}\n")
         sys.stderr.flush()
 
@@ -189,15 +199,23 @@ def common_options() -> list[click.Parameter]:
             callback=_store_option,
             help="The daemon's socket (default: <home>/run/kheishd.sock).",
         ),
+        click.Option(
+            ["--no-pager"],
+            is_flag=True,
+            expose_value=False,
+            is_eager=True,
+            callback=_store_option,
+            help="Do not show long output of a terminal in $PAGER (default: less).",
+        ),
     ]
 
 
 def make_app(ctx: click.Context) -> App:
     """Return the App for the common options of a command line."""
     meta = ctx.meta
-    return App(
-        meta.get(_META + "home"), meta.get(_META + "socket"), as_json=bool(meta.get(_META + "as_json"))
-    )
+    app = App(meta.get(_META + "home"), meta.get(_META + "socket"), as_json=bool(meta.get(_META + "as_json")))
+    app.has_pager = not meta.get(_META + "no_pager")
+    return app
 
 
 class Verb(click.Command):
@@ -250,13 +268,14 @@ def command(
     method: str | None = None,
     examples: tuple[str, ...] = (),
     alias: str | None = None,
+    cls: type[Verb] = Verb,
     **attrs: Any,
 ) -> Callable[[Callable[..., Any]], Verb]:
     """Make a function of (app, parameters) a command, in ``group`` if given; ``alias`` stays hidden."""
 
     def decorate(function: Callable[..., Any]) -> Verb:
         verb = click.command(
-            name, cls=Verb, method=method, examples=examples, context_settings=CONTEXT, **attrs
+            name, cls=cls, method=method, examples=examples, context_settings=CONTEXT, **attrs
         )(click.pass_obj(function))
         if group is not None:
             group.add_command(verb)
@@ -293,10 +312,11 @@ class CommandGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def suggest(self, ctx: click.Context, word: str) -> list[str]:
-        """Return the commands that an unknown word may mean."""
+        """Return the commands that an unknown word may mean: those that begin with it, else similar ones."""
         from difflib import get_close_matches
 
-        return get_close_matches(word, self.list_commands(ctx), 2)
+        names = self.list_commands(ctx)
+        return [name for name in names if name.startswith(word)][:3] or get_close_matches(word, names, 2)
 
 
 def make_group(name: str, summary: str) -> CommandGroup:

@@ -236,7 +236,9 @@ class Client:
         self._buffer = bytearray()
         self._searched = 0
         self._pending: deque[tuple[str, Json]] = deque()
-        self._next_id = 0
+        self._calls_made = 0
+        # Ids of requests are unique, so that one finds the events and log lines that it led to.
+        self._id_head = os.urandom(6).hex()
 
     @classmethod
     def dial(cls, path: str, timeout_s: float | None = None) -> Self:
@@ -275,10 +277,11 @@ class Client:
                 return self._unpack_result(message, method)
             self._keep(message)
 
-    def send(self, method: str, params: Json | None = None) -> int:
+    def send(self, method: str, params: Json | None = None) -> str:
         """Send a request and return its id without waiting. Errors: ConnectionLost."""
-        self._next_id += 1
-        request = {"jsonrpc": "2.0", "id": self._next_id, "method": method, "params": params or {}}
+        self._calls_made += 1
+        request_id = f"{self._id_head}-{self._calls_made}"
+        request = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params or {}}
         self._socket.settimeout(None)
         try:
             self._socket.sendall(json.dumps(request).encode() + b"\n")
@@ -286,7 +289,7 @@ class Client:
             raise ConnectionLost(
                 "the daemon closed the connection; 'kheishctl daemon logs' may say why"
             ) from None
-        return self._next_id
+        return request_id
 
     def notifications(self, timeout_s: float | None = None) -> Iterator[tuple[str, Json]]:
         """Yield the method and params of each notification, pending ones first.
@@ -383,7 +386,7 @@ def parse_message(line: bytes | bytearray) -> Json:
     return message if isinstance(message, dict) else {}
 
 
-def _is_answer_to(message: Json, request_id: int) -> bool:
+def _is_answer_to(message: Json, request_id: str) -> bool:
     """Whether a message answers the open request; an error about an unreadable request has no id."""
     if "method" in message:
         return False

@@ -134,6 +134,7 @@ METHODS: Final = (
     "route.delete",
     "route.default",
     "mcp.list",
+    "mcp.get",
     "mcp.tools",
     "mcp.call",
     "mcp.resources",

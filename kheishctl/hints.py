@@ -18,6 +18,7 @@ HINTS: dict[str, tuple[str, ...]] = {
     "goal_not_found": ("goal", "set", "SESSION", "OBJECTIVE"),
     "grant_not_found": ("permission", "list"),
     "hook_not_found": ("hook", "list"),
+    "workspace_hooks_unusable": ("workspace", "list"),
     "indoubt_not_found": ("indoubt", "list"),
     "input_contract_violated": ("session", "show", "SESSION"),
     "internal_error": ("daemon", "logs"),

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from kheishctl.cli import App
 from kheishctl.client import RequestRefused
 from kheishctl.contract import MAX_PAGE_ROWS, Json
-from kheishctl.picker import DETAILS
+from kheishctl.picker import describe_row
 
 # A page of 500 runs is read in about 50 ms; older objects need their full ids.
 MAX_SEARCHED_PAGES = 20
@@ -67,8 +67,7 @@ def find_candidates(
             if object_id == text:
                 return {}
             if object_id.startswith(start) and object_id.endswith(end):
-                details = (str(row[name]) for name in DETAILS[source] if row.get(name))
-                candidates[object_id] = "  ".join(details)
+                candidates[object_id] = describe_row(row, source)
         if page.get("next") is None:
             break
         params["after"] = page["next"]

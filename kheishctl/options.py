@@ -9,6 +9,7 @@ from math import inf
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from kheishctl.cli import make_app
 from kheishctl.client import Client, Failure
@@ -60,17 +61,29 @@ ID_KINDS = frozenset(
 _PLAIN = re.compile(r"[\w.@:,/+][\w.@:,/+-]*")
 
 
-def complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
-    """Return a completer that asks the daemon for names; it offers none if the daemon does not answer."""
+Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
-    def complete_names(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+
+def complete(kind: str) -> Completer:
+    """Return a completer that asks the daemon for names; it offers none if the daemon does not answer.
+
+    Shells that can show it get the title, status or description of each object with its name.
+    """
+
+    def complete_names(
+        ctx: click.Context, parameter: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
         method, params, plural, field = COMPLETIONS[kind]
         if "agent" in params and ctx.params.get("agent"):
             params = params | {"agent": ctx.params["agent"]}
         try:
             with Client.dial(make_app(ctx).path, COMPLETION_SECONDS) as connection:
-                rows: Iterable[Json] = connection.call(method, params, timeout_s=COMPLETION_SECONDS)[plural]
-            return list(dict.fromkeys(filter_plain_names(rows, field, incomplete)))
+                rows: list[Json] = connection.call(method, params, timeout_s=COMPLETION_SECONDS)[plural]
+            from kheishctl.picker import describe_row
+
+            details = {str(row[field]): describe_row(row, kind) for row in rows}
+            names = dict.fromkeys(filter_plain_names(rows, field, incomplete))
+            return [CompletionItem(name, help=details[name] or None) for name in names]
         except (Failure, OSError, LookupError, TypeError):
             return []
 

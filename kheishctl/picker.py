@@ -85,11 +85,14 @@ def pick_row(
     """
     method, params, plural, field = source
     choices = {
-        str(row[field]): "  ".join(_describe(row[name]) for name in DETAILS[kind] if row.get(name))
-        for row in app.call(method, params)[plural]
-        if offers(row)
+        str(row[field]): describe_row(row, kind) for row in app.call(method, params)[plural] if offers(row)
     }
     return pick(app, noun, list(choices.items())) if choices else None
+
+
+def describe_row(row: Json, kind: str) -> str:
+    """Return the details of a row that tell a person which object it is."""
+    return "  ".join(_describe(row[name]) for name in DETAILS[kind] if row.get(name))
 
 
 def _describe(value: Any) -> str:

@@ -23,6 +23,7 @@ from kheishd.objects.node.health import (
     find_meter_warnings,
     find_stale_runs,
     find_store_warnings,
+    find_undelivered_mail,
     find_waits,
     format_warning,
     split_warning,
@@ -320,6 +321,7 @@ class DaemonControl:
             *find_waits(store, now_ms),
             *find_stale_runs(store, now_ms),
             *find_failed_hooks(store, {hook.name for hook in runtime.lifecycle}),
+            *find_undelivered_mail(store, now_ms),
             *(
                 split_warning("trigger_troubled", sentence, "correct its target, or pause it")
                 for sentence in find_trigger_warnings(store)

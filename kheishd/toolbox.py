@@ -104,9 +104,12 @@ class Toolbox:
     ) -> LifecycleRunner:
         """Return the runner of lifecycle hooks, which get little of the daemon's environment."""
         from kheishd.hooks.lifecycle.runner import LifecycleRunner
+        from kheishd.hooks.os.shell.process import home_id
 
         services = cast("Services", self.services)
-        return LifecycleRunner(services.state, services.live, read_credential, environ)
+        return LifecycleRunner(
+            services.state, services.live, read_credential, environ, home_id(self._home.path)
+        )
 
     async def try_sandbox(self, workspace: WorkspaceSection) -> None:
         """Try the sandbox of commands, unless it is off, and log its state."""

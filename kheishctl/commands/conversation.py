@@ -39,6 +39,7 @@ COLUMNS = (
     Column(
         "UPDATED", lambda row: (row.get("session") or {}).get("updated_at_ms", row["bound_at_ms"]), "time"
     ),
+    Column("TITLE", lambda row: (row.get("session") or {}).get("title")),
 )
 
 address = options(agent_argument, sender_option)

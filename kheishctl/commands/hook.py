@@ -1,7 +1,9 @@
 """``kheishctl hook``: the operator's lifecycle hooks, and their failures."""
 
 import json
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -37,22 +39,36 @@ LETTER_COLUMNS = (
 )
 
 _hook = id_argument("name", "HOOK", "hooks")
+_workspace = click.option(
+    "--workspace",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    callback=lambda context, option, path: None if path is None else str(path.expanduser().absolute()),
+    help="Include the hooks of the trusted roots around this directory.",
+)
 
 
-@command(group, "list", method="hook.list", examples=("kheishctl hook list --event pre_tool_use",))
+@command(
+    group,
+    "list",
+    method="hook.list",
+    examples=("kheishctl hook list --event pre_tool_use", "kheishctl hook list --workspace ~/shop"),
+)
 @click.option("--event", metavar="EVENT", help="Only the hooks of this event.")
+@_workspace
 @paged
 def list_(app: App, everything: bool, **params: Any) -> None:
-    """List the operator's hooks by name."""
+    """List the operator's hooks by name, and on request those of a trusted workspace."""
     page = fetch_pages(app, "hook.list", drop_unset(**params), "hooks", everything=everything)
     show_table(app, page, "hooks", COLUMNS, "No hooks.")
 
 
 @command(group, "show", alias="get", method="hook.get", examples=("kheishctl hook show guard",))
 @_hook
-def show(app: App, name: str) -> None:
+@_workspace
+def show(app: App, **params: Any) -> None:
     """Show a hook."""
-    app.emit(app.call("hook.get", {"name": name}), format_record)
+    app.emit(app.call("hook.get", drop_unset(**params)), format_record)
 
 
 @command(
@@ -61,6 +77,7 @@ def show(app: App, name: str) -> None:
     method="hook.test",
     examples=(
         "kheishctl hook test guard --subject bash",
+        "kheishctl hook test guard --preview",
         """kheishctl hook test guard '{"tool": "bash", "arguments": {"command": "rm -r /"}}'""",
     ),
 )
@@ -73,10 +90,12 @@ def show(app: App, name: str) -> None:
     metavar="TEXT",
     help="The event's subject, such as the name of a tool (default: a typical one).",
 )
-def test(app: App, name: str, payload: str, subject: str | None) -> None:
+@click.option("--preview", is_flag=True, help="Show what would be run and its input, and run nothing.")
+@_workspace
+def test(app: App, payload: str, preview: bool, **params: Any) -> None:
     """Run a hook with a sample event, and show its input and its outcome; nothing follows from it.
 
-    The exit code is 1 if the hook failed.
+    The hook's program really runs. The exit code is 1 if it failed.
     """
     try:
         content = json.loads(sys.stdin.buffer.read() if payload == "-" else payload)
@@ -84,10 +103,25 @@ def test(app: App, name: str, payload: str, subject: str | None) -> None:
         raise click.UsageError(f"the event's data is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise click.UsageError("the event's data is a JSON object")
-    result = app.call("hook.test", drop_unset(name=name, payload=content, subject=subject))
+    params = drop_unset(**params, payload=content)
+    if preview:
+        reference: Json = {field: params[field] for field in params.keys() & {"name", "workspace"}}
+        hook = app.call("hook.get", reference)
+        directory = hook.get("workspace") or os.path.dirname(hook["path"])
+        place = "" if hook["executor"] == "http" else f" in {directory}"
+        result = app.call("hook.test", {**params, "preview": True})
+        app.emit(result, lambda trial, display: _format_preview(trial, f"{hook['target']}{place}"))
+        return
+    result = app.call("hook.test", params)
     app.emit(result, _format_trial)
     has_failed = result.get("outcome") is None
     click.get_current_context().exit(exit_codes.FAILED if has_failed else exit_codes.OK)
+
+
+def _format_preview(trial: Json, target: str) -> str:
+    effect = "runs" if trial["matches"] else "does not run, because its matcher does not match,"
+    lines = [one_line(f"For this event the hook '{trial['hook']}' {effect}: {target}"), "", "Its input:"]
+    return "\n".join([*lines, sanitize(json.dumps(trial["payload"], indent=2, ensure_ascii=False))])
 
 
 def _format_trial(result: Json, display: Display) -> str:

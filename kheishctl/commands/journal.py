@@ -5,21 +5,50 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from kheishctl.cli import App, command, make_group, note_next_page
 from kheishctl.client import ConnectionLost, NoDaemon, NotADaemon
 from kheishctl.contract import MAX_PAGE_ROWS, Json
 from kheishctl.options import drop_unset, name_option, newest_option, options
-from kheishctl.render.events import describe_gap, format_delta, format_event
+from kheishctl.render.events import SUMMARIES, describe_gap, format_delta, format_event
 from kheishctl.render.layout import Display
 
 group = make_group("journal", "The journal: every event, in order, each with its cursor.")
 
 RECONNECT_PAUSE_SECONDS = 0.5
 
+
+class EventType(click.ParamType[str]):
+    """A type of the journal's events, completed by the shell."""
+
+    name = "type"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the type. Errors: a usage error for an unknown type, with similar ones."""
+        if value not in SUMMARIES:
+            from difflib import get_close_matches
+
+            near = get_close_matches(value, SUMMARIES, 3, 0.5)
+            suggestion = f"; did you mean {' or '.join(near)}?" if near else "; such as run_ended"
+            self.fail(f"there are no events of the type {value!r}{suggestion}", param, ctx)
+        return str(value)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Return the types that begin with the typed text."""
+        return [CompletionItem(name) for name in SUMMARIES if name.startswith(incomplete)]
+
+
 event_filters = options(
     click.option(
-        "--type", "types", multiple=True, metavar="TYPE", help="Only events of this type (repeatable)."
+        "--type",
+        "types",
+        type=EventType(),
+        multiple=True,
+        metavar="TYPE",
+        help="Only events of this type (repeatable).",
     ),
     click.option("--subtree", is_flag=True, help="Include the session's descendants."),
     name_option("--run", "run_id", "runs", "Only events of this run."),
@@ -39,11 +68,18 @@ epoch_option = click.option(
     examples=(
         "kheishctl journal read --newest --limit 20",
         "kheishctl journal read --all --type run_ended --json",
+        "kheishctl journal read --all --request 5f0c61d2a9b4-1",
     ),
 )
 @event_filters
 @click.option("--after", type=click.IntRange(0), metavar="CURSOR", help="Continue after this cursor.")
 @epoch_option
+@click.option(
+    "--request",
+    "request_id",
+    metavar="ID",
+    help="Only events of this request and of the runs that it led to; 'run show' names it.",
+)
 @newest_option
 @click.option("--limit", type=click.IntRange(1, MAX_PAGE_ROWS), metavar="N", help="Maximum events per page.")
 @click.option("--all", "everything", is_flag=True, help="Fetch all pages.")

@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from kheishctl import exit_codes
-from kheishctl.cli import App, command, fetch_pages, make_group, show_table
+from kheishctl.cli import App, Verb, command, fetch_pages, make_group, show_table
 from kheishctl.options import JsonValue, complete, drop_unset, id_argument, mutating, paged
-from kheishctl.render.layout import Column, format_record
+from kheishctl.render.layout import Column, Display, format_record
 from protocol.text import one_line, sanitize
 
 MAX_ADDRESS_CHARACTERS = 64 * 1024
@@ -23,8 +23,8 @@ def describe_place(row: Mapping[str, Any]) -> str:
 
 
 def may_log_in(row: Mapping[str, Any]) -> bool:
-    """Whether a server may be one at which people log in."""
-    return "url" in row and "auth_ref" not in row
+    """Whether people log in at a server."""
+    return bool(row.get("oauth"))
 
 
 COLUMNS = (
@@ -54,6 +54,23 @@ def list_(app: App, everything: bool, **params: Any) -> None:
     for row in page["servers"]:
         for problem in filter(None, (row.get("problem"), *row.get("warnings", ()))):
             app.print(one_line(f"{row['name']}: {problem}"))
+
+
+@command(group, "show", alias="get", method="mcp.get", examples=("kheishctl mcp show files",))
+@id_argument("server", "SERVER", "mcp_servers")
+def show(app: App, server: str) -> None:
+    """Show the state of a server, with the error output of its program."""
+    app.emit(app.call("mcp.get", {"server": server}), format_server)
+
+
+def format_server(server: Mapping[str, Any], display: Display) -> str:
+    """Return a server as text: its fields, then the lines that it wrote."""
+    fields = {name: value for name, value in server.items() if name not in ("error_output", "warnings")}
+    lines = [format_record(fields, display)]
+    lines += [f"warning: {one_line(warning)}" for warning in server.get("warnings", ())]
+    if server.get("error_output"):
+        lines += ["", "Its error output:", *(f"  {one_line(line)}" for line in server["error_output"])]
+    return "\n".join(lines)
 
 
 TOOL_COLUMNS = (
@@ -141,9 +158,22 @@ def restart(app: App, server: str) -> None:
     app.emit(app.call("mcp.restart", {"server": server}), format_record)
 
 
+class WrappingVerb(Verb):
+    """A command whose last arguments are a program with options of its own."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line. Errors: a usage error, which says how to write the program's options."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            text = f"{error.format_message()} If it is the program's, write '--' before the program:"
+            raise click.UsageError(f"{text} {ctx.command_path} SERVER -- PROGRAM ARGUMENTS", ctx) from None
+
+
 @command(
     group,
     "put",
+    cls=WrappingVerb,
     method="mcp.put",
     examples=(
         "kheishctl mcp put files -- npx -y @modelcontextprotocol/server-filesystem /srv",

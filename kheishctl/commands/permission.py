@@ -151,6 +151,10 @@ def _expand_layer(layer: Json) -> Iterator[Json]:
 
 def _parse_rule(text: str) -> Json:
     tool, colon, subject = text.partition(":")
+    if not tool.strip() or set(tool) & set("(){}[] "):
+        raise click.UsageError(
+            f"{text!r} is not a rule; a rule is the name of a tool, or TOOL:SUBJECT such as 'bash:git *'"
+        )
     return {"tool": tool} | ({"subject": subject} if colon else {})
 
 

@@ -34,6 +34,7 @@ from kheishctl.options import timeout_option
 @timeout_option
 def call(app: App, method: str, params: str | None, follow: bool, timeout: float | None) -> None:
     """Call any method of the daemon and print its result as JSON."""
+    app.names_methods = True
     try:
         arguments = json.loads(sys.stdin.buffer.read() if params == "-" else params or "{}")
     except ValueError as error:

@@ -78,6 +78,9 @@ def add_run_details(call: Callable[[str, Json], Any], run: Json) -> Json:
             params = {"run_id": run["run_id"]}
             kinds = (("approval.list", "approvals"), ("question.list", "questions"))
             waiting = {plural: call(method, params)[plural] for method, plural in kinds}
+            if run["status"] == "waiting_for_event":
+                newest = {"types": ["event_awaited"], "order": "newest", "limit": 1}
+                waiting["events"] = call("journal.read", params | newest)["events"]
             return run | {"waiting": {plural: rows for plural, rows in waiting.items() if rows}}
         if run.get("status") == "completed":
             newest = {"types": ["message_appended"], "order": "newest", "limit": 1}

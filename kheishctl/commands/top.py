@@ -88,6 +88,7 @@ def take_sample(app: App) -> Sample:
             "begin_ms": row[begin],
             "audience": row.get("audience"),
             "agent": row.get("agent"),
+            "end_ms": row.get("expires_at_ms"),
         }
         for kind, begin in (
             ("approval", "requested_at_ms"),
@@ -103,6 +104,7 @@ def take_sample(app: App) -> Sample:
         waits=sorted(waits, key=lambda wait: int(wait["begin_ms"])),
         crons=_list(app, "cron.list", "crons", status="active"),
         servers=_list(app, "mcp.list", "servers"),
+        agents=_list(app, "agent.list", "agents"),
         at_ms=time.time_ns() // 1_000_000,
     )
 
@@ -131,7 +133,7 @@ def _await_sample(app: App, interval: float) -> Sample:
 
 def _print(app: App, sample: Sample, previous: Sample | None, sort: str) -> None:
     if app.as_json:
-        fields = ("runs", "waits", "crons", "servers", "metrics", "at_ms")
+        fields = ("runs", "waits", "crons", "servers", "agents", "metrics", "at_ms")
         app.print_json_line({"status": sample.status, **{name: getattr(sample, name) for name in fields}})
         return
     app.print(format_top(sample, previous, sort, app.display(), _count_rows()))

@@ -1,7 +1,8 @@
 """Format the status of the daemon."""
 
 from kheishctl.contract import Json
-from kheishctl.render.layout import Display, format_pairs, paint
+from kheishctl.render.layout import Display, format_pairs, paint, wrap
+from kheishctl.render.methods import name_commands
 from kheishctl.render.units import format_duration, format_local, format_size
 from protocol import __version__
 from protocol.text import one_line
@@ -21,6 +22,37 @@ SANDBOX_STATES = {
     "untested": "not tried yet",
 }
 """The states of the sandbox of commands."""
+
+
+RELATED = "ID"
+"""The word of a command that stands for the object of a warning."""
+
+HEALTH_HINTS: dict[str, tuple[str, ...]] = {
+    "after_crash": ("daemon", "logs"),
+    "close_stuck": ("daemon", "logs"),
+    "configuration": ("daemon", "config"),
+    "cron_failing": ("cron", "list"),
+    "hook_failing": ("hook", "dead-letters"),
+    "loop_lag": ("top",),
+    "mail_undelivered": ("mailbox", "dead-letters", RELATED),
+    "mcp_failed": ("mcp", "list"),
+    "mcp_needs_login": ("mcp", "login", RELATED),
+    "reload_refused": ("daemon", "reload"),
+    "route_not_ready": ("route", "list"),
+    "run_not_started": ("run", "list", "--active"),
+    "run_parked": ("daemon", "logs"),
+    "run_stuck": ("run", "show", RELATED),
+    "secret_unreadable": ("secret", "list"),
+    "skill": ("skill", "reload"),
+    "store_damaged": ("daemon", "doctor", "--repair"),
+    "store_growth": ("daemon", "compact"),
+    "store_nearly_full": ("session", "list"),
+    "trigger_troubled": ("trigger", "list"),
+    "unanswerable": ("run", "list", "--active"),
+    "unattended": ("run", "list", "--active"),
+    "unknown_name": ("definition", "list"),
+}
+"""The command that helps with a health warning, for each code; others need none of kheishctl's."""
 
 
 def describe_version_difference(version: str) -> str:
@@ -43,6 +75,7 @@ def _format_restore(restored: Json | None) -> str:
 
 def format_health(result: Json, display: Display) -> list[str]:
     """Return the lines of a status's warnings, each with its remedy below it."""
+    width = display.width
     health = result.get("health")
     if health is None:
         # An older daemon reports sentences only.
@@ -52,8 +85,13 @@ def format_health(result: Json, display: Display) -> list[str]:
     for warning in health["warnings"]:
         severity = warning["severity"]
         color = {"critical": "red", "warning": "yellow"}.get(severity, "cyan")
-        lines.append(paint(one_line(f"{severity}: {warning['message']}"), color, display.color))
-        lines.append(f"  {one_line(warning['remedy'])}")
+        text = wrap(name_commands(one_line(f"{severity}: {warning['message']}")), width, 2)
+        lines += [paint(line, color, display.color) for line in text]
+        lines += wrap(f"  {name_commands(one_line(warning['remedy']))}", width, 2)
+        related_id = warning.get("related_id")
+        words = [related_id if word == RELATED else word for word in HEALTH_HINTS.get(warning["code"], ())]
+        if words and None not in words:
+            lines.append(one_line(f"  kheishctl {' '.join(words)}"))
     return lines
 
 

@@ -110,12 +110,15 @@ def fold(text: str, columns: int) -> list[str]:
     return folded
 
 
-def wrap(text: str, columns: int, indent: str = "") -> list[str]:
-    """Split text into lines of at most ``columns`` at blanks; only a word longer than a line is split.
+def wrap(text: str, columns: int | None, indent: int = 0) -> list[str]:
+    """Break text at blanks into lines of at most ``columns``; only a word longer than a line is split.
 
-    ``indent`` precedes the continuation of a line.
+    The continuation of a line is indented. ``columns`` is None for a pipe, where nothing is broken.
     """
+    if columns is None:
+        return [text]
     wrapped: list[str] = []
+    indent = min(indent, columns // 2)
     for line in text.expandtabs(4).split("\n"):
         if count_columns(line) <= columns:
             wrapped.append(line)
@@ -126,12 +129,12 @@ def wrap(text: str, columns: int, indent: str = "") -> list[str]:
             blanks = word[len(letters) :]
             if current.strip() and count_columns(current) + count_columns(letters) > columns:
                 wrapped.append(current.rstrip())
-                current = indent
+                current = " " * indent
             if count_columns(current) + count_columns(letters) > columns:
                 # The first part has the room of the others, so that every part can be folded at once.
-                *parts, letters = fold(letters, max(2, columns - len(indent)))
-                wrapped += (indent + part for part in parts)
-                current = indent
+                *parts, letters = fold(letters, max(2, columns - indent))
+                wrapped += (" " * indent + part for part in parts)
+                current = " " * indent
             current += letters + blanks
         wrapped.append(current.rstrip())
     return wrapped
@@ -191,9 +194,11 @@ def format_pairs(pairs: Sequence[tuple[str, str | None]], display: Display) -> s
     if display.width is None:
         return "\n".join(f"{name}\t{value}" for name, value in present)
     longest = max((len(name) for name, _ in present), default=0)
-    return "\n".join(
-        f"{paint(name.ljust(longest), 'dim', display.color)}  {value}" for name, value in present
-    )
+    lines = []
+    for name, value in present:
+        first, *rest = wrap(f"{name.ljust(longest)}  {value}", display.width, longest + 2)
+        lines += [paint(first[:longest], "dim", display.color) + first[longest:], *rest]
+    return "\n".join(lines)
 
 
 def format_record(record: Mapping[str, Any], display: Display) -> str:
@@ -212,10 +217,18 @@ def format_record(record: Mapping[str, Any], display: Display) -> str:
                 (key, "[]" if part == [] else _format_field(key, part, display))
                 for key, part in value.items()
             )
-            pairs += [(one_line(f"{name}.{key}"), part) for key, part in inner]
+            outer = name_field(name, display)
+            pairs += [(f"{outer}.{name_field(key, display)}", part) for key, part in inner]
         else:
-            pairs.append((one_line(name), _format_field(name, value, display)))
+            pairs.append((name_field(name, display), _format_field(name, value, display)))
     return format_pairs(pairs, display)
+
+
+def name_field(name: str, display: Display) -> str:
+    """Return the label of a field: words for a terminal, and its name on the wire for a pipe."""
+    if display.width is None:
+        return one_line(name)
+    return one_line(name).removesuffix("_at_ms").removesuffix("_id").replace("_", " ")
 
 
 def _format_field(name: str, value: Any, display: Display) -> str | None:

@@ -68,7 +68,7 @@ def format_transcript(entries: Sequence[Json], columns: int) -> str:
             match item.get("kind"):
                 case "tool_call":
                     summary = summarize_arguments(item.get("arguments"))
-                    lines += wrap(one_line(f"→ {item.get('name')}  {summary}"), columns, "  ")
+                    lines += wrap(one_line(f"→ {item.get('name')}  {summary}"), columns, 2)
                 case "tool_result":
                     result = read_result(str(item.get("text", "")))
                     end = " ".join(filter(None, (result.end, "failed" if item.get("is_error") else "")))

@@ -93,6 +93,7 @@ def format_run(run: Json, display: Display) -> str:
     agent = str(run["agent"]) + (f" as {run['sender']}" if run.get("sender") else "")
     duration = started and format_duration(((run.get("ended_at_ms") or display.now_ms) - started) / 1000)
     usage, retry_ms, goal = run.get("usage") or {}, run.get("retry_at_ms"), run.get("goal")
+    position = run.get("queue_position")
     parts = (
         ("cached", "cached_input_tokens"),
         ("written to the cache", "cache_write_tokens"),
@@ -108,10 +109,13 @@ def format_run(run: Json, display: Display) -> str:
         ("route", f"{pinned['route']} ({pinned['model']})"),
         ("answered by", run.get("route")),
         *(("passed over", note) for note in run.get("passed_over", ())),
+        ("request", run.get("request_id") and str(run["request_id"])),
         ("mode", pinned.get("permission_mode")),
         ("workspace", pinned.get("workspace")),
         ("accepted", display.format_time(run["accepted_at_ms"])),
         ("took", duration),
+        ("queue", position and f"number {position} in the session's queue"),
+        *_describe_waits(run, display),
         ("retry", retry_ms and f"attempt {run.get('failures', 0) + 1} at {display.format_time(retry_ms)}"),
         ("answers", str(run.get("turn", 0))),
         ("tokens", f"{usage.get('input_tokens', 0)} read, {usage.get('output_tokens', 0)} written{details}"),
@@ -121,6 +125,24 @@ def format_run(run: Json, display: Display) -> str:
     ]
     calls = [_format_call(call, display) for call in run.get("calls", ())]
     return "\n".join([format_pairs(pairs, display), *calls])
+
+
+def _describe_waits(run: Json, display: Display) -> Iterator[tuple[str, str]]:
+    """Yield each thing for which a run waits: since when, and when the wait ends by itself."""
+    waiting = run.get("waiting", {})
+    waits = [
+        (f"approval of {row['tool']} {row.get('subject') or ''}".rstrip(), row.get("requested_at_ms"), row)
+        for row in waiting.get("approvals", ())
+    ]
+    waits += [
+        ("an answer to its question", row.get("asked_at_ms"), row) for row in waiting.get("questions", ())
+    ]
+    waits += [(f"an event of {row['source']}", row.get("at_ms"), row) for row in waiting.get("events", ())]
+    for text, since_ms, row in waits[:MAX_PENDING_SHOWN]:
+        since = f", since {display.format_time(since_ms)}" if since_ms else ""
+        until_ms = row.get("expires_at_ms")
+        until = f", until {display.format_time(until_ms)}" if until_ms else ", without a limit"
+        yield "waits for", text + since + until
 
 
 def _format_call(call: Json, display: Display) -> str:

@@ -21,6 +21,9 @@ SORT_KEYS: Final[Mapping[str, Callable[[Json], Any]]] = {
 
 # The rows of waits, timers, servers and warnings; the runs have the rest of the screen.
 MAX_ROWS = 4
+
+# The indentation of agents deep in a tree: their names keep a few columns.
+MAX_INDENT = 4
 DEFAULT_WIDTH = 100
 
 
@@ -34,6 +37,7 @@ class Sample(ClientValue):
     crons: list[Json]
     servers: list[Json]
     at_ms: int
+    agents: list[Json]
 
 
 def count_tokens(run: Json) -> int:
@@ -67,12 +71,12 @@ def format_top(sample: Sample, previous: Sample | None, sort: str, display: Disp
     ]
     head = _format_head(sample, previous)
     room = max(rows - len(head) - len(ends) - 1, 1)
-    runs = sorted(sample.runs, key=SORT_KEYS[sort])
+    runs = arrange_runs(sample, sort)
     lines = [fit(one_line(line), width) for line in head]
-    title = f"{'RUN':30} {'STATUS':15} {'AGENT':9} {'AGE':>7} {'IDLE':>7} {'TOKENS':>7}"
+    title = f"{'RUN':30} {'STATUS':15} {'AGENT':11} {'AGE':>6} {'IDLE':>6} {'TOKENS':>7}"
     lines.append(paint(fit(title, width), "bold", display.color))
     shown = runs if len(runs) <= room else runs[: room - 1]
-    lines += [fit(one_line(_format_run(run, sample.at_ms)), width) for run in shown]
+    lines += [fit(one_line(_format_run(run, depth, sample.at_ms)), width) for run, depth in shown]
     if len(shown) < len(runs):
         lines.append(f"… and {len(runs) - len(shown)} more runs")
     return "\n".join([*lines, *(fit(one_line(line), width) for line in ends)][:rows])
@@ -103,20 +107,47 @@ def total_of(sample: Sample, kind: str) -> float:
     )
 
 
-def _format_run(run: Json, now_ms: int) -> str:
+def arrange_runs(sample: Sample, sort: str) -> list[tuple[Json, int]]:
+    """Return the runs in order, each with its depth: those of spawned agents follow the run of their parent.
+
+    A run whose parent has no open run stands by itself.
+    """
+    runs = sorted(sample.runs, key=SORT_KEYS[sort])
+    parents = {agent["agent_id"]: agent.get("parent_id") for agent in sample.agents}
+    sessions = {run.get("session_id") for run in runs}
+    below: dict[Any, list[Json]] = {}
+    for run in runs:
+        parent = parents.get(run.get("session_id"))
+        below.setdefault(parent if parent in sessions else None, []).append(run)
+    arranged: list[tuple[Json, int]] = []
+    stack = [(run, 0) for run in reversed(below.pop(None, []))]
+    while stack:
+        run, depth = stack.pop()
+        arranged.append((run, depth))
+        # The children of a session follow its first run only.
+        stack += [(child, depth + 1) for child in reversed(below.pop(run.get("session_id"), []))]
+    return arranged
+
+
+def _format_run(run: Json, depth: int, now_ms: int) -> str:
     age = format_duration(max(now_ms - run["accepted_at_ms"], 0) / 1000)
     idle = format_duration(max(now_ms - run["updated_at_ms"], 0) / 1000)
-    name = f"{run['run_id']:30} {run['status'][:15]:15} {run['agent'][:9]:9}"
-    return f"{name} {age:>7} {idle:>7} {count_tokens(run):>7}"
+    branch = f"{' ' * (min(depth, MAX_INDENT) - 1)}└ " if depth else ""
+    retry_ms = run.get("retry_at_ms")
+    end = f"  retry in {format_duration(max(retry_ms - now_ms, 0) / 1000)}" if retry_ms else ""
+    name = f"{run['run_id']:30} {run['status'][:15]:15} {(branch + run['agent'])[:11]:11}"
+    return f"{name} {age:>6} {idle:>6} {count_tokens(run):>7}{end}"
 
 
 def _format_waits(sample: Sample) -> list[str]:
     lines = []
     for wait in sample.waits[:MAX_ROWS]:
         audience = (wait.get("audience") or {}).get("people") or []
+        end_ms = wait.get("end_ms")
+        end = f", {format_duration(max(end_ms - sample.at_ms, 0) / 1000)} left" if end_ms else ""
         lines.append(
             f"waits for {', '.join(audience) or 'a person'}: {wait['id']} of {wait.get('agent') or '?'}, "
-            f"{format_duration(max(sample.at_ms - wait['begin_ms'], 0) / 1000)}"
+            f"for {format_duration(max(sample.at_ms - wait['begin_ms'], 0) / 1000)}{end}"
         )
     return _cut(lines, len(sample.waits), "waits")
 

@@ -6,6 +6,7 @@ loop. Therefore the client chooses the id of a subscription: its first events ma
 
 import asyncio
 import json
+import os
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -21,8 +22,10 @@ class ChatConnection(asyncio.Protocol):
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
-        self._calls: dict[int, asyncio.Future[Any]] = {}
-        self._next_id = 0
+        self._calls: dict[str, asyncio.Future[Any]] = {}
+        self._calls_made = 0
+        # Ids of requests are unique, so that one finds the events and log lines that it led to.
+        self._id_head = os.urandom(6).hex()
 
     @classmethod
     async def dial(
@@ -39,9 +42,10 @@ class ChatConnection(asyncio.Protocol):
         """Call a method and wait for its answer. Errors: RequestRefused, ConnectionLost."""
         if self._transport is None or self._transport.is_closing():
             raise ConnectionLost("the connection to the daemon is lost")
-        self._next_id += 1
-        request = {"jsonrpc": "2.0", "id": self._next_id, "method": method, "params": params or {}}
-        future = self._calls[self._next_id] = asyncio.get_running_loop().create_future()
+        self._calls_made += 1
+        request_id = f"{self._id_head}-{self._calls_made}"
+        request = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params or {}}
+        future = self._calls[request_id] = asyncio.get_running_loop().create_future()
         self._transport.write(json.dumps(request).encode() + b"\n")
         return await future
 

@@ -695,6 +695,5 @@ def format_keys(columns: int | None = None) -> str:
 
 def _format_rows(rows: Sequence[tuple[str, str]], columns: int | None) -> str:
     longest = max(len(name) for name, _ in rows)
-    indent = " " * (longest + 4)
     lines = (f"  {name.ljust(longest)}  {summary}" for name, summary in rows)
-    return "\n".join(part for line in lines for part in wrap(line, columns or len(line), indent))
+    return "\n".join(part for line in lines for part in wrap(line, columns, longest + 4))

@@ -393,7 +393,7 @@ class TranscriptView:
 
     def format_note(self, text: str, style: str = "dim") -> str:
         """Format a note about the conversation, wrapped at words."""
-        lines = wrap(f"· {one_line(text)}", self._width(), "  ")
+        lines = wrap(f"· {one_line(text)}", self._width(), 2)
         return "".join(f"{paint(line, style, self._color)}\n" for line in lines)
 
     def format_collapsed(self, number: int) -> str:

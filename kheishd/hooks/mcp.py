@@ -27,6 +27,7 @@ from kheishd.kernel.hook import (
     ToolError,
     tool,
 )
+from kheishd.kernel.log_fields import current_log_fields
 from kheishd.kernel.mcp import NoMcp, ServerFailure
 from kheishd.kernel.runtime import ModelFailure
 from protocol.errors.mcp import McpServerNotFound
@@ -236,7 +237,9 @@ class ServerTools(SubHook):
             raise Stale
         server = tool.spec.name
         try:
-            result = await self._holder.current.call(server, tool.remote_name, call.arguments, call.stream)
+            result = await self._holder.current.call(
+                server, tool.remote_name, call.arguments, call.stream, current_log_fields()
+            )
         except McpServerNotFound as refusal:
             raise ToolError(f"{refusal.message}; nothing was run") from None
         except ServerFailure as failure:

@@ -79,6 +79,10 @@ class HookRunner(Protocol):
         """Run a hook and return its outcome, from which nothing follows."""
         ...
 
+    def preview(self, hook: HookSpec, subject: HookSubject) -> HookTrial:
+        """Return the input that a hook would get; nothing is run."""
+        ...
+
     def workspace_hooks(self, workspace: str, generation: int) -> tuple[Sequence[HookSpec], str | None]:
         """Return the hooks of a trusted workspace; and the problem if a guard among them is invalid.
 

@@ -14,12 +14,32 @@ from protocol.journal.line import decode_envelope
 from protocol.structs import Value
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from kheishd.kernel.state import State
+    from kheishd.store.environment import Snapshot
 
 # Agents spawn agents to a depth far below this; a longer chain would be damage.
 MAX_CHAIN_RUNS = 64
+
+
+def iterate_chain(store: Snapshot, run_id: str) -> Iterator[tuple[str, str | int | None]]:
+    """Yield a run and the runs that led to it by spawns, each with the id of the request that it answers."""
+    name: str | None = run_id
+    for _ in range(MAX_CHAIN_RUNS):
+        run = store.get(RUNS, name) if name is not None else None
+        if run is None:
+            return
+        entry = store.entry(run.session_id, run.accepted_cursor)
+        yield run.run_id, decode_envelope(entry[1]).request_id if entry is not None else None
+        agent = store.get(AGENTS, run.session_id)
+        name = agent.spawned_by_run_id if agent is not None else None
+
+
+def find_first_request(store: Snapshot, run_id: str) -> str | int | None:
+    """Return the id of the request at the begin of a run's chain."""
+    requests = [request_id for _, request_id in iterate_chain(store, run_id) if request_id is not None]
+    return requests[-1] if requests else None
 
 
 class LogScope(Value, frozen=True):
@@ -35,20 +55,12 @@ class LogScope(Value, frozen=True):
         fields: dict[str, Any] = {"run_id": self.run_id, "session_id": self.session_id}
         if self.call_id is not None:
             fields["call_id"] = self.call_id
-        run_id: str | None = self.run_id
         with self.state.read() as store:
-            for depth in range(MAX_CHAIN_RUNS):
-                run = store.get(RUNS, run_id) if run_id is not None else None
-                if run is None:
-                    break
+            for depth, (run_id, request_id) in enumerate(iterate_chain(store, self.run_id)):
                 if depth == 1:
-                    fields["parent_run_id"] = run.run_id
-                entry = store.entry(run.session_id, run.accepted_cursor)
-                request_id = decode_envelope(entry[1]).request_id if entry is not None else None
+                    fields["parent_run_id"] = run_id
                 if request_id is not None:
                     fields["request_id"] = request_id
-                agent = store.get(AGENTS, run.session_id)
-                run_id = agent.spawned_by_run_id if agent is not None else None
         return fields
 
 

@@ -116,6 +116,7 @@ def view_of(spec: ServerSpec, state: McpServerState, **fields: Any) -> McpServer
         command=spec.settings.argv,
         url=spec.settings.url,
         auth_ref=spec.settings.auth_ref,
+        oauth=spec.settings.oauth,
         **fields,
     )
 
@@ -166,6 +167,13 @@ class LoginNeeded(Exception):
     """A server needs a login by a person; the message says why."""
 
 
+class KeeperKilled(Exception):
+    """A server killed the process that supervises it, or something else did."""
+
+    def __init__(self) -> None:
+        super().__init__("it killed the process that supervises it")
+
+
 class BegunLogin(Value, frozen=True):
     """A login that has begun: its id, the URL for the person's browser, and its end."""
 
@@ -199,11 +207,17 @@ class Mcp(Protocol):
         ...
 
     async def call(
-        self, server: str, tool: str, arguments: Mapping[str, Any], progress: Callable[[str], None]
+        self,
+        server: str,
+        tool: str,
+        arguments: Mapping[str, Any],
+        progress: Callable[[str], None],
+        origin: Mapping[str, Any] | None = None,
     ) -> RemoteResult:
         """Call a tool by the server's own name of it. Cancellation is passed on to the server.
 
-        ``progress`` is called with each line about the progress. Errors: ServerFailure, McpServerNotFound.
+        ``progress`` is called with each line about the progress. ``origin``, the ids of the run, the
+        call and the first request, is metadata for the server. Errors: ServerFailure, McpServerNotFound.
         """
         ...
 
@@ -262,7 +276,12 @@ class NoMcp:
         raise server_not_found(name)
 
     async def call(
-        self, server: str, tool: str, arguments: Mapping[str, Any], progress: Callable[[str], None]
+        self,
+        server: str,
+        tool: str,
+        arguments: Mapping[str, Any],
+        progress: Callable[[str], None],
+        origin: Mapping[str, Any] | None = None,
     ) -> RemoteResult:
         """Refuse: there is no server. Errors: McpServerNotFound."""
         raise server_not_found(server)

@@ -263,9 +263,9 @@ class Vault:
         self.reload_keys()
         if self._keys is None or self._home is None:
             raise MasterKeyUnusable(self.key_problem)
-        if not self._keys.keys:
-            raise MasterKeyUnusable("there is no master key yet; the first slot generates one")
         unreadable = self.unreadable()
+        if not self._keys.keys and not unreadable:
+            raise MasterKeyUnusable("there is no master key yet; the first slot generates one")
         if unreadable:
             slot_id, problem = min(unreadable.items())
             raise SecretUnreadable(

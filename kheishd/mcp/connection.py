@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams
 
     from kheishd.kernel.mcp import ServerSpec
+    from kheishd.mcp.error_output import ErrorOutput
 
 __all__ = ["Logins", "ServerConnection", "describe_failure", "open_connection", "silence_library"]
 
@@ -83,7 +84,11 @@ class ServerConnection:
         return await _list_all(self._client.session.list_tools, "tools")
 
     async def call_tool(
-        self, name: str, arguments: Mapping[str, Any], progress: Callable[[str], None]
+        self,
+        name: str,
+        arguments: Mapping[str, Any],
+        progress: Callable[[str], None],
+        origin: Mapping[str, Any] | None = None,
     ) -> RemoteResult:
         """Call a tool. Cancellation is passed on to the server. Errors: ServerFailure."""
 
@@ -92,9 +97,11 @@ class ServerConnection:
             text = _quote(message) if message else ""
             progress(f"{share} {text}".rstrip() + "\n")
 
+        metadata: Any = {f"kheish/{field}": value for field, value in (origin or {}).items()}
+        params = types.CallToolRequestParams(name=name, arguments=dict(arguments), _meta=metadata or None)
         result = await _translate(
             self._client.session.send_request,
-            types.CallToolRequest(params=types.CallToolRequestParams(name=name, arguments=dict(arguments))),
+            types.CallToolRequest(params=params),
             types.CallToolResult,
             progress_callback=show,
         )
@@ -164,12 +171,13 @@ async def open_connection(
     resolve: Callable[[str], str],
     mark: str,
     logins: Logins | None = None,
+    errors: ErrorOutput | None = None,
 ) -> AsyncIterator[ServerConnection]:
-    """Connect to a server while the block runs; ``environ`` is that of a program.
+    """Connect to a server while the block runs; ``environ`` is that of a program, ``errors`` its output.
 
     ``resolve`` returns the credential of a reference.
-    Errors: LoginNeeded, OAuthFailed, NotStarted, OSError, ServerEnded, ServerFailure, and others of the
-    library, in groups; also when the connection ends while the block runs.
+    Errors: KeeperKilled, LoginNeeded, OAuthFailed, NotStarted, OSError, ServerEnded, ServerFailure, and
+    others of the library, in groups; also when the connection ends while the block runs.
     """
     settings = spec.settings
     async with AsyncExitStack() as stack:
@@ -188,7 +196,7 @@ async def open_connection(
             if path is None:
                 raise NotStarted(f"there is no program '{program}' in the PATH")
             process = await stack.enter_async_context(
-                open_process([path, *arguments], environ, spec.cwd, mark)
+                open_process([path, *arguments], environ, spec.cwd, mark, errors)
             )
             pid, transport = process.command.pid, stdio_transport(process)
         connections: list[ServerConnection] = []

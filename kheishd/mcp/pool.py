@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
+from msgspec.structs import replace
 
 from kheishd.core.text.scrub import cut_text
 from kheishd.hooks.os.shell.command import DEFAULT_PATH
@@ -18,7 +19,7 @@ from kheishd.kernel.mcp import RemoteTool, ServerFailure, server_not_found, view
 from kheishd.mcp.output import check_result
 from kheishd.mcp.supervisor import Supervisor, T
 from protocol.errors.mcp import McpLoginFailed, McpServerUnavailable
-from protocol.limits.mcp import MAX_SERVER_ERROR_BYTES
+from protocol.limits.mcp import MAX_SERVER_ERROR_BYTES, MAX_SHOWN_ERROR_LINE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.mcp import BegunLogin, Listing, RemoteResult, ServerSpec
     from kheishd.kernel.secrets import SlotReader
     from kheishd.mcp.connection import ServerConnection
+    from kheishd.mcp.error_output import ErrorOutput
     from kheishd.mcp.oauth import Logins
     from protocol.objects.mcp import McpServer
 
@@ -118,7 +120,7 @@ class McpPool:
         finally:
             self._closing.discard(supervisor)
 
-    def _open(self, spec: ServerSpec) -> Any:
+    def _open(self, spec: ServerSpec, errors: ErrorOutput) -> Any:
         """Return a new connection, for an ``async with`` block. Errors: the resolver's."""
         settings = spec.settings
         named = {*PASSED, *settings.inherit_env}
@@ -132,7 +134,9 @@ class McpPool:
         if settings.auth_ref is not None:
             # A missing credential is a problem of the server now, not of its first request.
             self._resolve(settings.auth_ref)
-        return self._connect(spec, environ, self._resolve, f"{self._mark}.{spec.name}", self._logins)
+        # A former configuration of the server may still be closing.
+        mark = f"{self._mark}.{spec.name}.{spec.digest[:8]}"
+        return self._connect(spec, environ, self._resolve, mark, self._logins, errors)
 
     def _forget_tools(self) -> None:
         self._tools = None
@@ -152,7 +156,16 @@ class McpPool:
             self._supervisors[name].view() if name in self._supervisors else view_of(spec, "disabled")
             for name, spec in sorted(self._specs.items())
         ]
-        return views + sorted((closing.view() for closing in self._closing), key=lambda view: view.name)
+        views += sorted((closing.view() for closing in self._closing), key=lambda view: view.name)
+        return [
+            replace(
+                view,
+                error_output=[
+                    cut_text(line, MAX_SHOWN_ERROR_LINE_BYTES, self._scrub_cut) for line in view.error_output
+                ],
+            )
+            for view in views
+        ]
 
     def find(self, name: str) -> ServerSpec:
         """Return a server. Errors: McpServerNotFound."""
@@ -173,7 +186,12 @@ class McpPool:
         return "it is disabled in the configuration" if supervisor is None else supervisor.find_problem()
 
     async def call(
-        self, server: str, tool: str, arguments: Mapping[str, Any], progress: Callable[[str], None]
+        self,
+        server: str,
+        tool: str,
+        arguments: Mapping[str, Any],
+        progress: Callable[[str], None],
+        origin: Mapping[str, Any] | None = None,
     ) -> RemoteResult:
         """Call a tool by the server's own name of it. Errors: ServerFailure, McpServerNotFound."""
 
@@ -182,7 +200,9 @@ class McpPool:
 
         tools = self._need(server).tools
         schema = next((row.output_schema for row in tools if row.remote_name == tool), None)
-        result = await self._request(server, lambda connection: connection.call_tool(tool, arguments, show))
+        result = await self._request(
+            server, lambda connection: connection.call_tool(tool, arguments, show, origin)
+        )
         return result if schema is None else await check_result(schema, result)
 
     @property

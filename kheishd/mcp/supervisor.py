@@ -13,9 +13,10 @@ import msgspec
 import trio
 from msgspec.structs import replace
 
-from kheishd.kernel.mcp import LoginNeeded, ServerFailure, view_of
+from kheishd.kernel.mcp import KeeperKilled, LoginNeeded, ServerFailure, view_of
+from kheishd.mcp.error_output import ErrorOutput
 from kheishd.mcp.rows import limit_warnings, make_rows
-from protocol.limits.mcp import MAX_RECONNECT_SECONDS
+from protocol.limits.mcp import MAX_KEEPER_KILLS, MAX_RECONNECT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -54,7 +55,7 @@ class Supervisor:
     def __init__(
         self,
         spec: ServerSpec,
-        connect: Callable[[ServerSpec], AbstractAsyncContextManager[ServerConnection]],
+        connect: Callable[[ServerSpec, ErrorOutput], AbstractAsyncContextManager[ServerConnection]],
         describe: Callable[[BaseException], str],
         on_change: Callable[[], None],
         now_ms: Callable[[], int],
@@ -79,11 +80,12 @@ class Supervisor:
         self._connections = 0
         self._ready_at = 0.0
         self._is_closing = False
-        self._needs_login = False
+        self._cause: Exception | None = None
+        self._errors = ErrorOutput()
 
     async def serve(self) -> None:
         """Keep the server connected, until it is closed."""
-        failures = 0
+        failures = kills = 0
         while not self._is_closing:
             self._state, self._wake = "starting", trio.Event()
             self._ready_at = float("inf")
@@ -91,18 +93,23 @@ class Supervisor:
             if self._is_closing:
                 break
             if self._wake.is_set():
-                failures = 0
+                failures = kills = 0
                 continue
-            if self._needs_login:
-                # Only a person can help: another attempt begins with the login.
-                self._state, failures = "needs_login", 0
+            is_stable = trio.current_time() - self._ready_at > STABLE_SECONDS
+            kills = kills + 1 if isinstance(self._cause, KeeperKilled) and not is_stable else 0
+            needs_login = isinstance(self._cause, LoginNeeded)
+            if needs_login or kills >= MAX_KEEPER_KILLS:
+                # Only a person can help: another attempt begins with the login, or with the restart.
+                if not needs_login:
+                    self._problem = f"{self._problem}, {kills} times in a row; restart it once it is repaired"
+                self._state, failures, kills = "needs_login" if needs_login else "failed", 0, 0
                 self.settled.set()
                 log.warning(
-                    "the MCP server needs a login: %s", self._problem, extra={"server": self.spec.name}
+                    "the MCP server waits for a person: %s", self._problem, extra={"server": self.spec.name}
                 )
                 await self._wake.wait()
                 continue
-            failures = 1 if trio.current_time() - self._ready_at > STABLE_SECONDS else failures + 1
+            failures = 1 if is_stable else failures + 1
             delay_s = min(FIRST_PAUSE_SECONDS * 2 ** min(failures - 1, 20), MAX_RECONNECT_SECONDS)
             self._state, self._retry_at_ms = "failed", self._now_ms() + round(delay_s * 1000)
             self.settled.set()
@@ -112,18 +119,20 @@ class Supervisor:
                 )
             with trio.move_on_after(delay_s):
                 await self._wake.wait()
-                failures = 0
+                failures = kills = 0
             self._retry_at_ms = None
         self.settled.set()
 
     async def _hold_connection(self) -> None:
         """Connect and list the tools, in time, and hold the connection until it ends. Set the problem."""
         self._scope = trio.CancelScope(deadline=trio.current_time() + self.spec.settings.start_timeout_s)
-        self._needs_login = False
-        self._problem = f"it was not ready within {self.spec.settings.start_timeout_s:g} s"
+        self._cause = None
+        self._errors.clear()
+        late = f"it was not ready within {self.spec.settings.start_timeout_s:g} s"
+        self._problem = late
         try:
             with self._scope:
-                async with self._connect(self.spec) as connection:
+                async with self._connect(self.spec, self._errors) as connection:
                     await self._list_tools(connection)
                     self._scope.deadline = float("inf")
                     try:
@@ -137,16 +146,19 @@ class Supervisor:
             _, fatal = group.split(Exception)
             if fatal is not None:
                 raise fatal from None
-            error: BaseException | None = group.split(LoginNeeded)[0]
+            error: BaseException | None = group.split((LoginNeeded, KeeperKilled))[0]
             while isinstance(error, BaseExceptionGroup):
                 error = error.exceptions[0]
             self._note_failure(error or group)
         except Exception as error:
             self._note_failure(error)
+        wrote = self._errors.find_cause()
+        if self._problem == late and wrote is not None:
+            self._problem = self._describe(ServerFailure("timed_out", f"{late}; it wrote: {wrote}"))
 
     def _note_failure(self, error: BaseException) -> None:
-        self._needs_login = isinstance(error, LoginNeeded)
-        self._problem = str(error) if self._needs_login else self._describe(error)
+        self._cause = error if isinstance(error, (LoginNeeded, KeeperKilled)) else None
+        self._problem = self._describe(error) if self._cause is None else str(error)
 
     async def _follow_changes(self, connection: ServerConnection) -> None:
         """List the tools again whenever the server announces a change."""
@@ -194,6 +206,8 @@ class Supervisor:
             return None
         if self._state == "needs_login":
             return f"it needs a login by a person ({self._problem})"
+        if self._state == "failed" and self._retry_at_ms is None:
+            return f"it is not connected ({self._problem})"
         if self._state == "failed":
             seconds = max(0, (self._retry_at_ms or 0) - self._now_ms()) / 1000
             return f"it is not connected ({self._problem}); the next attempt is in {seconds:.0f} s"
@@ -254,6 +268,7 @@ class Supervisor:
             tools=len(self.tools),
             problem=self._problem if self._state in ("failed", "needs_login") else None,
             warnings=self._warnings,
+            error_output=self._errors.lines,
             retry_at_ms=self._retry_at_ms,
             pid=None if connection is None else connection.pid,
             protocol_version=self._identity[0],

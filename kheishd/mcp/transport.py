@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections import deque
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,7 +32,10 @@ from mcp_types import (
     jsonrpc_message_adapter,
 )
 
-from kheishd.hooks.os.shell.process import Command, KeptCommand, running
+from kheishd.hooks.os.shell.cgroup import GROUPS
+from kheishd.hooks.os.shell.process import Command, CommandEnd, KeptCommand, running
+from kheishd.kernel.mcp import KeeperKilled
+from kheishd.mcp.error_output import ErrorOutput
 from protocol.limits.mcp import MAX_MCP_MESSAGE_BYTES
 from protocol.text import escape_line, truncate
 
@@ -54,11 +56,6 @@ SILENCE_SECONDS: Final = 3600.0
 
 CHUNK_BYTES: Final = 64 * 1024
 
-# The end of the error output, and the longest line of it that is logged.
-MAX_ERROR_LINES: Final = 20
-MAX_ERROR_LINE_BYTES: Final = 4096
-"""More than is ever shown of a line, because the text that is shown is redacted before it is cut."""
-
 # The id of a response is its first field but the version, or its last one.
 _ID_FIRST: Final = re.compile(rb'\s*\{(?:\s*"jsonrpc"\s*:\s*"2\.0"\s*,)?\s*"id"\s*:\s*(\d{1,15})\s*,')
 _ID_LAST: Final = re.compile(rb',\s*"id"\s*:\s*(\d{1,15})\s*\}\s*$')
@@ -77,64 +74,85 @@ class ServerEnded(Exception):
 
 
 class ServerProcess:
-    """A server's process, its standard streams and the end of its error output."""
+    """A server's process, its standard streams and its error output."""
 
-    def __init__(self, command: KeptCommand, stdin: trio.lowlevel.FdStream) -> None:
+    def __init__(self, command: KeptCommand, stdin: trio.lowlevel.FdStream, errors: ErrorOutput) -> None:
         self.command = command
         self.stdin = stdin
-        self.errors: deque[str] = deque(maxlen=MAX_ERROR_LINES)
+        self.errors = errors
+        self.ended = trio.Event()
+        self._end: CommandEnd | None = None
+        self._errors_ended = trio.Event()
+        self._waiting = trio.CancelScope(shield=True)
+        self._waited = trio.Event()
+
+    async def wait_end(self) -> None:
+        """Wait until nothing of the server runs, or ``stop_waiting``. Errors: KeeperKilled.
+
+        A process that hides from its keeper may hold the standard output open, so its end is no sign.
+        """
+        try:
+            with self._waiting:
+                self._end = await self.command.wait()
+                self.ended.set()
+                if self._end.code is None:
+                    raise KeeperKilled
+        finally:
+            self._waited.set()
+
+    async def stop_waiting(self) -> None:
+        """Let another task wait for the command."""
+        self._waiting.cancel()
+        await self._waited.wait()
 
     async def read_errors(self) -> None:
-        """Read the error output until its end, and keep its last lines."""
+        """Read the error output until its end."""
         assert self.command.stderr is not None
-        rest = b""
         async for chunk in self.command.stderr:
-            *lines, rest = (rest + chunk).split(b"\n")
-            rest = rest[:MAX_ERROR_LINE_BYTES]
-            for line in lines:
-                text = escape_line(line[:MAX_ERROR_LINE_BYTES].decode(errors="replace")).strip()
-                if text:
-                    self.errors.append(text)
-                    log.debug("an MCP server wrote: %s", text)
+            for line in self.errors.feed(bytes(chunk)):
+                log.debug("an MCP server wrote: %s", line)
+        self._errors_ended.set()
 
     async def describe_end(self) -> str:
-        """Return how the process ended, with the last line of its error output."""
+        """Return how the process ended, with the reason in its error output."""
         with trio.move_on_after(END_SECONDS):
-            end = await self.command.wait()
-            code = "an unknown code" if end.code is None else f"code {end.code}"
+            await self.ended.wait()
             # Its last words may still be in the pipe.
-            await trio.lowlevel.checkpoint()
-            return f"it ended with {code}{self._last_words()}"
-        return f"it closed its output{self._last_words()}"
-
-    def _last_words(self) -> str:
-        return f": {self.errors[-1]}" if self.errors else ""
+            await self._errors_ended.wait()
+        text = "it closed its output" if self._end is None else f"it ended with code {self._end.code}"
+        cause = self.errors.find_cause()
+        return text if cause is None else f"{text}: {cause}"
 
 
 @asynccontextmanager
 async def open_process(
-    argv: list[str], environ: Mapping[str, str], cwd: str, mark: str
+    argv: list[str], environ: Mapping[str, str], cwd: str, mark: str, errors: ErrorOutput | None = None
 ) -> AsyncIterator[ServerProcess]:
-    """Run a server under a keeper while the block runs. Errors: NotStarted, OSError for its directory.
+    """Run a server under a keeper while the block runs.
 
+    Errors: NotStarted, OSError for its directory, and KeeperKilled when that happens while the block runs.
     On leaving, its standard input is closed; after a time, it and all that it started are ended.
     """
     workdir = os.open(cwd, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         read, write = os.pipe2(os.O_CLOEXEC)
         stdin = trio.lowlevel.FdStream(write)
-        command = Command(tuple(argv), environ, workdir, mark, workspace="/", stdin=read)
+        group = GROUPS.name(mark)
+        limits = f"group={group}" if group else ""
+        command = Command(tuple(argv), environ, workdir, mark, limits=limits, workspace="/", stdin=read)
         async with stdin, running(command) as kept:
-            process = ServerProcess(kept, stdin)
+            process = ServerProcess(kept, stdin, errors or ErrorOutput())
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(process.read_errors)
+                nursery.start_soon(process.wait_end)
                 try:
                     yield process
                 finally:
                     with trio.CancelScope(shield=True):
                         await stdin.aclose()
                         with trio.move_on_after(END_SECONDS):
-                            await kept.wait()
+                            await process.ended.wait()
+                        await process.stop_waiting()
                         await kept.aclose()
                     nursery.cancel_scope.cancel()
     finally:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from protocol.errors.refusal import Conflict, NotFound
+from protocol.errors.refusal import Conflict, NotFound, Unprocessable
 
 
 class HookNotFound(NotFound, reason="hook_not_found"):
     """No hook of the operator has that name; hook.list names them."""
+
+
+class WorkspaceHooksUnusable(Unprocessable, reason="workspace_hooks_unusable"):
+    """The hooks of that workspace take no effect: no trusted root contains it, or its file is invalid."""
 
 
 class DeadLetterNotFound(NotFound, reason="dead_letter_not_found"):

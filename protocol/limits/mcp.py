@@ -52,6 +52,16 @@ MAX_CHECKED_RESULT_BYTES = 256 * KIB
 # What a server says about a failure, in a message or an error.
 MAX_SERVER_ERROR_BYTES = 2 * KIB
 
+# The error output of a server that is kept: its first and its last lines, 128 KiB at most. Of each, 512 bytes
+# are shown: a line is redacted before it is cut.
+MAX_FIRST_ERROR_LINES = 12
+MAX_LAST_ERROR_LINES = 20
+MAX_ERROR_LINE_BYTES = 4 * KIB
+MAX_SHOWN_ERROR_LINE_BYTES = 512
+
+# A server that kills the process that supervises it so often in a row is not started again by itself.
+MAX_KEEPER_KILLS = 3
+
 # The time between two attempts to reach a server that fails: 1 s, doubled up to five minutes.
 MAX_RECONNECT_SECONDS = 300
 

@@ -4,11 +4,16 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from protocol.errors.hook import DeadLetterAlreadyResolved, DeadLetterNotFound, HookNotFound
+from protocol.errors.hook import (
+    DeadLetterAlreadyResolved,
+    DeadLetterNotFound,
+    HookNotFound,
+    WorkspaceHooksUnusable,
+)
 from protocol.errors.store import StorageFull
 from protocol.errors.token import ScopeWouldWiden
-from protocol.ids import Cursor, Id, shaped
-from protocol.limits.names import MAX_REASON_BYTES
+from protocol.ids import IDENTITY, Cursor, Id, shaped
+from protocol.limits.names import MAX_PATH_BYTES, MAX_REASON_BYTES
 from protocol.rpc.method import Method, Mutation, Page, Params
 
 HookEvent = Literal[
@@ -68,7 +73,7 @@ HookName = Annotated[
 
 
 class LifecycleHook(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A hook from a file of the operator.
+    """A hook from a file of the operator, or of the trusted root ``workspace``, where it may only restrict.
 
     ``matcher`` is a pattern of the event's subject (``*`` and ``?``); null matches every one. ``target`` is
     the command, or the URL. ``policy`` says what a failure means. ``is_policy``: the hook may block.
@@ -84,6 +89,7 @@ class LifecycleHook(Struct, frozen=True, kw_only=True, omit_defaults=True):
     timeout_ms: int
     max_retries: int = 0
     is_policy: bool = False
+    workspace: str | None = None
 
 
 class LifecycleHookList(Struct, frozen=True):
@@ -111,6 +117,8 @@ class HookOutcome(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_
 
 class HookTrial(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A dry run of a hook: its input and its outcome, or the problem. Nothing follows from it.
+
+    A preview has neither an outcome nor a problem, because the hook has not been run.
 
     ``exit_code`` and ``stderr`` are those of a command, ``status`` that of an HTTP answer.
     """
@@ -161,27 +169,36 @@ class HookDeadLetterList(Struct, frozen=True):
     next: str | None
 
 
+WorkspacePath = Annotated[str, Meta(max_length=MAX_PATH_BYTES, extra=IDENTITY)]
+
+
 class HookListParams(Page, frozen=True, kw_only=True):
-    """Params of ``hook.list``."""
+    """Params of ``hook.list``. ``workspace`` is an absolute path: the hooks of its trusted roots, too."""
 
     event: HookEvent | None = None
+    workspace: WorkspacePath | None = None
 
 
 class HookRef(Params, frozen=True, kw_only=True):
-    """Params that name a hook."""
+    """Params that name a hook: of the trusted roots around a ``workspace``, the nearest one, or the operator.
 
-    name: HookName
-
-
-class HookTestParams(Params, frozen=True, kw_only=True):
-    """Params of ``hook.test``: a sample event; without a subject, that of a typical one.
-
-    The fields of ``payload`` replace those of a sample payload of the event.
+    ``workspace`` is an absolute path.
     """
 
     name: HookName
+    workspace: WorkspacePath | None = None
+
+
+class HookTestParams(HookRef, frozen=True, kw_only=True):
+    """Params of ``hook.test``: a sample event; without a subject, that of a typical one.
+
+    The fields of ``payload`` replace those of a sample payload of the event. ``preview``: the hook is not
+    run, and only its input is shown.
+    """
+
     subject: Annotated[str, Meta(max_length=1024)] | None = None
     payload: dict[str, Any] = {}
+    preview: bool = False
 
 
 class HookDeadLetterParams(Page, frozen=True, kw_only=True):
@@ -197,8 +214,17 @@ class HookResolve(Mutation, frozen=True, kw_only=True):
     note: Annotated[str, Meta(max_length=MAX_REASON_BYTES)] = ""
 
 
-LIST = Method("hook.list", "query", HookListParams, LifecycleHookList, "List the operator's hooks, by name.")
-GET = Method("hook.get", "query", HookRef, LifecycleHook, "Show a hook.", errors=(HookNotFound,))
+LIST = Method(
+    "hook.list",
+    "query",
+    HookListParams,
+    LifecycleHookList,
+    "List the operator's hooks and, on request, those of a trusted workspace, by name.",
+    errors=(WorkspaceHooksUnusable,),
+)
+GET = Method(
+    "hook.get", "query", HookRef, LifecycleHook, "Show a hook.", errors=(HookNotFound, WorkspaceHooksUnusable)
+)
 TEST = Method(
     "hook.test",
     "control",
@@ -206,7 +232,7 @@ TEST = Method(
     HookTrial,
     "Run a hook with a sample event, and show its outcome. Nothing follows from it.",
     scope="operate",
-    errors=(HookNotFound, ScopeWouldWiden),
+    errors=(HookNotFound, ScopeWouldWiden, WorkspaceHooksUnusable),
 )
 DEAD_LETTERS = Method(
     "hook.dead_letters",

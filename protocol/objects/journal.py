@@ -10,6 +10,7 @@ from protocol.errors.run import RunNotFound
 from protocol.errors.session import SessionNotFound
 from protocol.ids import Cursor, Epoch, Id
 from protocol.limits.page import DEFAULT_PAGE_ROWS, MAX_PAGE_ROWS
+from protocol.limits.rpc import MAX_ID_BYTES
 from protocol.rpc.method import Method, Params
 
 
@@ -30,10 +31,13 @@ class JournalRead(Filter, frozen=True, kw_only=True):
     """Params of ``journal.read``. ``after`` is a cursor; with order newest, the page precedes it.
 
     A cursor beyond the end is refused with order oldest; with its ``epoch``, one of another history is.
+    ``request_id`` selects the events of a request, named by its JSON-RPC id, and those of the runs that it
+    led to: the runs that it began, and those of the agents that they spawned. Ids are compared as text.
     """
 
     after: Cursor | None = None
     epoch: Epoch | None = None
+    request_id: Annotated[str, Meta(min_length=1, max_length=MAX_ID_BYTES)] | int | None = None
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE_ROWS)] = DEFAULT_PAGE_ROWS
     order: Literal["oldest", "newest"] = "oldest"
 

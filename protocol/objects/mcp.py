@@ -90,7 +90,8 @@ class McpServer(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``agents`` are those whose definitions have the server; empty: it is for all. ``tools`` is the number of
     tools that are offered; of a server that is not connected, those that it had last. ``problem`` says why it
     is not ready, ``warnings`` what is left out of it. ``retry_at_ms`` is the time of the next attempt.
-    ``restarts`` counts the connections after the first one.
+    ``restarts`` counts the connections after the first one. ``error_output`` are the first and the last lines
+    that the program wrote to its standard error since its last start; lists leave it out.
     """
 
     name: str
@@ -102,6 +103,7 @@ class McpServer(Struct, frozen=True, kw_only=True, omit_defaults=True):
     command: list[str] = []
     url: str | None = None
     auth_ref: str | None = None
+    oauth: bool = False
     tools: int = 0
     problem: str | None = None
     warnings: list[str] = []
@@ -110,6 +112,7 @@ class McpServer(Struct, frozen=True, kw_only=True, omit_defaults=True):
     protocol_version: str | None = None
     server: str | None = None
     restarts: int = 0
+    error_output: list[str] = []
 
 
 class McpServerList(Struct, frozen=True):
@@ -170,7 +173,7 @@ class McpCallResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class McpServerRef(Params, frozen=True, kw_only=True):
-    """Params of ``mcp.restart``."""
+    """Params of ``mcp.get`` and ``mcp.restart``."""
 
     server: ServerName
 
@@ -245,6 +248,14 @@ LIST = Method(
     McpServerList,
     "List the MCP servers and their states, by name.",
 )
+GET = Method(
+    "mcp.get",
+    "query",
+    McpServerRef,
+    McpServer,
+    "Read the state of an MCP server, with the error output of its program.",
+    errors=(McpServerNotFound,),
+)
 TOOLS = Method(
     "mcp.tools",
     "query",
@@ -317,4 +328,4 @@ PROMPTS = Method(
     errors=(McpCallFailed, McpServerNotFound, McpServerUnavailable, ScopeWouldWiden),
 )
 
-METHODS = (LIST, TOOLS, CALL, RESOURCES, PROMPTS, RESTART, PUT, DELETE)
+METHODS = (LIST, GET, TOOLS, CALL, RESOURCES, PROMPTS, RESTART, PUT, DELETE)

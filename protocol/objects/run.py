@@ -279,9 +279,14 @@ class Run(RunState, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class RunView(Run, frozen=True, kw_only=True, omit_defaults=True):
-    """A run, its output so far, and its position in the session's queue (1 is next) while it waits there."""
+    """A run, its output so far, and its position in the session's queue (1 is next) while it waits there.
+
+    ``request_id`` is the JSON-RPC id of the request at the begin of the run's chain: the one that began the
+    run, or the run above that spawned its agent.
+    """
 
     queue_position: int | None = None
+    request_id: str | int | None = None
     output: str | None = None
     output_kind: OutputKind | None = None
     value: Any = None

@@ -318,10 +318,14 @@ def decode_params(decoder: msgspec.json.Decoder[P], params: Raw) -> P:
         if inner is None:
             refusal = make_params_error(error)
             if "unknown field" in refusal.message and refusal.field is not None:
+                from difflib import get_close_matches
+
                 path = _STEP.findall(refusal.field.removeprefix("$.params"))
                 steps = [name or bracket for name, bracket in path[:-1]]
-                if fields := ", ".join(_find_fields(decoder.type, steps)):
-                    text = f"{refusal.message}; the fields are {fields}"
+                if fields := list(_find_fields(decoder.type, steps)):
+                    near = get_close_matches(path[-1][0], fields, 1)
+                    question = f"did you mean `{near[0]}`? " if near else ""
+                    text = f"{refusal.message}; {question}the fields are {', '.join(fields)}"
                     refusal = InvalidParams(text, field=refusal.field)
             raise refusal from None
         return decode_params(decoder, inner)

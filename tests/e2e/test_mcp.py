@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from kheishd.hooks.os.shell.keeper import start_ticks_of
+from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon, RpcError, short_home, until
 from tests.support.mcp_servers import TOY_COMMAND
 from tests.support.waiting_runs import order
@@ -158,6 +159,54 @@ def test_bad_manners(daemon: Daemon) -> None:
     until(lambda: states(daemon)["toy"] == "ready", "the server is connected again")
     assert '"content":["on"]' in ask(daemon, "mcp__toy__echo", text="on")
     assert "a-secret" not in daemon.read_log()
+
+
+def test_one_request_id_from_a_person_to_a_server() -> None:
+    """The id of a request is that of its run, of the agents spawned there, and of their calls to a server."""
+    with short_home() as home:
+        home.mkdir()
+        write_config(home, server("toy", TOY_COMMAND))
+        with Daemon(home) as daemon:
+            child = order("mcp__toy__read", text="meta")
+            prompt = order("spawn_agent", name="ape", prompt=child, wait=True)
+            params = {"agent": "default", "sender": "user", "content": prompt, "wait": "settled"}
+            with daemon.connect() as client:
+                client.send(
+                    {"jsonrpc": "2.0", "id": "deploy-7", "method": "conversation.send", "params": params}
+                )
+                sent = client.answer("deploy-7")
+                client.call(
+                    "conversation.send", agent="default", sender="other", content="hello", wait="settled"
+                )
+                events = client.call("journal.read", request_id="deploy-7", limit=200)["events"]
+                assert client.call("run.get", run_id=sent["run_id"])["request_id"] == "deploy-7"
+                assert client.call("journal.read", request_id="deploy-8")["events"] == []
+            (returned,) = [
+                event
+                for event in events
+                if event["type"] == "tool_returned" and event["tool"] == "mcp__toy__read"
+            ]
+            (metadata,) = json.loads(returned["text"])["content"]
+            ids = {
+                name.removeprefix("kheish/"): value
+                for name, value in json.loads(metadata).items()
+                if name.startswith("kheish/")
+            }
+            assert ids == {
+                "run_id": returned["run_id"],
+                "session_id": returned["session_id"],
+                "call_id": returned["call_id"],
+                "parent_run_id": sent["run_id"],
+                "request_id": "deploy-7",
+            }
+            assert {event["run_id"] for event in events if event.get("run_id")} == {
+                sent["run_id"],
+                ids["run_id"],
+            }
+            shown = Ctl(daemon.home)("journal", "read", "--all", "--request", "deploy-7", "--json")
+            assert [json.loads(line)["cursor"] for line in shown.out.splitlines()] == [
+                event["cursor"] for event in events
+            ]
 
 
 def test_a_killed_daemon_leaves_no_server(daemon: Daemon) -> None:

@@ -12,6 +12,8 @@ import trio
 from tests.support.daemons import Daemon, RpcError, short_home
 from tests.support.model_server import running_model_server
 from tests.support.spellings import spell
+from tests.support.stores import needs_strace
+from tests.support.victims import Script, Victim, strace
 from tests.support.waiting_runs import order
 
 # With characters that JSON escapes.
@@ -159,6 +161,31 @@ async def test_a_slot_is_a_credential_at_once_and_never_shown(home: Path) -> Non
     async with running_model_server() as server:
         (home / "config.toml").write_text(SLOT_CONFIG.format(url=server.base_url))
         await trio.to_thread.run_sync(use_a_slot, home)
+
+
+@needs_strace
+def test_a_kill_at_the_commit_of_a_rotation() -> None:
+    """The next daemon opens every slot, and the repeated request rotates the key."""
+    with short_home() as home:
+        home.mkdir(mode=0o700)
+        victim = Victim(home)
+        victim.start()
+        script = Script(victim)
+        for slot_id, value in (("a", SECRET), ("b", ROTATED)):
+            script.call("secret.put", slot_id=slot_id, value=value)
+        victim.stop()
+        key = (home / "master.key").read_bytes()
+        # The first flush is that of the start.
+        inject = ("trace=fdatasync", "-e", "inject=fdatasync:signal=SIGKILL:when=2")
+        victim.start(*strace("-o", "/dev/null", "-e", *inject))
+        try:
+            assert script.call("secret.rotate")["slots"] == 2
+            assert victim.deaths == 1
+            slots = script.call_again("secret.list", {})["secrets"]
+            assert [(slot["slot_id"], slot.get("problem")) for slot in slots] == [("a", None), ("b", None)]
+            assert key not in (home / "master.key").read_bytes()
+        finally:
+            victim.kill()
 
 
 def texts(value: Any) -> Iterator[str]:

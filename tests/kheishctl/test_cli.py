@@ -163,6 +163,7 @@ def test_an_unknown_command_is_a_usage_error() -> None:
         (["statsu"], "Did you mean 'kheishctl status' or 'kheishctl task'?"),
         (["agents", "list"], "Did you mean 'kheishctl agent list'?"),
         (["history"], "Did you mean 'kheishctl conversation history' or 'kheishctl session history'?"),
+        (["conv", "list"], "Did you mean 'kheishctl conversation'?"),
         (["session", "lsit"], "Did you mean 'kheishctl session list'?"),
         (["qqqq"], "No such command 'qqqq'."),
     ],

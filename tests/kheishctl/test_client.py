@@ -85,7 +85,7 @@ def test_notifications_in_between_are_kept(path: Path) -> None:
 DEEP = b"[" * 100_000
 
 
-@pytest.mark.parametrize("line", [b"HTTP/1.1 400\r\n", DEEP + b"\n", b'{"id": 1, "error": "no"}\n'])
+@pytest.mark.parametrize("line", [b"HTTP/1.1 400\r\n", DEEP + b"\n", b'{"id": null, "error": "no"}\n'])
 def test_malformed_answers(path: Path, line: bytes) -> None:
     """Any answer that is not JSON-RPC ends the connection with a message."""
 

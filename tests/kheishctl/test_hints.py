@@ -18,9 +18,18 @@ def test_hints_belong_to_refusals() -> None:
     assert missing - of_a_connection <= hints.HINTS.keys()
 
 
+def test_an_error_names_a_command(ctl: Ctl) -> None:
+    """The text of an error names commands for the same daemon; 'call' and JSON keep the methods."""
+    done = ctl("cron", "show", "nosuch")
+    assert f"'kheishctl --home {ctl.home} cron list' shows them" in done.err
+    assert "hint:" not in done.err
+    assert "cron.list" in ctl("cron", "show", "nosuch", "--json").json["error"]["message"]
+    assert "cron.list" in ctl("call", "cron.get", '{"cron_id": "nosuch"}').err
+
+
 def test_a_refusal_hints_at_a_command(ctl: Ctl) -> None:
     """The hint names a command for the same daemon, as text and as JSON."""
-    done = ctl("run", "show", "run_0")
+    done = ctl("run", "show", "run_nosuch")
     assert done.err.endswith(f"  hint: kheishctl --home {ctl.home} run list\n")
-    error = ctl("run", "show", "run_0", "--json").json["error"]
+    error = ctl("run", "show", "run_nosuch", "--json").json["error"]
     assert error["data"]["hint"] == f"kheishctl --home {ctl.home} run list"

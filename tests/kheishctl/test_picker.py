@@ -91,7 +91,7 @@ def test_on_a_terminal(ctl: Ctl) -> None:
         assert terminal.ends() == 2
     with Terminal(command, {}) as terminal:
         terminal.sees("Which route?")
-        terminal.press("ctrl-c")
+        terminal.press("ctrl-d")
         assert terminal.ends() == 1
 
 

@@ -55,8 +55,9 @@ def make(
 
 
 @pytest.fixture
-def full_state(store: Store) -> State:
-    """Return a state with a rich history, and no problem."""
+def full_state(store: Store, monkeypatch: pytest.MonkeyPatch) -> State:
+    """Return a state with a rich history, and no problem: its dead letters are not recent."""
+    monkeypatch.setattr(health, "RECENT_MAIL_MS", -(1 << 62))
     rich_history(store)
 
     def resume(tx: Transaction) -> None:

@@ -72,7 +72,7 @@ class Client:
         self.send({"jsonrpc": "2.0", "id": self._next, "method": method, "params": params})
         return self._next
 
-    def answer(self, request_id: int) -> Any:
+    def answer(self, request_id: int | str) -> Any:
         """Return the result of an earlier request. Errors: RpcError, EOFError."""
         while True:
             message = self.receive()

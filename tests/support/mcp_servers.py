@@ -104,10 +104,12 @@ class FakePool:
         self.specs = {spec.name: spec for spec in specs}
         self.states = dict(states or {})
         self.calls: list[tuple[str, str, Mapping[str, Any]]] = []
+        self.origins: list[dict[str, Any]] = []
         self.settled: list[str] = []
         self.restarted: list[str] = []
         self.result: RemoteResult | ServerFailure = RemoteResult([{"type": "text", "text": "fine"}])
         self.with_resources: set[str] = set()
+        self.error_output: list[str] = []
         self.tools: Sequence[RemoteTool] = ()
         self.offer(listed("echo"))
 
@@ -117,7 +119,10 @@ class FakePool:
 
     def views(self) -> list[McpServer]:
         """Return all servers."""
-        return [view_of(spec, self.states.get(name, "ready")) for name, spec in sorted(self.specs.items())]
+        return [
+            view_of(spec, self.states.get(name, "ready"), error_output=self.error_output)
+            for name, spec in sorted(self.specs.items())
+        ]
 
     def find(self, name: str) -> ServerSpec:
         """Return a server."""
@@ -136,11 +141,17 @@ class FakePool:
         return None if state == "ready" else f"it is {state}"
 
     async def call(
-        self, server: str, tool: str, arguments: Mapping[str, Any], progress: Callable[[str], None]
+        self,
+        server: str,
+        tool: str,
+        arguments: Mapping[str, Any],
+        progress: Callable[[str], None],
+        origin: Mapping[str, Any] | None = None,
     ) -> RemoteResult:
         """Record the call, show progress, and return the result."""
         self.find(server)
         self.calls.append((server, tool, arguments))
+        self.origins.append(dict(origin or {}))
         progress("1/2 half\n")
         if isinstance(self.result, ServerFailure):
             raise self.result

@@ -35,7 +35,7 @@ class Terminal:
         self._child: Any = pexpect.spawn(
             command[0],
             command[1:],
-            env={**os.environ, "TERM": "xterm-256color", **environ},
+            env={**os.environ, "TERM": "xterm-256color", "PAGER": "cat", **environ},
             dimensions=(rows, columns),
             encoding="utf-8",
             cwd=cwd,

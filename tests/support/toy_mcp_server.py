@@ -2,9 +2,9 @@
 
 It needs the standard library only, so that it starts fast. Its arguments are manners: ``silent`` never
 answers, ``prints`` writes a banner and bytes that are no UTF-8, ``many`` has 5,000 tools, ``stubborn``
-ignores the end of its input and SIGTERM, ``dies`` ends before it answers, ``endless`` and ``heavy`` have
-lists without an end. A path gets a line with the process id for each start. A JSON object has answers by
-method.
+ignores the end of its input and SIGTERM, ``dies`` ends before it answers, ``kills`` starts a child that hides
+and kills the server's parent, ``endless`` and ``heavy`` have lists without an end. A path gets a line with
+the process id for each start, and with the child's. A JSON object has answers by method.
 """
 
 import json
@@ -73,6 +73,8 @@ def call(request_id: Any, params: dict[str, Any]) -> None:
             send({"method": "notifications/progress", "params": progress})
             CANCELLED[request_id].wait()
             return
+        case "read" if text == "meta":
+            text = json.dumps(params.get("_meta", {}))
         case "read":
             text = str(os.getpid())
         case "fail":
@@ -118,6 +120,15 @@ def answer(message: dict[str, Any]) -> None:
                 send({"id": request_id, "error": {"code": -32601, "message": "Method not found"}})
 
 
+def kill_parent() -> None:
+    """Start a process in a session of its own, without any variable, and kill the parent of this one."""
+    child = subprocess.Popen(["sleep", "4403.5"], start_new_session=True, env={})
+    for path in [manner for manner in MANNERS if "/" in manner]:
+        with open(path, "a") as file:
+            file.write(f"{child.pid}\n")
+    os.kill(os.getppid(), signal.SIGKILL)
+
+
 def main() -> None:
     """Serve until the end of the input."""
     for path in [manner for manner in MANNERS if "/" in manner]:
@@ -129,6 +140,8 @@ def main() -> None:
         sys.stdout.buffer.write(b"Welcome! \xff\xfe\n{}\n[1]\n")
         sys.stdout.flush()
     for line in sys.stdin:
+        if "kills" in MANNERS:
+            kill_parent()
         if "dies" in MANNERS:
             sys.exit("cannot open its database")
         if "silent" not in MANNERS:

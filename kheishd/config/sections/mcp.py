@@ -100,6 +100,12 @@ def find_server_problems(server: McpServerSettings, path: KeyPath = ()) -> Itera
     if server.url is None:
         if not argv or not argv[0]:
             yield Problem((*path, "command"), "names no program")
+        elif isinstance(server.command, str) and len(server.command.split()) > 1:
+            words = ", ".join(f'"{word}"' for word in server.command.split())
+            message = (
+                f'a program and its arguments are a list: [{words}]; so is a program with a space: ["…"]'
+            )
+            yield Problem((*path, "command"), message)
         alien: tuple[str, ...] = ("headers", "auth_ref", "oauth", "oauth_hosts")
     else:
         yield from _find_address_problems(server.url, (*path, "url"), has_token=server.auth_ref is not None)

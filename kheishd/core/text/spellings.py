@@ -19,7 +19,7 @@ from __future__ import annotations
 import sys
 from base64 import b32encode, b64encode
 from bisect import bisect_right
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Final
 
 from msgspec import json
@@ -257,8 +257,10 @@ class _Forms:
             for reduced in {form.translate(_TO_LOWER, _SIGNS) for form in (content, _unbreak(content))}
         ]
         self.ends = {reduced[:1] for _, _, reduced in self.reduced}
+        pairs: set[tuple[int, int]] = set()
         for _, _, reduced in self.reduced:
-            self.ends.update(reduced[end - 2 : end] for end in range(2, len(reduced) + 1))
+            pairs.update(pairwise(reduced))
+        self.ends.update(map(bytes, pairs))
 
 
 class Spellings:

@@ -1,20 +1,20 @@
-"""Run the command of a hook: in a process group of its own, with a cleaned environment and its input as JSON.
+"""Run the command of a hook under a keeper, with a cleaned environment and its input as JSON.
 
-If the daemon dies meanwhile, ``timeout`` of the system ends the group at the end of its time.
+The keeper ends everything that the command has started, also a process in a session of its own: when the
+command ends, when its time is over, and when the daemon dies (see ``hooks/os/shell/keeper.py``).
 """
 
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
+import shutil
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from kheishd.hooks.os.programs import find_program
 from kheishd.hooks.os.shell.command import DEFAULT_PATH, PASSED_PREFIX, PASSED_VARIABLES
+from kheishd.hooks.os.shell.process import Command, NotStarted, fork_spare_keeper, running
 from protocol.limits.hook import MAX_HOOK_OUTPUT_BYTES, MAX_HOOK_REASON_BYTES
 from protocol.structs import Value
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES: Final = 16 * 1024
 
 DRAIN_SECONDS: Final = 0.5
-"""How long the output of a command that has ended is read: a process that left its group may hold it open."""
+"""How long the output of a command that has ended is read: nothing of the command holds it open then."""
 
 
 class CommandFailed(Exception):
@@ -32,7 +32,7 @@ class CommandFailed(Exception):
 
 
 class CommandResult(Value, frozen=True):
-    """The result of a command that has ended."""
+    """The result of a command that has ended; its exit code is 128 + n if signal n ended it."""
 
     exit_code: int
     stdout: bytes
@@ -50,73 +50,65 @@ def make_environment(environ: Mapping[str, str], event: str) -> dict[str, str]:
 
 
 async def run_command(
-    argv: tuple[str, ...], directory: str, environment: Mapping[str, str], content: bytes, max_s: float
+    argv: tuple[str, ...], directory: str, environment: Mapping[str, str], content: bytes, mark: str
 ) -> CommandResult:
-    """Run a command with an input; when this ends, also by cancellation, its whole group has been killed.
+    """Run a command with an input; when this ends, also by cancellation, nothing of the command runs.
 
-    Args:   ``max_s`` is the time after which it ends even if the daemon dies.
+    Args:   ``mark`` identifies its processes, should its keeper be killed.
     Errors: CommandFailed.
     """
-    timer = find_program("timeout")
-    timed = (timer, "--signal=KILL", f"{max_s + 1:.3f}") if timer is not None else ()
-    try:
-        process = await trio.lowlevel.open_process(
-            [*timed, *argv],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=directory,
-            env=dict(environment),
-            start_new_session=True,
-        )
-    except (OSError, ValueError) as error:
-        raise CommandFailed(f"{argv[0]} cannot be run: {getattr(error, 'strerror', None) or error}") from None
+    program = argv[0]
+    path = os.path.join(directory, program) if "/" in program else None
+    path = path or shutil.which(program, path=environment.get("PATH"))
     stdout, stderr = bytearray(), bytearray()
     try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_write, process, content)
-            nursery.start_soon(_read, process.stdout, stdout, MAX_HOOK_OUTPUT_BYTES, nursery.cancel_scope)
-            nursery.start_soon(_read, process.stderr, stderr, MAX_HOOK_OUTPUT_BYTES, nursery.cancel_scope)
-            await process.wait()
-            _kill(process)
-            nursery.cancel_scope.deadline = trio.current_time() + DRAIN_SECONDS
-    finally:
-        _kill(process)
-        with trio.CancelScope(shield=True):
-            await process.wait()
-            for stream in (process.stdin, process.stdout, process.stderr):
-                if stream is not None:
-                    await stream.aclose()
+        if path is None:
+            raise NotStarted("No such file or directory")
+        workdir = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            read, write = os.pipe2(os.O_CLOEXEC)
+            stdin = trio.lowlevel.FdStream(write)
+            command = Command((path, *argv[1:]), environment, workdir, mark, stdin=read)
+            async with stdin, running(command) as kept:
+                # Hooks run one after another: the next one need not wait for its keeper.
+                fork_spare_keeper()
+                try:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(_write, stdin, content)
+                        nursery.start_soon(_read, kept.stdout, stdout, nursery.cancel_scope)
+                        nursery.start_soon(_read, kept.stderr, stderr, nursery.cancel_scope)
+                        end = await kept.wait()
+                        nursery.cancel_scope.deadline = trio.current_time() + DRAIN_SECONDS
+                finally:
+                    if not kept.is_gone:
+                        await kept.stop(grace_s=0.0)
+        finally:
+            os.close(workdir)
+    except (NotStarted, OSError, ValueError) as error:
+        raise CommandFailed(f"{program} cannot be run: {getattr(error, 'strerror', None) or error}") from None
     if max(len(stdout), len(stderr)) > MAX_HOOK_OUTPUT_BYTES:
         raise CommandFailed(f"it wrote more than {MAX_HOOK_OUTPUT_BYTES} bytes, and was killed")
-    return CommandResult(process.returncode or 0, bytes(stdout), bytes(stderr))
+    if end.code is None:
+        raise CommandFailed("the process that supervised it was killed, so its end is unknown")
+    return CommandResult(end.code, bytes(stdout), bytes(stderr))
 
 
-async def _write(process: trio.Process, content: bytes) -> None:
+async def _write(stdin: trio.abc.SendStream, content: bytes) -> None:
     """Write the input; a command need not read it."""
-    assert process.stdin is not None
     with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-        await process.stdin.send_all(content)
-    await process.stdin.aclose()
+        await stdin.send_all(content)
+    await stdin.aclose()
 
 
-async def _read(
-    stream: trio.abc.ReceiveStream | None, buffer: bytearray, max_bytes: int, flooded: trio.CancelScope
-) -> None:
+async def _read(stream: trio.abc.ReceiveStream | None, buffer: bytearray, flooded: trio.CancelScope) -> None:
     """Read an output to its end, or until it is too long."""
-    assert stream is not None
+    assert stream is not None, "both outputs are read"
     with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
         while chunk := await stream.receive_some(CHUNK_BYTES):
             buffer += chunk
-            if len(buffer) > max_bytes:
+            if len(buffer) > MAX_HOOK_OUTPUT_BYTES:
                 flooded.cancel()
                 return
-
-
-def _kill(process: trio.Process) -> None:
-    """Kill a command with everything of its group; the group may outlive its first process."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 def shorten(text: bytes) -> str:

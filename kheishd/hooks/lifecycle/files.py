@@ -70,8 +70,8 @@ class HookSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         """Yield the problems of values that contradict each other."""
         if (self.command is None) == (self.url is None):
             yield Problem(path, "give either 'command' or 'url'")
-        if isinstance(self.command, list) and any("\0" in part for part in self.command):
-            yield Problem((*path, "command"), "no argument holds a NUL")
+        if "\0" in "".join(self.command or ""):
+            yield Problem((*path, "command"), "a command holds no NUL")
         if self.url is not None and (problem := _find_url_problem(self.url, private_hosts)):
             yield Problem((*path, "url"), problem)
         if self.auth_header.lower() in _OWN_HEADERS:

@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -34,6 +35,7 @@ from protocol.limits.hook import (
     MAX_HOOKS_AT_ONCE,
 )
 from protocol.objects.hook import HookOutcome, HookTrial
+from protocol.rpc.wire import find_storage_problem
 from protocol.text import truncate
 
 if TYPE_CHECKING:
@@ -48,6 +50,9 @@ log = logging.getLogger("kheishd.hooks")
 
 BACKOFF_SECONDS: Final = (0.05, 0.1, 0.2)
 BLOCK_EXIT_CODE: Final = 2
+
+_SIGNALLED: Final = 128
+"""An exit code above this is that of a signal, or of a shell whose command was ended by one."""
 
 MAX_SUBJECT_BYTES: Final = 1024
 """The part of a subject that is kept with a failure."""
@@ -85,11 +90,14 @@ class LifecycleRunner:
         live: Live,
         read_credential: Callable[[str], str],
         environ: Mapping[str, str] = os.environ,
+        home_mark: str = "",
     ) -> None:
         self._state = state
         self._live = live
         self._read_credential = read_credential
         self._environ = environ
+        # The mark of each command's processes: two of them must not have the same one.
+        self._marks = (f"{home_mark}.hook.{number}" for number in count())
         self._limiter = trio.CapacityLimiter(MAX_HOOKS_AT_ONCE)
         # Hooks that hang after an event must not keep those that guard one from running.
         self._observers = trio.CapacityLimiter(MAX_HOOKS_AT_ONCE)
@@ -134,6 +142,10 @@ class LifecycleRunner:
     async def test(self, hook: HookSpec, subject: HookSubject) -> HookTrial:
         """Run a hook and return its outcome, from which nothing follows."""
         return await self._run(hook, subject, self._limiter)
+
+    def preview(self, hook: HookSpec, subject: HookSubject) -> HookTrial:
+        """Return the input that a hook would get; nothing is run."""
+        return HookTrial(hook=hook.name, matches=True, payload=self._make_payload(hook, subject))
 
     def workspace_hooks(self, workspace: str, generation: int) -> tuple[Sequence[HookSpec], str | None]:
         """Return the hooks of a trusted workspace; and the problem if a guard among them is invalid."""
@@ -219,7 +231,8 @@ class LifecycleRunner:
             return await self._post(hook, content, trial)
         environment = make_environment(self._environ, hook.event)
         try:
-            result = await run_command(hook.argv, hook.directory, environment, content, hook.timeout_s)
+            mark = next(self._marks)
+            result = await run_command(hook.argv, hook.directory, environment, content, mark)
         except CommandFailed as error:
             raise HookFailure(str(error), after_s=0.0) from None
         stderr = self._shorten(result.stderr)
@@ -232,9 +245,10 @@ class LifecycleRunner:
         if result.exit_code == BLOCK_EXIT_CODE:
             return replace(trial, outcome=HookOutcome(decision="block", reason=stderr))
         if result.exit_code != 0:
-            how = f"was killed by signal {-result.exit_code}" if result.exit_code < 0 else ""
-            how = how or f"ended with exit code {result.exit_code}"
-            raise HookFailure(f"it {how}" + (f": {stderr}" if stderr else ""), after_s=0.0, trial=trial)
+            how = f"it ended with exit code {result.exit_code}"
+            if result.exit_code > _SIGNALLED:
+                how += f", as by signal {result.exit_code - _SIGNALLED}"
+            raise HookFailure(how + (f": {stderr}" if stderr else ""), after_s=0.0, trial=trial)
         return _with_outcome(trial, result.stdout, self._scrub)
 
     async def _post(self, hook: HookSpec, content: bytes, trial: HookTrial) -> HookTrial:
@@ -303,8 +317,12 @@ def _with_outcome(trial: HookTrial, content: bytes, scrub: Callable[[str], str])
             problem = f"its answer has the contract version {version}; this daemon reads version 1"
             raise HookFailure(problem, trial=trial)
         outcome = _outcome_decoder.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise HookFailure(f"its answer is not a valid outcome: {error}", trial=trial) from None
+    unstorable = find_storage_problem(outcome.updated_input)
+    if unstorable is not None:
+        text = f"its answer is not a valid outcome: the values of updated_input {unstorable}"
+        raise HookFailure(text, trial=trial)
     # Their texts are cut later, and a part of a secret would not be recognized then.
     reason, context = scrub(outcome.reason), scrub(outcome.additional_context)
     return replace(trial, outcome=replace(outcome, reason=reason, additional_context=context))

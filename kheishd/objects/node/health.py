@@ -19,6 +19,9 @@ from kheishd.store.tables import (
     HOOK_DEAD_LETTERS_BY_AGE,
     INDOUBTS,
     INDOUBTS_OPEN,
+    MAIL,
+    MAIL_BY_STATE,
+    MAILBOXES,
     QUESTIONS,
     QUESTIONS_WAITING,
     RUNS,
@@ -57,6 +60,12 @@ MAX_STALE_WARNINGS = 5
 
 # The newest failures of hooks that are read: 0.3 ms.
 MAX_CHECKED_FAILURES = 100
+
+MAX_CHECKED_MAILBOXES = 64
+"""The newest mailboxes that are read, each in a few microseconds."""
+
+RECENT_MAIL_MS: Final = 24 * 3600 * 1000
+"""How long a dead letter is reported: it stays one for ever."""
 
 # A round of the event loop above this holds up every client noticeably.
 LAG_SECONDS = 1.0
@@ -240,3 +249,23 @@ def find_failed_hooks(store: Snapshot, names: Collection[str]) -> Iterator[Healt
             "correct it and reload, and resolve its failures",
             related_id=letter.dead_letter_id,
         )
+
+
+def find_undelivered_mail(store: Snapshot, now_ms: int) -> Iterator[HealthWarning]:
+    """Yield a warning about each of the newest mailboxes with a message given up lately."""
+    for (agent_id,), mailbox in islice(store.scan(MAILBOXES, reverse=True), MAX_CHECKED_MAILBOXES):
+        if not mailbox.dead_letters or mailbox.closed:
+            continue
+        newest = islice(store.scan(MAIL_BY_STATE, agent_id, "dead_letter", reverse=True), 1)
+        for _, key in newest:
+            mail = store.need(MAIL, key)
+            # An expiry is what its sender asked for.
+            if mail.outcome != "attempts" or mail.updated_at_ms < now_ms - RECENT_MAIL_MS:
+                continue
+            yield warn(
+                "mail_undelivered",
+                f"the agent {agent_id} did not get a message from {mail.from_agent}: "
+                + (mail.last_error or "its runs failed"),
+                "read the mailbox's dead letters, and send again what still matters",
+                related_id=agent_id,
+            )

@@ -11,13 +11,22 @@ from kheishd.core.hook import matches
 from kheishd.kernel.call import Call, control, mutation, origin_of, query
 from kheishd.kernel.lifecycle import HookSpec, HookSubject
 from kheishd.objects.pages import cursor_after, page_of
+from kheishd.objects.talk.hook import find_roots, workspace_hooks
+from kheishd.objects.talk.workspace import resolve
 from kheishd.records.writer import StreamWriter
 from kheishd.store.tables import HOOK_DEAD_LETTERS, HOOK_DEAD_LETTERS_BY_AGE
 from protocol import ids
-from protocol.errors.hook import DeadLetterAlreadyResolved, DeadLetterNotFound, HookNotFound
+from protocol.errors.hook import (
+    DeadLetterAlreadyResolved,
+    DeadLetterNotFound,
+    HookNotFound,
+    WorkspaceHooksUnusable,
+)
+from protocol.errors.rpc import InvalidParams
 from protocol.errors.token import ScopeWouldWiden
 from protocol.events.hook import HookFailureResolved
 from protocol.journal.envelope import DAEMON_STREAM
+from protocol.limits.names import MAX_PATH_BYTES
 from protocol.objects import hook as rows
 from protocol.objects.hook import (
     POLICY_EVENTS,
@@ -111,32 +120,65 @@ def view_of(hook: HookSpec) -> LifecycleHook:
         timeout_ms=round(hook.timeout_s * 1000),
         max_retries=hook.max_retries,
         is_policy=hook.event in POLICY_EVENTS,
+        workspace=None if hook.is_operators else hook.directory,
     )
 
 
 @query(rows.LIST)
 def list_hooks(call: Call, params: HookListParams) -> LifecycleHookList:
-    """List the operator's hooks by name."""
-    hooks = {hook.name: hook for hook in call.runtime.lifecycle}
-    names = (name for name in sorted(hooks) if params.after is None or name > params.after)
-    views = (((name,), view_of(hooks[name])) for name in names)
+    """List the operator's hooks by name, with those of the trusted roots around a workspace.
+
+    Errors: WorkspaceHooksUnusable.
+    """
+    # A name has no blank: the hooks of other files with the same name follow each other.
+    hooks = {f"{hook.name} {hook.path}": hook for hook in _list_specs(call, params.workspace)}
+    keys = (key for key in sorted(hooks) if params.after is None or key > params.after)
+    views = (((key,), view_of(hooks[key])) for key in keys)
     page, following = page_of(
         views, params.limit, lambda hook: params.event is None or hook.event == params.event
     )
     return LifecycleHookList(page, following)
 
 
+def _list_specs(call: Call, workspace: str | None) -> list[HookSpec]:
+    """Return the operator's hooks, then those of the trusted roots around a workspace.
+
+    Errors: InvalidParams, WorkspaceHooksUnusable.
+    """
+    hooks, field = [*call.runtime.lifecycle], "$.params.workspace"
+    if workspace is None:
+        return hooks
+    if not workspace.startswith("/") or (path := resolve(workspace, "/")) is None:
+        text = f"a workspace is an absolute path of at most {MAX_PATH_BYTES} printable bytes"
+        raise InvalidParams(text, field=field)
+    roots = find_roots(call.services, path)
+    if not roots:
+        text = (
+            f"no trusted root contains {path}, so no hooks there take effect; workspace.trust trusts a root"
+        )
+        raise WorkspaceHooksUnusable(text, field=field)
+    specs, problem = workspace_hooks(call.services, roots)
+    if problem is not None:
+        text = f"all that the hooks of {path} guard is blocked: {problem}; correct the file and reload"
+        raise WorkspaceHooksUnusable(text, field=field)
+    return hooks + specs
+
+
 @query(rows.GET)
 def get_hook(call: Call, params: HookRef) -> LifecycleHook:
-    """Show a hook. Errors: HookNotFound."""
-    return view_of(_find_hook(call, params.name))
+    """Show a hook. Errors: HookNotFound, WorkspaceHooksUnusable."""
+    return view_of(_find_hook(call, params))
 
 
-def _find_hook(call: Call, name: str) -> HookSpec:
-    hook = next((hook for hook in call.runtime.lifecycle if hook.name == name), None)
-    if hook is None:
-        raise HookNotFound(f"there is no hook '{name}'; hook.list names the hooks", field="$.params.name")
-    return hook
+def _find_hook(call: Call, params: HookRef) -> HookSpec:
+    """Return a hook, of the nearest root if several files have one of that name.
+
+    Errors: HookNotFound, WorkspaceHooksUnusable.
+    """
+    for hook in reversed(_list_specs(call, params.workspace)):
+        if hook.name == params.name:
+            return hook
+    raise HookNotFound(f"there is no hook '{params.name}'; hook.list names the hooks", field="$.params.name")
 
 
 def _require_unrestricted(call: Call) -> None:
@@ -147,9 +189,12 @@ def _require_unrestricted(call: Call) -> None:
 
 @control(rows.TEST)
 async def try_hook(call: Call, params: HookTestParams) -> HookTrial:
-    """Run a hook with a sample event. Errors: HookNotFound, ScopeWouldWiden."""
+    """Run a hook with a sample event, or show its input.
+
+    Errors: HookNotFound, ScopeWouldWiden, WorkspaceHooksUnusable.
+    """
     _require_unrestricted(call)
-    hook = _find_hook(call, params.name)
+    hook = _find_hook(call, params)
     subject = params.subject
     if subject is None:
         facts = SAMPLE_PAYLOADS[hook.event]
@@ -159,8 +204,11 @@ async def try_hook(call: Call, params: HookTestParams) -> HookTrial:
     payload = {**SAMPLE_PAYLOADS[hook.event], **params.payload}
     if "tool" in payload and "tool" not in params.payload and hook.event != "notification":
         payload["tool"] = subject
+    if "workspace" in payload and "workspace" not in params.payload and not hook.is_operators:
+        payload["workspace"] = hook.directory
     occurrence = HookSubject(hook.event, subject, f"test.{call.state.new_id(ids.RUN)}", payload)
-    trial = await call.services.lifecycle.runner.test(hook, occurrence)
+    runner = call.services.lifecycle.runner
+    trial = runner.preview(hook, occurrence) if params.preview else await runner.test(hook, occurrence)
     return replace(trial, matches=matches(hook.matcher, subject))
 
 

@@ -8,6 +8,7 @@ from msgspec import Raw, Struct
 
 from kheishd.core.event import matches
 from kheishd.kernel.call import Call, Caller, control, query
+from kheishd.kernel.log_fields import iterate_chain
 from kheishd.records.projection import SESSION_STREAMS, stream_kind
 from kheishd.store.epoch import find_shared_cursor
 from kheishd.store.tables import META, RUNS, SESSIONS
@@ -51,6 +52,7 @@ class _Filtered(Struct, frozen=True, gc=False):
     type: str
     run_id: str | None = None
     source: str = ""
+    request_id: str | int | None = None
 
 
 _filtered: LazyDecoder[_Filtered] = LazyDecoder(_Filtered)
@@ -65,7 +67,18 @@ class Selection:
     sender and parent never change.
     """
 
-    __slots__ = ("_admitted", "_caller", "_root", "_run_id", "_types", "pattern", "stream", "whole_stream")
+    __slots__ = (
+        "_admitted",
+        "_caller",
+        "_led_by",
+        "_request_id",
+        "_root",
+        "_run_id",
+        "_types",
+        "pattern",
+        "stream",
+        "whole_stream",
+    )
 
     def __init__(
         self, store: Snapshot, caller: Caller, filter_: Filter | EventSubscribe | EventListParams
@@ -81,6 +94,9 @@ class Selection:
         self._root: str | None = None
         self._run_id: str | None = None
         self._types: frozenset[str] | None = None
+        self._request_id: str | None = None
+        # Whether each run seen so far is one of the request's; a run's chain never changes.
+        self._led_by: dict[str, bool] = {}
         self.whole_stream = False
         if not isinstance(filter_, Filter):
             if not caller.is_unrestricted:
@@ -95,6 +111,8 @@ class Selection:
         subtree = filter_.subtree and filter_.run_id is None
         self._root = session_id if subtree else None
         self._run_id = filter_.run_id
+        if isinstance(filter_, JournalRead) and filter_.request_id is not None:
+            self._request_id = str(filter_.request_id)
         self._types = None if filter_.types is None else frozenset(filter_.types)
         self.stream = None if subtree else session_id
         self.whole_stream = self.stream is not None and filter_.run_id is None and filter_.types is None
@@ -135,6 +153,24 @@ class Selection:
             self._types is None or fields.type in self._types
         )
 
+    def is_of_request(self, store: Snapshot, line: bytes) -> bool:
+        """Whether an entry was caused by the request of the filter; true without one."""
+        if self._request_id is None:
+            return True
+        fields = _filtered.decode(line)
+        if fields.request_id is not None and str(fields.request_id) == self._request_id:
+            return True
+        if fields.run_id is None:
+            return False
+        is_led = self._led_by.get(fields.run_id)
+        if is_led is None:
+            if len(self._led_by) >= MAX_CACHED_STREAMS:
+                self._led_by.clear()
+            requests = [request_id for _, request_id in iterate_chain(store, fields.run_id)]
+            is_led = any(str(request) == self._request_id for request in requests if request is not None)
+            self._led_by[fields.run_id] = is_led
+        return is_led
+
     def covers_run(self, run_id: str) -> bool:
         """Whether the filter includes a run of an admitted stream."""
         return self._run_id is None or self._run_id == run_id
@@ -149,14 +185,16 @@ class Selection:
         start = min(start, MAX_CURSOR)
         if self.stream is not None:
             for cursor, line in store.entries(self.stream, start, reverse=newest):
-                yield cursor, line if self.matches(line) else None, len(line)
+                is_match = self.matches(line) and self.is_of_request(store, line)
+                yield cursor, line if is_match else None, len(line)
             return
         for cursor, stream in store.feed(start, reverse=newest):
             entry = store.entry(stream, cursor) if self.admits(store, stream) else None
             if entry is None:
                 yield cursor, None, 0
             else:
-                yield cursor, entry[1] if self.matches(entry[1]) else None, len(entry[1])
+                is_match = self.matches(entry[1]) and self.is_of_request(store, entry[1])
+                yield cursor, entry[1] if is_match else None, len(entry[1])
 
 
 def _find_session_of_run(store: Snapshot, caller: Caller, run_id: str, session_id: str | None) -> str:

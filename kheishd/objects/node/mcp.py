@@ -6,6 +6,8 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
 from kheishd.config.sections.mcp import find_server_problems
 from kheishd.core.mcp import format_answer
 from kheishd.kernel.call import Call, control, mutation, origin_of, query
@@ -72,7 +74,20 @@ def list_servers(call: Call, params: McpListParams) -> McpServerList:
         views = [view_of(spec, "starting") for spec in servers_of(call.runtime).values()]
     found = (((view.name,), view) for view in views if params.after is None or view.name > params.after)
     page, following = page_of(found, params.limit, lambda view: _may_see(call, view.agents))
-    return McpServerList(page, following)
+    return McpServerList([replace(view, error_output=[]) for view in page], following)
+
+
+@query(rows.GET)
+def get_server(call: Call, params: McpServerRef) -> McpServer:
+    """Read the state of a server. Errors: McpServerNotFound."""
+    holder = call.services.mcp
+    if not holder.adopted.is_set():
+        spec = servers_of(call.runtime).get(params.server)
+        if spec is None or not _may_see(call, spec.agents):
+            raise server_not_found(params.server)
+        return view_of(spec, "starting")
+    _find(call, params.server)
+    return next(view for view in holder.current.views() if view.name == params.server)
 
 
 def _may_see(call: Call, agents: Sequence[str]) -> bool:
@@ -298,6 +313,7 @@ def _require_stored(call: Call, name: str) -> None:
 
 HANDLERS = (
     list_servers,
+    get_server,
     list_tools,
     call_tool,
     list_resources,

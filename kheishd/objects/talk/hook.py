@@ -34,23 +34,31 @@ def hooks_of(
     neither it nor a directory above it has a file of hooks, this reads nothing.
     """
     runtime = services.runtimes.current()
-    lifecycle, generation = services.lifecycle, runtime.generation
     hooks = find_hooks(runtime.lifecycle, event, subject)
-    if workspace is None or not lifecycle.has_file(workspace, generation, above=True):
+    if workspace is None or not services.lifecycle.has_file(workspace, runtime.generation, above=True):
         return hooks, None
+    specs, problem = workspace_hooks(services, find_roots(services, workspace))
+    return hooks if problem is not None else hooks + find_hooks(specs, event, subject), problem
+
+
+def find_roots(services: Services, workspace: str) -> list[str]:
+    """Return the trusted roots that contain a directory, the outermost first."""
     with services.state.read() as store:
-        roots = find_trusted_roots(store, runtime, workspace)
+        return find_trusted_roots(store, services.runtimes.current(), workspace)
+
+
+def workspace_hooks(services: Services, roots: Sequence[str]) -> tuple[list[HookSpec], str | None]:
+    """Return the hooks of trusted roots, and the problem if a guard among them cannot be used."""
+    lifecycle, generation = services.lifecycle, services.runtimes.current().generation
+    hooks: list[HookSpec] = []
     for root in roots:
         if lifecycle.has_file(root, generation):
             if not lifecycle.remembers(root):
-                return (
-                    hooks,
-                    f"too many workspaces came before {root}; reload the configuration",
-                )
+                return hooks, f"too many workspaces came before {root}; reload the configuration"
             specs, problem = lifecycle.runner.workspace_hooks(root, generation)
             if problem is not None:
                 return hooks, problem
-            hooks += find_hooks(specs, event, subject)
+            hooks += specs
     return hooks, None
 
 

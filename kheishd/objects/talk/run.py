@@ -6,9 +6,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
+from msgspec.structs import replace
 
 from kheishd.core.run.commands import RequestCancel
 from kheishd.kernel.call import Call, control, mutation, origin_of, query
+from kheishd.kernel.log_fields import find_first_request
 from kheishd.objects.pages import PageTokens, cursor_after, last_part, page_of
 from kheishd.objects.talk.address import find_run, find_session, may_read_run
 from kheishd.objects.talk.output import output_of
@@ -66,7 +68,8 @@ def output_fields(store: Snapshot, run: RunRecord) -> dict[str, Any]:
 def get(call: Call, params: RunRef) -> RunView:
     """Show a run."""
     with call.state.read() as store:
-        return view_of(store, find_run(store, call, params.run_id))
+        view = view_of(store, find_run(store, call, params.run_id))
+        return replace(view, request_id=find_first_request(store, view.run_id))
 
 
 @query(rows.LIST)

@@ -18,11 +18,13 @@ from kheishd.kernel.runtime import ModelAnswer, ModelFailure, TextDelta, Thinkin
 from kheishd.objects.talk.contract import check_answer
 from kheishd.objects.talk.hook import decide
 from kheishd.objects.talk.output import answer_text
+from kheishd.store.tables import AGENTS
 from kheishd.workers.runs.context import ContextWindow
 from kheishd.workers.runs.fallover import RouteChain
 from kheishd.workers.runs.memory import commit_compaction
 from kheishd.workers.runs.transcript import TranscriptReader
 from protocol import ids
+from protocol.events.agent import AgentCloseRequested
 from protocol.limits.hook import MAX_HOOK_TEXT_BYTES, MAX_STOP_BLOCKS
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.limits.output import MAX_REPAIR_OVERHEAD_BYTES
@@ -30,6 +32,8 @@ from protocol.limits.store import MAX_CHECKPOINT_BYTES
 from protocol.transcript import Item, Text, ToolCall, text_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kheishd.core.context.checkpoint import Chunks
     from kheishd.kernel.live import LiveText
     from kheishd.records.writer import SessionWriter
@@ -161,7 +165,9 @@ class ModelTurn:
         bound = active.pinned.output_contract is not None
         max_bytes = MAX_ANSWER_BYTES - (MAX_REPAIR_OVERHEAD_BYTES if bound else 0)
         items, provider_data, cut = fit_message(
-            normalize_calls(answer.items, self._transcript.call_ids()), answer.provider_data, max_bytes
+            normalize_calls(self._scrub_items(answer.items), self._transcript.call_ids()),
+            answer.provider_data,
+            max_bytes,
         )
         stop_reason = "length" if cut else answer.stop_reason
         if self._count_truncated_calls(items, stop_reason) > MAX_TRUNCATED_CALLS:
@@ -244,6 +250,22 @@ class ModelTurn:
         if self._live_text is not None:
             self._active.live.end(self._live_text)
 
+    def _scrub_items(self, items: Sequence[Item]) -> list[Item]:
+        """Replace the secrets in texts and names of tools, before a cut or another spelling hides a part."""
+        scrubber = self._active.live.scrubber
+        if not scrubber.secrets:
+            return list(items)
+        scrubbed: list[Item] = []
+        for item in items:
+            match item:
+                case Text():
+                    scrubbed.append(replace(item, text=scrubber.scrub_text(item.text)))
+                case ToolCall():
+                    scrubbed.append(replace(item, name=scrubber.scrub_text(item.name)))
+                case _:
+                    scrubbed.append(item)
+        return scrubbed
+
     def _count_truncated_calls(self, items: list[Item], stop_reason: str) -> int:
         """Return the number of answers in a row in which no call fitted."""
         calls = [item for item in items if isinstance(item, ToolCall)]
@@ -268,7 +290,21 @@ class ModelTurn:
             failure = chain.combine(failure) if chain is not None else failure
         error, at_ms = self._find_retry(failure)
         final_error = chain.explain(error) if chain is not None and at_ms is None else None
-        await active.commit(FailModelCall(error, at_ms, failure.usage, None, final_error, passed_over))
+        command = FailModelCall(error, at_ms, failure.usage, None, final_error, passed_over)
+
+        def fail(writer: SessionWriter) -> None:
+            writer.carry_out(command)
+            agent = writer.tx.get(AGENTS, active.record.session_id)
+            if (
+                agent is not None
+                and agent.state == "open"
+                and agent.launch_run_id == active.record.run_id
+                and (error.reason, active.record.turn) == ("hook_blocked", 0)
+            ):
+                # A hook has refused the agent before it did anything: it must not stay open.
+                writer.append(AgentCloseRequested(note=error.message, failed=True))
+
+        await active.transact(fail)
         if chain is not None:
             chain.begin_round()
 

@@ -88,3 +88,11 @@ def test_reset(ctl: Ctl, sender: str, session_id: str) -> None:
     assert ctl.json("send", "default", "one", "--as", sender)["session_id"] == session_id
     assert session_id in ctl("conversation", "reset", "--as", sender).out
     assert ctl.json("send", "default", "two", "--as", sender)["session_id"] != session_id
+
+
+def test_list_has_titles(ctl: Ctl, sender: str) -> None:
+    """A list of conversations ends each row with the title of its session."""
+    session_id = ctl.json("send", "default", "hi", "--as", sender)["session_id"]
+    ctl("session", "rename", session_id, "Bells and whistles")
+    (row,) = ctl("conversation", "list", "--as", sender).rows
+    assert row[-1] == "Bells and whistles"

@@ -1,6 +1,7 @@
 """``kheishctl hook``."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +55,28 @@ def test_test(hooked: Ctl) -> None:
     )
     for payload in ("[]", "{"):
         assert hooked("hook", "test", "ctl-guard", payload).code == exit_codes.USAGE
+
+
+def test_preview(hooked: Ctl, tmp_path: Path) -> None:
+    """A preview shows the command, its directory, its input and whether it matches, and runs nothing."""
+    done = hooked("hook", "test", "ctl-broken", "--preview", "--subject", "other")
+    assert done.code == exit_codes.OK
+    assert "does not run, because its matcher does not match" in done.out
+    done = hooked("hook", "test", "ctl-broken", '{"a": 1}', "--preview")
+    assert (
+        f"the hook 'ctl-broken' runs: /bin/sh -c 'echo broken >&2; exit 1' in {hooked.home}/hooks" in done.out
+    )
+    assert '"a": 1' in done.out
+    assert "outcome" not in hooked.json("hook", "test", "ctl-guard", "--preview")
+
+
+def test_a_workspace(hooked: Ctl, tmp_path: Path) -> None:
+    """The hooks of a workspace that is not trusted take no effect, and the list says so."""
+    done = hooked("hook", "list", "--workspace", str(tmp_path))
+    assert done.code == exit_codes.FAILED
+    assert f"no trusted root contains {tmp_path.resolve()}" in done.err
+    assert "workspace list" in done.err
+    assert hooked("hook", "show", "gone", "--workspace", str(tmp_path)).code == exit_codes.FAILED
 
 
 def test_dead_letters_and_resolve(hooked: Ctl) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kheishctl import exit_codes
+from kheishctl.commands.journal import EventType
 from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon
 from tests.support.scripted import Peer, serve_scripts
@@ -115,3 +116,12 @@ def test_follow_from_a_cursor(daemon: Daemon, ctl: Ctl, sender: str, sent: dict[
 def test_follow_without_a_daemon(tmp_path: Path) -> None:
     """Without a daemon, following fails at once."""
     assert Ctl(tmp_path)("journal", "follow").code == exit_codes.NO_DAEMON
+
+
+def test_an_unknown_type(ctl: Ctl) -> None:
+    """An unknown type of events is a usage error with similar types, not an empty result."""
+    done = ctl("journal", "read", "--type", "run_end")
+    assert (done.code, "no events of the type 'run_end'; did you mean run_ended" in done.err) == (2, True)
+    assert ctl("journal", "follow", "--type", "").code == 2
+    names = [item.value for item in EventType().shell_complete(None, None, "run_e")]  # type: ignore[arg-type]
+    assert names == ["run_ended"]

@@ -21,10 +21,13 @@ def servers(daemon: Daemon) -> Iterator[Ctl]:
     ctl = Ctl(daemon.home)
     config = daemon.home / "config.toml"
     command = json.dumps(TOY_COMMAND)
-    config.write_text(f"[mcp.toy]\ncommand = {command}\n[mcp.gone]\ncommand = 'no-such-program'\n")
+    config.write_text(
+        f"[mcp.toy]\ncommand = {command}\n[mcp.gone]\ncommand = 'no-such-program'\n"
+        f"[mcp.broken]\ncommand = {command}\nargs = ['dies']\n"
+    )
     assert ctl("daemon", "reload").code == 0
     until(
-        lambda: [row["state"] for row in ctl.json("mcp", "list")["servers"]] == ["failed", "ready"],
+        lambda: [row["state"] for row in ctl.json("mcp", "list")["servers"]] == ["failed", "failed", "ready"],
         "the servers are connected",
     )
     yield ctl
@@ -34,10 +37,31 @@ def servers(daemon: Daemon) -> Iterator[Ctl]:
 
 def test_list(servers: Ctl) -> None:
     """Servers are listed with their state, the number of their tools, and the problem."""
-    gone, toy = servers("mcp", "list").rows
+    broken, gone, toy = servers("mcp", "list").rows
+    assert broken[-1] == "it ended with code 1: cannot open its database"
     assert gone[:3] == ["gone", "failed", "0"]
     assert gone[-1] == "there is no program 'no-such-program' in the PATH"
     assert toy[:4] == ["toy", "ready", "11", "file"]
+
+
+def test_show(servers: Ctl) -> None:
+    """One server is shown with its problem, its warnings and its error output."""
+    assert "no-such-program" in servers("mcp", "show", "gone").out
+    assert servers.json("mcp", "get", "toy")["state"] == "ready"
+    failed = servers("mcp", "show", "broken")
+    assert "problem" in failed.out
+    assert failed.out.endswith("Its error output:\n  cannot open its database\n")
+    assert servers("mcp", "show", "none").code == 1
+
+
+def test_put_without_dashes(ctl: Ctl) -> None:
+    """The message about an option of the program shows how to write the command."""
+    done = ctl("mcp", "put", "files", "npx", "-y", "some-package")
+    assert done.code == 2
+    assert "No such option '-y'." in done.err
+    assert "kheishctl mcp put SERVER -- PROGRAM ARGUMENTS" in done.err
+    text = ctl("mcp", "put", "files", "--settings", '{"command": "npx -y some-package"}').err
+    assert '["npx", "-y", "some-package"]' in text
 
 
 def test_tools(servers: Ctl) -> None:

@@ -165,3 +165,10 @@ def test_rules_for_an_origin(ctl: Ctl) -> None:
         "permission", "update", "--session", session_id, "--remove", "glob*", "--origin", "connector"
     )
     assert left["rules"] == []
+
+
+@pytest.mark.parametrize("text", ["", " ", ":x", "bash(", "bash(git *)"])
+def test_a_malformed_rule(ctl: Ctl, text: str) -> None:
+    """A rule without a tool, and one in the syntax of other programs, is explained in words."""
+    done = ctl("permission", "update", "--allow", text)
+    assert (done.code, "is not a rule; a rule is the name of a tool" in done.err) == (2, True)

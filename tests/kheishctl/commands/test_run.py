@@ -137,9 +137,11 @@ class Daemon:
 @pytest.mark.parametrize("status", RUN_WAITING)
 def test_details_of_a_waiting_run(status: str) -> None:
     """The pending requests of a waiting run are added, without empty kinds."""
-    daemon = Daemon(approval_list={"approvals": [APPROVAL]}, question_list={"questions": []})
+    pending = {"approval_list": {"approvals": [APPROVAL]}, "question_list": {"questions": []}}
+    daemon = Daemon(**pending, journal_read={"events": [{"source": "bell"}]})
     run = add_run_details(daemon, {"run_id": "run_1", "status": status})
-    assert run["waiting"] == {"approvals": [APPROVAL]}
+    events = {"events": [{"source": "bell"}]} if status == "waiting_for_event" else {}
+    assert run["waiting"] == {"approvals": [APPROVAL], **events}
     assert daemon.asked[0] == ("approval.list", {"run_id": "run_1"})
 
 

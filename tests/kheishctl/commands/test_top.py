@@ -1,12 +1,13 @@
 """``kheishctl top``, against a real daemon."""
 
+import json
 import os
 import pty
 import subprocess
 import sys
 
 from tests.support.ctl import Ctl
-from tests.support.daemons import Daemon
+from tests.support.daemons import Daemon, short_home
 
 
 def test_once(ctl: Ctl) -> None:
@@ -35,3 +36,19 @@ def test_a_terminal_is_left_as_it_was(daemon: Daemon) -> None:
         assert process.wait(30) == 0
     os.close(parent)
     assert b"\x1b[?1049h" in output
+
+
+def test_a_restart_is_waited_for() -> None:
+    """The table goes on with the next daemon."""
+    arguments = ["top", "--json", "--interval", "0.2"]
+    with short_home() as home, Daemon(home) as own:
+        command = [sys.executable, "-m", "kheishctl", "--home", str(home), *arguments]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            first = json.loads(process.stdout.readline())["status"]["pid"]
+            own.stop()
+            own.restart()
+            samples = (json.loads(line) for line in process.stdout)
+            last = next(sample for sample in samples if sample["status"]["pid"] != first)
+            assert last["status"]["pid"] == own.pid
+            process.kill()

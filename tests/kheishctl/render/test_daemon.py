@@ -1,6 +1,12 @@
 """The status of the daemon as text."""
 
-from kheishctl.render.daemon import format_daemon_status, format_metrics
+from pathlib import Path
+
+import click
+
+from kheishctl.cli import Verb
+from kheishctl.program import root
+from kheishctl.render.daemon import HEALTH_HINTS, RELATED, format_daemon_status, format_metrics
 from kheishctl.render.layout import Display
 from protocol import __version__
 from protocol.objects.daemon import DaemonMetrics, DaemonStatus
@@ -50,3 +56,37 @@ def test_metrics() -> None:
     histogram = {"name": "c", "measure": "histogram", "samples": [{"value": 4.0, "sum": 2.0}]}
     text = format_metrics(metrics | {"metrics": [counter, histogram]}, PIPE)
     assert [line.split() for line in text.splitlines()] == [["a{kind=b}", "3"], ["c", "4,", "mean", "0.5"]]
+
+
+def test_a_status_fits_80_columns() -> None:
+    """On a terminal, no line is longer, no word is broken, and each warning names a command that helps."""
+    warning = {
+        "severity": "warning",
+        "code": "mcp_needs_login",
+        "message": "the MCP server 'files' needs a login by a person: " + "its token has expired " * 4,
+        "remedy": "begin one by mcp.login",
+        "related_id": "files",
+    }
+    result = sample(DaemonStatus, full=True) | {
+        "listeners": [f"/a/long/path/of/a/socket/{number}/kheishd.sock" for number in range(4)],
+        "health": {"ok": False, "warnings": [warning]},
+    }
+    text = format_daemon_status(result, Display(80, False, 0))
+    assert max(map(len, text.split("\n"))) <= 80
+    assert "kheishctl mcp login files" in text
+    assert all(path in text.replace("\n", " ") for path in result["listeners"])
+
+
+def test_hints_of_warnings_are_commands() -> None:
+    """Each hint of a health warning is a command, and each code is one that the daemon has."""
+    documented = Path("contrib/docs/observability.md").read_text()
+    for code, words in HEALTH_HINTS.items():
+        assert f"`{code}`" in documented
+        command: click.Command | None = root
+        names = [word for word in words if word != RELATED and not word.startswith("--")]
+        for name in names:
+            assert isinstance(command, click.Group)
+            command = command.get_command(click.Context(command), name)
+        assert isinstance(command, Verb), words
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= options

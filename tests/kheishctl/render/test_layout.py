@@ -1,5 +1,6 @@
 """Layout for terminals and pipes."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ from kheishctl.render.layout import (
     format_pairs,
     format_record,
     format_table,
+    name_field,
     paint,
     sanitize_styled,
     strip_styles,
@@ -37,8 +39,8 @@ def test_fold_keeps_everything(text: str, columns: int) -> None:
     assert all(count_columns(line) <= columns for line in lines)
 
 
-@given(st.text(st.characters(exclude_characters="\t")), st.integers(4, 40), st.sampled_from(["", "  "]))
-def test_wrap_keeps_everything(text: str, columns: int, indent: str) -> None:
+@given(st.text(st.characters(exclude_characters="\t")), st.integers(4, 40), st.sampled_from([0, 2]))
+def test_wrap_keeps_everything(text: str, columns: int, indent: int) -> None:
     """Wrapped lines fit the width and together hold every word."""
     lines = wrap(sanitize(text), columns, indent)
     assert "".join("".join(lines).split()) == "".join(sanitize(text).split())
@@ -48,10 +50,11 @@ def test_wrap_keeps_everything(text: str, columns: int, indent: str) -> None:
 def test_wrap_at_words() -> None:
     """Lines are split at blanks, keep their indentation, and a word that is too long is split."""
     assert wrap("one two three", 8) == ["one two", "three"]
-    assert wrap("one two three", 8, "  ") == ["one two", "  three"]
+    assert wrap("one two three", 8, 2) == ["one two", "  three"]
     assert wrap("  one two\n\nthree", 7) == ["  one", "two", "", "three"]
     assert wrap("an abcdefgh ij", 6) == ["an", "abcdef", "gh ij"]
     assert wrap("漢字 かな", 5) == ["漢字", "かな"]
+    assert wrap("one two three", None) == ["one two three"]
 
 
 def test_fold_lines() -> None:
@@ -176,3 +179,13 @@ def test_record() -> None:
         "deep.nothing\t[]",
     ]
     assert "1.0 KiB" in format_record(record, WIDE)
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [("session_id", "session"), ("created_at_ms", "created"), ("permission_mode", "permission mode")],
+)
+def test_labels_are_words(name: str, label: str) -> None:
+    """A terminal shows words as labels; a pipe keeps the names of the wire for scripts."""
+    assert name_field(name, WIDE) == label
+    assert name_field(name, PIPE) == name

@@ -129,6 +129,28 @@ def test_format_run() -> None:
     ]
 
 
+def test_a_run_names_its_waits() -> None:
+    """A waiting run says for what it waits, since when and until when; a queued one, its position."""
+    run = sample(RunView, full=False) | {
+        "queue_position": 2,
+        "waiting": {
+            "approvals": [
+                {"tool": "bash", "subject": "ls", "requested_at_ms": NOW, "expires_at_ms": NOW + 1}
+            ],
+            "questions": [{"asked_at_ms": NOW}],
+            "events": [{"source": "bell", "at_ms": NOW, "expires_at_ms": NOW + 1}],
+        },
+    }
+    since, until = f", since {PIPE.format_time(NOW)}", f", until {PIPE.format_time(NOW + 1)}"
+    rows = [line.split("\t") for line in format_run(run, PIPE).splitlines()]
+    assert [text for name, text in rows if name == "waits for"] == [
+        f"approval of bash ls{since}{until}",
+        f"an answer to its question{since}, without a limit",
+        f"an event of bell{since}{until}",
+    ]
+    assert ["queue", "number 2 in the session's queue"] in rows
+
+
 @pytest.mark.parametrize("full", [True, False])
 def test_every_run_can_be_shown(full: bool) -> None:
     """A run with all fields or only the required ones can be shown; a queued run took no time."""

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from kheishctl.render.layout import Display, count_columns
-from kheishctl.render.top import SORT_KEYS, Sample, format_top, tokens_per_minute
+from kheishctl.render.top import SORT_KEYS, Sample, arrange_runs, format_top, tokens_per_minute
 from protocol.objects.daemon import DaemonStatus
 from tests.support.samples import sample as make_sample
 
@@ -40,6 +40,7 @@ def sample_of(*runs: dict[str, Any], **fields: Any) -> Sample:
         "waits": [],
         "crons": [],
         "servers": [],
+        "agents": [],
         "at_ms": 60_000,
     }
     return Sample(**(values | fields))
@@ -86,3 +87,33 @@ def test_the_rate_is_that_of_one_daemon() -> None:
     assert tokens_per_minute(second, None) is None
     other = sample_of(at_ms=90_000, metrics=metrics, status=second.status | {"pid": 2})
     assert tokens_per_minute(other, first) is None
+
+
+def test_agents_are_a_tree() -> None:
+    """The run of a spawned agent follows that of its parent; one whose parent has none stands by itself."""
+    sample = sample_of(
+        run(1, session_id="s1", agent="root"),
+        run(2, session_id="s2", agent="other"),
+        run(3, session_id="s3", agent="grandchild"),
+        run(4, session_id="s4", agent="child"),
+        run(5, session_id="s5", agent="orphan"),
+        agents=[
+            {"agent_id": "s3", "parent_id": "s4"},
+            {"agent_id": "s4", "parent_id": "s1"},
+            {"agent_id": "s5", "parent_id": "gone"},
+        ],
+    )
+    arranged = [(int(row["run_id"][4:]), depth) for row, depth in arrange_runs(sample, "age")]
+    assert arranged == [(1, 0), (4, 1), (3, 2), (2, 0), (5, 0)]
+    assert any(" └ child" in line for line in format_top(sample, None, "age", SMALL, ROWS).split("\n"))
+
+
+def test_the_ends_of_waits_and_retries() -> None:
+    """A wait and a pause before a retry say until when."""
+    sample = sample_of(
+        run(1, retry_at_ms=65_000),
+        waits=[{"id": "apr_1", "begin_ms": 0, "end_ms": 90_000, "agent": "a"}],
+    )
+    text = format_top(sample, None, "age", Display(120, False, 0), ROWS)
+    assert "retry in 5" in text
+    assert "waits for a person: apr_1 of a, for 1 min, 30" in text

@@ -149,7 +149,7 @@ def test_unknown_messages_are_ignored(tmp_path: Path) -> None:
     def script(peer: Peer) -> None:
         request = peer.request()
         peer.raw(b"nonsense\n[]\n{}\n" + b'{"id": 99, "result": 1}\n' + b'{"method": "n"}\n')
-        for byte in b'{"jsonrpc": "2.0", "id": %d, "result": 7}\n' % request["id"]:
+        for byte in b'{"jsonrpc": "2.0", "id": "%b", "result": 7}\n' % request["id"].encode():
             peer.raw(bytes([byte]))
         peer.has_hung_up()
 

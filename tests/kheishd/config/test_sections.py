@@ -89,6 +89,7 @@ def test_metrics_stay_on_this_machine(address: str) -> None:
         ("", "a server has exactly one of 'command' and 'url'"),
         ("command = 'a'\nurl = 'http://a/'", "a server has exactly one of 'command' and 'url'"),
         ("command = []", "mcp.s.command: names no program"),
+        ("command = 'npx -y x'", 'a program and its arguments are a list: ["npx", "-y", "x"]'),
         ("command = 'a'\nauth_ref = 'env:A'", "mcp.s.auth_ref: a server with a command has none"),
         ("url = 'http://a/'\nargs = ['x']", "mcp.s.args: a server with a URL has none"),
         ("url = 'ftp://a/'", "mcp.s.url: expected http://"),

@@ -1,8 +1,11 @@
 """The vault: values in memory as they are in the store, and keys that are lost, wrong or put back."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import os
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -207,6 +210,153 @@ async def test_a_crash_during_a_rotation(tmp_path: Path) -> None:
         assert not (tmp_path / ".master.key.0123abcd").exists()
     async with safe(tmp_path) as house:
         assert (house.vault.read("a"), house.vault.read("b")) == ("sk-a-value", "sk-b-value")
+
+
+class Killed(BaseException):
+    """The end of a daemon at one of its steps."""
+
+
+class Killer:
+    """Counts the steps that change the disk, and ends the daemon before or after one of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, step: int, *, after: bool) -> None:
+        self.steps = 0
+        self._step, self._after = step, after
+        for owner, name in ((os, "fsync"), (os, "link"), (Path, "rename"), (State, "update")):
+            monkeypatch.setattr(owner, name, self._wrap(getattr(owner, name), is_async=owner is State))
+
+    def _wrap(self, function: Callable[..., Any], *, is_async: bool) -> Callable[..., Any]:
+        def count() -> bool:
+            self.steps += 1
+            if self.steps == self._step and not self._after:
+                raise Killed
+            return self.steps == self._step
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            is_last = count()
+            result = function(*arguments, **named)
+            if is_last:
+                raise Killed
+            return result
+
+        async def call_async(*arguments: Any, **named: Any) -> Any:
+            is_last = count()
+            result = await function(*arguments, **named)
+            if is_last:
+                raise Killed
+            return result
+
+        return call_async if is_async else call
+
+
+async def test_a_kill_at_any_step_of_a_rotation(tmp_path: Path) -> None:
+    """Wherever the daemon ends, the next one opens every slot, stores another, and rotates again."""
+    # The first rotation is not ended: it counts the steps.
+    step, steps = 0, 0
+    while step <= steps:
+        for after in (False, True):
+            home = tmp_path / f"{step}-{after}"
+            home.mkdir()
+            async with safe(home) as house:
+                await house.put("a", "sk-a-value")
+                await house.put("b", "sk-b-value")
+                digest = house.vault.digest("1234")
+                with pytest.MonkeyPatch.context() as patch:
+                    killer = Killer(patch, step, after=after)
+                    with suppress(Killed):
+                        await rotate(house)
+                steps = max(steps, killer.steps)
+            async with safe(home) as house:
+                assert house.vault.unreadable() == {}
+                assert (house.vault.read("a"), house.vault.read("b")) == ("sk-a-value", "sk-b-value")
+                await house.put("c", "sk-c-value")
+                assert house.vault.digest("1234") == digest
+                assert await rotate(house) == 3
+                assert len(house.key.read_bytes().splitlines()) == 1
+            async with safe(home) as house:
+                values = [house.vault.read(slot_id) for slot_id in ("a", "b", "c")]
+                assert values == ["sk-a-value", "sk-b-value", "sk-c-value"]
+        step += 1
+    assert steps == 7, "two files, each with three steps, and a commit"
+
+
+def lose(key: Path) -> None:
+    """Delete the key."""
+    key.unlink()
+
+
+def replace_key(key: Path) -> None:
+    """Put a valid key of another home in its place."""
+    key.unlink()
+    write_master_keys(key, [b"3" * 32], replaces=False)
+
+
+def garble(key: Path) -> None:
+    """Write something that is no key."""
+    key.write_text("my key\n")
+
+
+def empty(key: Path) -> None:
+    """Truncate the file."""
+    key.write_text("")
+
+
+def open_up(key: Path) -> None:
+    """Let other users read it."""
+    key.chmod(0o644)
+
+
+def make_directory(key: Path) -> None:
+    """Put a directory in its place, which cannot be read."""
+    key.unlink()
+    key.mkdir()
+
+
+def link_elsewhere(key: Path) -> None:
+    """Put a link in its place."""
+    key.rename(key.parent / "elsewhere")
+    key.symlink_to(key.parent / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("damage", "remedy"),
+    [
+        (lose, "master.key is missing; put it back and reload"),
+        (replace_key, "does not hold the master key that sealed it"),
+        (garble, "line 1 of the master key .* is no key; expected 32 random bytes in base64"),
+        (empty, "master.key is empty; expected 32 random bytes"),
+        (open_up, "is open to other users; make it private: chmod 600"),
+        (make_directory, "master.key cannot be read: Is a directory"),
+        (link_elsewhere, "master.key cannot be read: Too many levels of symbolic links"),
+    ],
+)
+async def test_a_bad_day_of_the_key(tmp_path: Path, damage: Callable[[Path], None], remedy: str) -> None:
+    """A running daemon works on and warns; the next one names the remedy, which brings everything back."""
+    async with safe(tmp_path) as house:
+        await house.put("a", "sk-a-value")
+        content = house.key.read_bytes()
+        damage(house.key)
+        house.vault.reload_keys()
+        assert house.vault.read("a") == "sk-a-value"
+        (warning,) = house.vault.warnings()
+        assert re.search(remedy, warning)
+        for refused in (house.put("b", "sk-b-value"), rotate(house)):
+            with pytest.raises((MasterKeyUnusable, SecretUnreadable), match=remedy):
+                await refused
+    async with safe(tmp_path) as house:
+        assert house.vault.read("a") is None
+        assert re.search(remedy, house.vault.problem("a") or "")
+        with pytest.raises((MasterKeyUnusable, SecretUnreadable), match=remedy):
+            await house.put("b", "sk-b-value")
+        if house.key.is_dir() and not house.key.is_symlink():
+            house.key.rmdir()
+        house.key.unlink(missing_ok=True)
+        house.key.write_bytes(content)
+        house.key.chmod(0o600)
+        house.vault.reload_keys()
+        assert (house.vault.read("a"), list(house.vault.warnings())) == ("sk-a-value", [])
+        await house.put("b", "sk-b-value")
+        assert await rotate(house) == 2
 
 
 async def test_a_value_stored_during_a_rotation(tmp_path: Path) -> None:

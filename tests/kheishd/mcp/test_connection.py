@@ -41,6 +41,8 @@ async def test_a_server_of_the_older_generation() -> None:
         assert tools["read"]["annotations"] == {"readOnlyHint": True}
         result = await connection.call_tool("echo", {"text": "hi"}, print)
         assert (result.content, result.is_error) == ([{"type": "text", "text": "hi"}], False)
+        result = await connection.call_tool("read", {"text": "meta"}, print, {"run_id": "run_1"})
+        assert '"kheish/run_id": "run_1"' in result.content[0]["text"]
 
 
 INVALID = {

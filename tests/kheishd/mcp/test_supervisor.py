@@ -8,9 +8,10 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from kheishd.kernel.mcp import Listing, RemoteResult, ServerFailure, ServerSpec
+from kheishd.kernel.mcp import KeeperKilled, Listing, RemoteResult, ServerFailure, ServerSpec
+from kheishd.mcp.error_output import ErrorOutput
 from kheishd.mcp.supervisor import RELIST_SECONDS, STABLE_SECONDS, Supervisor
-from protocol.limits.mcp import MAX_RECONNECT_SECONDS
+from protocol.limits.mcp import MAX_KEEPER_KILLS, MAX_RECONNECT_SECONDS
 from protocol.objects.mcp import McpServerSettings
 from tests.support.mcp_servers import listed, spec_of
 
@@ -40,13 +41,15 @@ class Line:
         self.changed = trio.Event()
         self.protocol_version, self.server, self.pid = "v", "s", 1
         self.has_resources = False
+        self.wrote = b""
         self.hold = trio.Event()
         self.end = trio.Event()
 
     @asynccontextmanager
-    async def connect(self, spec: ServerSpec) -> AsyncIterator[Any]:
+    async def connect(self, spec: ServerSpec, errors: ErrorOutput) -> AsyncIterator[Any]:
         """Connect as scripted."""
         self.opened.append(trio.current_time())
+        errors.feed(self.wrote)
         failure = self.failures.pop(0) if self.failures else None
         if failure is not None:
             raise failure
@@ -222,7 +225,7 @@ async def test_errors_at_the_end_of_the_daemon(autojump_clock: MockClock) -> Non
     """An error of a connection that is cancelled with the daemon does not become the daemon's."""
 
     @asynccontextmanager
-    async def connect(spec: ServerSpec) -> AsyncIterator[Any]:
+    async def connect(spec: ServerSpec, errors: ErrorOutput) -> AsyncIterator[Any]:
         try:
             async with trio.open_nursery():
                 yield Line()
@@ -253,6 +256,43 @@ async def test_a_restart_while_connecting(autojump_clock: MockClock) -> None:
             await first.wait()
             await supervisor.settled.wait()
         assert supervisor.view().state == "ready"
+
+
+async def test_a_server_that_kills_its_keeper(autojump_clock: MockClock) -> None:
+    """A server that kills what supervises it is not started again for ever; a restart tries it again."""
+    line = Line(*(KeeperKilled() for _ in range(MAX_KEEPER_KILLS)), None)
+    async with supervised(line) as supervisor:
+        await pass_time(10 * MAX_RECONNECT_SECONDS)
+        assert len(line.opened) == MAX_KEEPER_KILLS
+        view = supervisor.view()
+        assert (view.state, view.retry_at_ms) == ("failed", None)
+        assert view.problem == (
+            "it killed the process that supervises it, 3 times in a row; restart it once it is repaired"
+        )
+        with pytest.raises(ServerFailure, match=r"not connected \(it killed .* repaired\)$"):
+            await call(supervisor)
+        supervisor.restart()
+        await supervisor.settled.wait()
+        assert supervisor.view().state == "ready"
+
+
+async def test_the_error_output(autojump_clock: MockClock) -> None:
+    """A server that is not ready in time may have written why; what it wrote is kept until its next start."""
+    line = Line(None, ValueError("no"))
+    line.wrote = b"listening\nError: EADDRINUSE\n"
+
+    async def never() -> Listing:
+        await trio.sleep_forever()
+
+    line.list_tools = never  # type: ignore[method-assign]
+    async with supervised(line, start_timeout_s=3) as supervisor:
+        await supervisor.settled.wait()
+        view = supervisor.view()
+        assert view.problem == "it was not ready within 3 s; it wrote: Error: EADDRINUSE"
+        assert view.error_output == ["listening", "Error: EADDRINUSE"]
+        line.wrote = b""
+        await pass_time(1.5)
+        assert (supervisor.view().problem, supervisor.view().error_output) == ("no", [])
 
 
 async def test_repeated_changes_are_followed_ever_more_slowly(autojump_clock: MockClock) -> None:

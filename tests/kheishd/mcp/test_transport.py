@@ -4,6 +4,7 @@ import gzip
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -16,6 +17,7 @@ from trio.testing import memory_stream_one_way_pair
 
 from kheishd.hooks.os.shell.keeper import start_ticks_of
 from kheishd.hooks.os.shell.process import NotStarted
+from kheishd.kernel.mcp import KeeperKilled
 from kheishd.mcp import transport
 from kheishd.mcp.transport import (
     MAX_GARBAGE_LINES,
@@ -167,6 +169,19 @@ async def test_the_end_of_a_process() -> None:
             assert request is not None
             await write.send(SessionMessage(request))
             await trio.sleep_forever()
+
+
+async def test_a_server_that_kills_its_keeper(tmp_path: Path) -> None:
+    """A server that kills the process that supervises it ends with all that it has started, hidden or not."""
+    path = tmp_path / "pids"
+    with pytest.RaisesGroup(pytest.RaisesExc(KeeperKilled), flatten_subgroups=True):
+        async with toy("kills", str(path)) as process, stdio_transport(process) as (_, write):
+            request = parse_message(line_of(id=1, method="tools/list"))
+            assert request is not None
+            await write.send(SessionMessage(request))
+            await trio.sleep_forever()
+    pids = [int(line) for line in path.read_text().split()]
+    assert [start_ticks_of(pid) for pid in pids] == [None, None]
 
 
 async def test_all_processes_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from kheishd.hooks.composite import CompositeHook
+from kheishd.hooks.lifecycle.part import LifecycleHooks
 from kheishd.hooks.os import worktrees
 from kheishd.hooks.os.worktrees import make_worktree
 from kheishd.kernel.runtime import ModelEvent, ModelFailure, ModelRequest
@@ -255,6 +257,27 @@ async def test_a_hook_blocks_a_worktree(tmp_path: Path, source: Path) -> None:
     assert closed["status"] == "failed"
     assert "the hook 'space' blocked it: no room" in closed["close_note"]
     assert not (source / ".kheish").exists()
+
+
+@pytest.mark.parametrize("event", ["subagent_start", "user_prompt_submit"])
+async def test_a_hook_blocks_an_agent(tmp_path: Path, event: Any) -> None:
+    """An agent that a hook refuses at its start is closed as failed, with the reason; another one works."""
+    line = "grep -q forbidden || exit 0; echo not this one >&2; exit 2"
+    houses: list[Household] = []
+    judge = CompositeHook((LifecycleHooks(lambda: houses[0].server.services),))
+    hook = shell_hook("census", event, line)
+    async with household(tmp_path, hooks=judge, lifecycle=(hook,)) as house:
+        houses.append(house)
+        parent = await root(house)
+        child = await spawn_over_socket(house, parent, prompt="a forbidden task")
+        closed = await until_closed(house, child["agent_id"])
+        assert (closed["status"], closed["last_outcome"]) == ("failed", "failed")
+        assert closed["last_error"]["reason"] == "hook_blocked"
+        assert "the hook 'census' blocked it: not this one" in closed["close_note"]
+        kinds = await house.kinds(session_id=child["agent_id"])
+        assert "message_appended" not in kinds
+        other = await spawn_over_socket(house, parent, prompt="an allowed task", spawn_request_id="other")
+        assert (await until(house, other["agent_id"], "idle"))["state"] == "open"
 
 
 async def test_an_agent_that_is_closed_before_its_worktree_is_made_leaves_nothing(

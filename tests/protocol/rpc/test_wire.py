@@ -499,13 +499,19 @@ class Nested(msgspec.Struct, forbid_unknown_fields=True):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"lines": []}, "field `lines` at $.params.lines; the fields are line, budget, rules"),
+        (
+            {"lines": []},
+            "field `lines` at $.params.lines; did you mean `line`? the fields are line, budget, rules",
+        ),
         ({"line": {"max": 1}}, "field `max` at $.params.line.max; the fields are name, inner"),
         (
             {"line": {"inner": [{"a": {"b": 1}}]}},
             "$.params.line.inner[0][...].b; the fields are name, inner",
         ),
-        ({"rules": {"x": {"nam": 1}}}, "at $.params.rules[...].nam; the fields are name, inner"),
+        (
+            {"rules": {"x": {"nam": 1}}},
+            "at $.params.rules[...].nam; did you mean `name`? the fields are name, inner",
+        ),
     ],
 )
 def test_an_unknown_field_is_answered_with_the_known_ones(params: Any, message: str) -> None:

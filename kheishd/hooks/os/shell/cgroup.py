@@ -42,6 +42,16 @@ class CommandGroups:
         """
         return "" if self._directory is None else str(self._directory / mark)
 
+    def kill(self, mark: str) -> None:
+        """Kill all processes in the group of a command whose keeper was killed, and remove the group."""
+        if self._directory is None:
+            return
+        group = self._directory / mark
+        with suppress(OSError):
+            (group / "cgroup.kill").write_text("1")
+        with suppress(OSError):
+            group.rmdir()
+
     def prepare(self, proc: Path = Path("/proc/self")) -> None:
         """Use the delegated group, if there is one. Call this once, before the first command."""
         own = find_own_group(proc)

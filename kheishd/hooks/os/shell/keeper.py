@@ -25,8 +25,10 @@ Standard output and error are the command's. The keeper sends these lines over t
 It receives ``stop SECONDS``: terminate everything, and kill it after this time. At the end of the socket it
 kills everything at once. If either comes before the start, it starts nothing.
 
-One kind of process can still escape: a command without a sandbox that kills its keeper. Such a command could
-as well kill the daemon. Its processes carry a mark by which they are found (see ``process``).
+A command without a sandbox may kill its keeper. Its processes then fall to the zygote, which kills them when
+the daemon asks for that (see ``zygote``). A command that kills the zygote, too, could as well kill the
+daemon: its processes are found by the mark in their environment only (see ``process``), and by their control
+group.
 """
 
 from __future__ import annotations
@@ -51,6 +53,9 @@ if TYPE_CHECKING:
 
 PR_SET_CHILD_SUBREAPER = 36
 
+# The flag of a process that is ending (include/linux/sched.h).
+PF_EXITING = 0x4
+
 # The interval between two sweeps, and its maximum: a process that cannot be killed (it waits for a disk, or
 # became another user's) must not be signalled a hundred times a second.
 SWEEP_SECONDS = 0.01
@@ -66,13 +71,25 @@ ProcessId = tuple[int, int]
 
 def stat_of(pid: int) -> tuple[int, int] | None:
     """Return the parent and the start ticks of a process; None if there is none."""
+    fields = _read_stat(pid)
+    return None if fields is None else (int(fields[1]), int(fields[19]))
+
+
+def is_ending(process: ProcessId) -> bool:
+    """Whether a process has ended or is about to: its descriptors may be closed already."""
+    pid, start_ticks = process
+    fields = _read_stat(pid)
+    return fields is None or int(fields[19]) != start_ticks or bool(int(fields[6]) & PF_EXITING)
+
+
+def _read_stat(pid: int) -> list[bytes] | None:
+    """Return the fields of ``/proc/PID/stat`` after the name of the program; None if there is no process."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             # The name of the program comes second, in parentheses, and may contain parentheses itself.
-            fields = file.read().rpartition(b")")[2].split()
+            return file.read().rpartition(b")")[2].split()
     except OSError:
         return None
-    return int(fields[1]), int(fields[19])
 
 
 def start_ticks_of(pid: int) -> int | None:
@@ -98,11 +115,17 @@ def send_signal(process: ProcessId, number: int) -> None:
         os.close(handle)
 
 
-def descendants(root: int, excluded: Collection[int] = ()) -> list[ProcessId]:
-    """Return all processes below one, nearest first, without the excluded ones."""
+def descendants(root: int, excluded: Collection[int] = (), spared: Collection[int] = ()) -> list[ProcessId]:
+    """Return all processes below one, nearest first, without the excluded ones.
+
+    The spared ones are left out with all that is below them.
+    """
     children: dict[int, list[ProcessId]] = {}
     for name in os.listdir("/proc"):
-        if name.isdigit() and int(name) not in excluded and (stat := stat_of(int(name))) is not None:
+        if not name.isdigit() or int(name) in excluded or int(name) in spared:
+            continue
+        stat = stat_of(int(name))
+        if stat is not None:
             children.setdefault(stat[0], []).append((int(name), stat[1]))
     below = [child for parent in (root, *excluded) for child in children.pop(parent, ())]
     for pid, _ in below:
@@ -110,15 +133,16 @@ def descendants(root: int, excluded: Collection[int] = ()) -> list[ProcessId]:
     return below
 
 
-def sweep(root: int) -> None:
-    """Kill everything below a process. All of it is stopped first: a stopped process cannot start others.
+def sweep(root: int, spared: Collection[int] = ()) -> None:
+    """Kill everything below a process, but the spared ones and all below them.
 
-    It cannot end either, so its pid stays its own, and only new processes have to be scanned. Stopping one
-    takes less time than starting one, so this catches up with a tree that grows.
+    All of it is stopped first: a stopped process cannot start others. It cannot end either, so its pid stays
+    its own, and only new processes have to be scanned. Stopping one takes less time than starting one, so
+    this catches up with a tree that grows.
     """
     stopped: dict[int, int] = {}
     for _ in range(MAX_STOPPING_ROUNDS):
-        fresh = descendants(root, stopped)
+        fresh = descendants(root, stopped, spared)
         if not fresh:
             break
         for process in fresh:

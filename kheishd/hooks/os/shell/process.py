@@ -6,8 +6,9 @@ command runs any more. That wait is shielded and bounded; a process that outlive
 waits for a broken disk, is logged.
 
 The second line of defence finds orphans: processes of a command whose keeper was killed. A keeper loses no
-process of its command (see ``keeper``), and ends them when the daemon dies. An orphan is found by the mark in
-its inherited environment, unless it took care to remove that as well.
+process of its command (see ``keeper``), and ends them when the daemon dies. The zygote kills the orphans that
+fall to it. Others, whose zygote has ended, too, are found by the mark in their inherited environment, or by
+the command's control group.
 """
 
 import fcntl
@@ -29,6 +30,7 @@ from typing import Final
 
 import trio
 
+from kheishd.hooks.os.shell.cgroup import GROUPS
 from kheishd.hooks.os.shell.handover import MAX_RIGHTS, frame
 from kheishd.hooks.os.shell.keeper import ProcessId, send_signal, start_ticks_of
 from kheishd.hooks.os.shell.zygote import MARK_VARIABLE, MAX_MARK_BYTES
@@ -244,7 +246,9 @@ class KeptCommand:
             await self.wait()
 
     async def aclose(self) -> None:
-        """Ensure that nothing of the command runs, and close its streams."""
+        """Ensure that nothing of the command runs, and close its streams. It may be called again."""
+        if self._control.socket.fileno() < 0:
+            return
         with trio.CancelScope(shield=True):
             if not self._gone:
                 await self.stop()
@@ -254,7 +258,11 @@ class KeptCommand:
             for stream in (self.stdout, self.stderr):
                 if stream is not None:
                     await stream.aclose()
-            if not self._gone and not await kill_orphans(self._mark):
+            if self._gone:
+                return
+            await _zygote().sweep()
+            GROUPS.kill(self._mark)
+            if not await kill_orphans(self._mark):
                 log.error("processes of a command could not be killed", extra={"mark": self._mark})
 
     async def _read_line(self) -> str:
@@ -335,6 +343,18 @@ class Zygote:
         except BaseException:
             control.socket.close()
             raise
+
+    async def sweep(self) -> None:
+        """Let the process kill the orphans, and wait until it has."""
+        if self._channel is None:
+            return
+        ours, theirs = socket.socketpair()
+        with theirs, trio.socket.from_stdlib_socket(ours) as answer, trio.move_on_after(MAX_KILL_SECONDS):
+            async with self._lock:
+                await send_descriptors(self._channel, b"s", [theirs.fileno()])
+            theirs.close()
+            with suppress(OSError):
+                await answer.recv(1)
 
     def replace(self, process: subprocess.Popen[bytes]) -> None:
         """End a zygote that forks no keeper, as one that is suspended; the next command starts another."""

@@ -71,15 +71,14 @@ class ControlGroup:
         if not limits.group:
             return
         try:
-            os.mkdir(self._path)
+            # One of an earlier command of this name has not been removed yet if its keeper was killed.
+            with suppress(FileExistsError):
+                os.mkdir(self._path)
             self.is_open = True
             # Memory in the swap is memory, too; and nothing that remains of a command is of use.
-            for name, value in (
-                ("memory.max", limits.memory),
-                ("memory.swap.max", 0),
-                ("memory.oom.group", 1),
-                ("pids.max", limits.processes),
-            ):
+            limited = [("memory.max", limits.memory), ("memory.swap.max", 0), ("memory.oom.group", 1)]
+            counted = [("pids.max", limits.processes)]
+            for name, value in [*(limited if limits.memory else ()), *(counted if limits.processes else ())]:
                 with suppress(FileNotFoundError) if name == "memory.swap.max" else nullcontext():
                     self._write(name, value)
         except OSError:

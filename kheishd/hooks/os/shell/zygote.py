@@ -6,9 +6,14 @@ would be of the version that is installed by then. It has one thread and knows n
 memory, no variables, no descriptor but its socket. It reads no request: a keeper that it has forked does, so
 no request can disturb the next one.
 
-Standard input is the daemon's socket. Each message on it is one byte and one descriptor: the keeper's own
-socket to the daemon (see ``keeper``), from which the new keeper reads its request. If the zygote dies,
-keepers and commands live on, and the daemon starts another zygote.
+Standard input is the daemon's socket. Each message on it is one byte and one descriptor. ``k``: the keeper's
+own socket to the daemon (see ``keeper``), from which the new keeper reads its request. ``s``: a socket that
+is closed once all orphans have been killed. If the zygote dies, keepers and commands live on, and the daemon
+starts another zygote.
+
+An orphan is a process of a command that killed its keeper. The zygote is the *subreaper* of keepers, so all
+that was below a keeper falls to it, whatever became of its environment: a process below the zygote that is
+below no live keeper is an orphan.
 
 After a command the daemon sends the socket of the next one's keeper, which is forked while a model answers,
 and waits for its request.
@@ -31,7 +36,14 @@ import signal
 from contextlib import suppress
 
 from kheishd.hooks.os.shell.handover import DESCRIPTOR_BYTES, receive_message
-from kheishd.hooks.os.shell.keeper import keep, report_failure
+from kheishd.hooks.os.shell.keeper import (
+    PR_SET_CHILD_SUBREAPER,
+    is_ending,
+    keep,
+    report_failure,
+    start_ticks_of,
+    sweep,
+)
 from kheishd.hooks.os.shell.runner import (
     PR_SET_DUMPABLE,
     PR_SET_PDEATHSIG,
@@ -53,6 +65,9 @@ MAX_MARK_BYTES = 255
 
 # Standard output, standard error, and the working directory.
 OWN_DESCRIPTORS = 3
+
+# Keepers that are remembered before the ended ones are forgotten.
+MAX_KEEPERS = 256
 
 
 class KeeperRequest:
@@ -134,6 +149,8 @@ def main(version: str = __version__) -> None:
     call_libc("prctl", PR_SET_DUMPABLE, 0)
     # It would not notice the daemon's end while it is suspended. The daemon's thread is the event loop's.
     call_libc("prctl", PR_SET_PDEATHSIG, signal.SIGKILL)
+    call_libc("prctl", PR_SET_CHILD_SUBREAPER, 1)
+    keepers: dict[int, int] = {}
     daemon = _socket.socket(fileno=os.dup(0))
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
@@ -147,11 +164,19 @@ def main(version: str = __version__) -> None:
             break
         for _, _, numbers in rights:
             (control,) = memoryview(numbers).cast("i")
+            if data == b"s" or len(keepers) >= MAX_KEEPERS:
+                keepers = {pid: ticks for pid, ticks in keepers.items() if not is_ending((pid, ticks))}
+            if data == b"s":
+                sweep(os.getpid(), keepers)
+                os.close(control)
+                continue
             try:
                 if version != __version__:
                     raise OSError(f"kheish {__version__} was installed over {version}; restart the daemon")
-                if os.fork() == 0:
+                pid = os.fork()
+                if pid == 0:
                     _run(daemon, control)
+                keepers[pid] = start_ticks_of(pid) or 0
             except OSError as error:
                 report_failure(control, error)
             os.close(control)

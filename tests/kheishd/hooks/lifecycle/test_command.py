@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import trio
 
-from kheishd.hooks.lifecycle import command
 from kheishd.hooks.lifecycle.command import (
     CommandFailed,
     CommandResult,
@@ -16,14 +15,15 @@ from kheishd.hooks.lifecycle.command import (
     run_command,
     shorten,
 )
+from kheishd.hooks.os.shell.zygote import MARK_VARIABLE
 from protocol.limits.hook import MAX_HOOK_OUTPUT_BYTES
 
 ENVIRONMENT = make_environment({"PATH": os.environ["PATH"], "HOME": "/h", "SECRET": "x"}, "stop")
 
 
-async def run(line: str, content: bytes = b"{}", directory: str = "/", max_s: float = 10.0) -> CommandResult:
+async def run(line: str, content: bytes = b"{}", directory: str = "/") -> CommandResult:
     """Run a line of the shell."""
-    return await run_command(("/bin/sh", "-c", line), directory, ENVIRONMENT, content, max_s)
+    return await run_command(("/bin/sh", "-c", line), directory, ENVIRONMENT, content, "test")
 
 
 async def await_end(pid: int) -> None:
@@ -44,7 +44,7 @@ async def test_the_environment_is_clean() -> None:
     """Nothing passes but the language, the places and the event."""
     result = await run("env")
     names = {line.partition(b"=")[0].decode() for line in result.stdout.splitlines()}
-    assert names - {"PWD", "SHLVL", "_"} == {"PATH", "LANG", "HOME", "KHEISH_HOOK_EVENT"}
+    assert names - {"PWD", "SHLVL", "_"} == {"PATH", "LANG", "HOME", "KHEISH_HOOK_EVENT", MARK_VARIABLE}
 
 
 async def test_a_command_need_not_read_its_input() -> None:
@@ -52,20 +52,28 @@ async def test_a_command_need_not_read_its_input() -> None:
     assert (await run("exit 0", b"x" * 1_000_000)).exit_code == 0
 
 
-async def test_missing_programs() -> None:
-    """Without ``timeout``, too, a program that is missing is a failure."""
-    result = await run_command(("/no/such",), "/", ENVIRONMENT, b"", 5.0)
-    assert (result.exit_code, b"No such file" in result.stderr) == (127, True)
-    with pytest.raises(CommandFailed, match="cannot be run: No such file"):
-        await run_command(("true",), "/no/such/directory", ENVIRONMENT, b"", 5.0)
+async def test_programs_are_found(tmp_path: Path) -> None:
+    """A path begins at the directory of the hook, a name is looked up in the PATH."""
+    (tmp_path / "guard").write_text("#!/bin/sh\necho guarded $1\n")
+    (tmp_path / "guard").chmod(0o700)
+    for argv in (("./guard", "it"), (f"{tmp_path}/guard", "it"), ("sh", "./guard", "it")):
+        result = await run_command(argv, str(tmp_path), ENVIRONMENT, b"", "test")
+        assert result.stdout == b"guarded it\n"
 
 
-async def test_missing_programs_without_a_timer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error is the system's."""
-    monkeypatch.setattr(command, "find_program", lambda name: None)
-    with pytest.raises(CommandFailed, match="/no/such cannot be run: No such file"):
-        await run_command(("/no/such",), "/", ENVIRONMENT, b"", 5.0)
-    assert (await run("exit 3")).exit_code == 3
+@pytest.mark.parametrize(
+    ("argv", "directory", "problem"),
+    [
+        (("/no/such",), "/", "/no/such cannot be run: No such file"),
+        (("no-such-program",), "/", "no-such-program cannot be run: No such file"),
+        (("/etc/passwd",), "/", "/etc/passwd cannot be run: Permission denied"),
+        (("true",), "/no/such/directory", "true cannot be run: No such file"),
+    ],
+)
+async def test_missing_programs(argv: tuple[str, ...], directory: str, problem: str) -> None:
+    """A program or a directory that is missing, or not to be executed, is named."""
+    with pytest.raises(CommandFailed, match=problem):
+        await run_command(argv, directory, ENVIRONMENT, b"", "test")
 
 
 async def test_a_flood_is_ended() -> None:
@@ -82,12 +90,24 @@ async def test_children_end_with_their_command(tmp_path: Path) -> None:
     await await_end(int(result.stdout))
 
 
-async def test_a_child_that_left_the_group_does_not_delay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its hold on the output is waited for a moment only."""
-    monkeypatch.setattr(command, "DRAIN_SECONDS", 0.05)
-    child = "import os; os.fork() or (os.setsid(), os.execlp('sleep', 's', '2'))"
-    result = await run(f'{sys.executable} -c "{child}"; echo done')
-    assert result.stdout == b"done\n"
+async def test_a_child_in_a_session_of_its_own_ends_with_its_command() -> None:
+    """It is killed, too, although it has left the group, and does not delay the result."""
+    result = await run("setsid sleep 100 & echo $!; exit 3")
+    assert result.exit_code == 3
+    await await_end(int(result.stdout))
+
+
+async def test_a_command_that_leaves_its_session_ends_with_its_time(tmp_path: Path) -> None:
+    """A command that becomes a daemon does not outlive its time."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "daemon.sh").write_text(f"echo $$ > {pipe}; sleep 100\n")
+    child = f"import os; os.fork() and os.wait(); os.setsid(); os.execlp('sh', 'sh', '{tmp_path}/daemon.sh')"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run, f'{sys.executable} -c "{child}"; sleep 100')
+        pid = int(await trio.Path(pipe).read_text())
+        nursery.cancel_scope.cancel()
+    await await_end(pid)
 
 
 async def test_cancellation_kills_the_group(tmp_path: Path) -> None:
@@ -102,10 +122,15 @@ async def test_cancellation_kills_the_group(tmp_path: Path) -> None:
         await await_end(int(pid))
 
 
-async def test_a_command_ends_even_without_the_daemon() -> None:
-    """Its timer is a process of its own."""
-    result = await run("echo $PPID; cat /proc/$PPID/comm")
-    assert b"timeout" in result.stdout
+async def test_a_command_whose_keeper_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its end is unknown, which is a failure, and nothing of it runs on."""
+    with pytest.raises(CommandFailed, match="its end is unknown"):
+        await run("kill -9 $PPID; sleep 100")
+
+
+async def test_a_signal_is_an_exit_code() -> None:
+    """As in the shell: 128 and its number."""
+    assert (await run("kill -9 $$")).exit_code == 137
 
 
 def test_texts_are_short() -> None:

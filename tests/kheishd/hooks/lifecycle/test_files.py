@@ -87,6 +87,7 @@ HEAD = '[[hook]]\nname = "a"\nevent = "stop"\n'
         (f"{HEAD}command = 'x'\nurl = 'https://e.org'", "give either 'command' or 'url'"),
         (f"{HEAD}command = []", "x.toml:4: hook[0].command"),
         (f'{HEAD}command = ["a\\u0000"]', "NUL"),
+        (f'{HEAD}command = "a\\u0000"', "NUL"),
         (f"{HEAD}command = 'x'\ntimeout_s = 31", "x.toml:5: hook[0].timeout_s"),
         (f"{HEAD}command = 'x'\ntimeout_s = 0", "hook[0].timeout_s"),
         (f"{HEAD}command = 'x'\nmax_retries = 4", "hook[0].max_retries"),

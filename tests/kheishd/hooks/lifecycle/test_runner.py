@@ -48,7 +48,11 @@ async def test_outcomes(desk: Desk) -> None:
         ("printf '\\377'", "not a valid outcome"),
         ("echo '[]'", "not a valid outcome"),
         ("exit 1", "ended with exit code 1"),
-        ("kill -9 $$", "killed by signal 9"),
+        ("kill -9 $$", "exit code 137, as by signal 9"),
+        ('echo \'{"updated_input": {"a": [1e999]}}\'', "Number out of range"),
+        ('echo \'{"updated_input": {"a": NaN}}\'', "not a valid outcome"),
+        ('echo \'{"updated_input": {"a": -Infinity}}\'', "not a valid outcome"),
+        ('echo \'{"updated_input": {"a": 36893488147419103232}}\'', "not a valid outcome"),
         ("/no/such", "exit code 127"),
         ("yes", "wrote more than"),
         ("sleep 100", "took longer than 0.3 s"),
@@ -167,3 +171,14 @@ async def test_a_missing_credential_is_a_failure(desk: Desk) -> None:
     hook = HookSpec("a", "stop", "/x.toml", "/", url="https://e.org", auth_ref="env:KHEISH_NO_CREDENTIAL")
     trial = await desk.services.lifecycle.runner.test(hook, EVENT)
     assert "its credential is missing: 'env:KHEISH_NO_CREDENTIAL' is not set" in (trial.problem or "")
+
+
+@pytest.mark.parametrize("depth", [200, 40_000])
+async def test_an_answer_that_is_nested_too_deep(desk: Desk, tmp_path: Path, depth: int) -> None:
+    """It is a failure of the hook, not of the daemon."""
+    deep = "[" * depth + "]" * depth
+    (tmp_path / "answer").write_text(f'{{"updated_input": {{"a": {deep}}}}}')
+    trial = await desk.services.lifecycle.runner.test(
+        shell_hook("a", "stop", f"cat {tmp_path}/answer"), EVENT
+    )
+    assert "not a valid outcome" in (trial.problem or "")

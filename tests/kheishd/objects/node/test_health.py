@@ -4,31 +4,39 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from kheishd.kernel.mcp import McpHolder, ServerSpec, view_of
 from kheishd.kernel.meter import Meter
 from kheishd.objects.node.health import (
     MAX_STALE_WARNINGS,
+    RECENT_MAIL_MS,
     STALE_MS,
     find_failed_hooks,
     find_failed_servers,
     find_meter_warnings,
     find_stale_runs,
     find_store_warnings,
+    find_undelivered_mail,
     find_waits,
     format_warning,
     split_warning,
 )
+from kheishd.store.environment import Transaction
 from kheishd.store.tables import (
     APPROVALS,
     APPROVALS_WAITING,
+    MAIL,
+    MAIL_BY_STATE,
+    MAILBOXES,
     RUNS,
 )
 from kheishd.store.writer import Store
 from protocol.limits.units import GIB
 from protocol.objects.daemon import Disk
+from protocol.objects.mailbox import Mailbox
 from protocol.objects.mcp import McpServerSettings
-from tests.support.histories import rich_history, session_with_runs
+from tests.support.histories import rich_history, session_with_runs, update
 
 
 def disk(**sizes: int) -> Disk:
@@ -123,3 +131,23 @@ def test_failed_hooks(store: Store) -> None:
         (warning,) = find_failed_hooks(snapshot, {"guard"})
     assert warning.message.startswith("the hook 'guard' failed 1 time: it hung")
     assert (warning.code, bool(warning.related_id)) == ("hook_failing", True)
+
+
+def test_undelivered_mail(store: Store) -> None:
+    """A message that was given up is reported for a day, unless the mailbox is closed."""
+    rich_history(store)
+    with store.read() as snapshot:
+        letters = [mail for _, mail in snapshot.scan(MAIL) if mail.state == "dead_letter"]
+    box, letter = "ses_of_mail", replace(letters[0], agent_id="ses_of_mail", outcome="attempts")
+
+    def add(tx: Transaction) -> None:
+        tx.put(MAILBOXES, box, value=Mailbox(agent_id=box, created_cursor=1, dead_letters=1))
+        tx.put(MAIL, f"{box}/m", value=letter)
+        tx.put(MAIL_BY_STATE, box, "dead_letter", 1, value=f"{box}/m")
+
+    update(store, add)
+    now_ms = letter.updated_at_ms
+    with store.read() as snapshot:
+        (warning,) = [row for row in find_undelivered_mail(snapshot, now_ms) if row.related_id == box]
+        assert warning.code == "mail_undelivered"
+        assert not list(find_undelivered_mail(snapshot, now_ms + RECENT_MAIL_MS + 1))

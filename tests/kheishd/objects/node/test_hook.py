@@ -7,9 +7,16 @@ from typing import Any, get_args
 
 import pytest
 
+from kheishd.core.workspace import Workspaces
 from kheishd.kernel.lifecycle import HookSpec, HookSubject
 from kheishd.objects.node.hook import SAMPLE_PAYLOADS
-from protocol.errors.hook import DeadLetterAlreadyResolved, DeadLetterNotFound, HookNotFound
+from protocol.errors.hook import (
+    DeadLetterAlreadyResolved,
+    DeadLetterNotFound,
+    HookNotFound,
+    WorkspaceHooksUnusable,
+)
+from protocol.errors.rpc import InvalidParams
 from protocol.errors.token import ScopeMissing, ScopeWouldWiden
 from protocol.objects.hook import HookEvent
 from tests.support.hooked import answer_hook, shell_hook
@@ -46,6 +53,91 @@ async def test_hook_list_ok(node: Household) -> None:
     assert [hook["name"] for hook in hooks] == ["broken", "guard", "server"]
     hooks = await pages(node.client, "hook.list", "hooks", event="pre_tool_use")
     assert [hook["name"] for hook in hooks] == ["guard"]
+
+
+WORKSPACE_HOOKS = """
+[[hook]]
+name = "guard"
+event = "pre_tool_use"
+command = "pwd >&2; exit 2"
+failure = "closed"
+[[hook]]
+name = "own"
+event = "stop"
+command = "true"
+"""
+
+
+@pytest.fixture
+async def shop(tmp_path: Path) -> AsyncIterator[tuple[Household, Path]]:
+    """Provide a household with a hook, and a trusted root with two."""
+    root = tmp_path.resolve() / "shop"  # noqa: ASYNC240
+    (root / ".kheish").mkdir(parents=True)
+    (root / "api").mkdir()
+    (root / ".kheish/hooks.toml").write_text(WORKSPACE_HOOKS)
+    workspaces = Workspaces(str(root), f"{tmp_path}/home", trusted=(str(root),))
+    guard = answer_hook("guard", "pre_tool_use", "{}")
+    async with household(tmp_path / "home", lifecycle=(guard,), workspaces=workspaces) as house:
+        yield house, root
+
+
+async def test_hook_list_ok_with_a_workspace(shop: tuple[Household, Path]) -> None:
+    """The hooks of its trusted root follow; a directory that nobody trusts has a reason, and none."""
+    house, root = shop
+    assert [hook["name"] for hook in await pages(house.client, "hook.list", "hooks")] == ["guard"]
+    hooks = await pages(house.client, "hook.list", "hooks", workspace=f"{root}/api", limit=1)
+    rows = [(hook["name"], hook.get("workspace")) for hook in hooks]
+    assert sorted(rows, key=str) == [("guard", str(root)), ("guard", None), ("own", str(root))]
+
+
+async def require_unusable(house: Household, method: str, root: Path, **params: Any) -> None:
+    """Require that hooks of an untrusted directory, and those of an invalid file, are refused by reason."""
+    refusal = await house.refusal_of(method, workspace=str(root.parent), **params)
+    assert (type(refusal), refusal.field) == (WorkspaceHooksUnusable, "$.params.workspace")
+    assert "no trusted root contains" in refusal.message
+    (root / ".kheish/hooks.toml").write_text(WORKSPACE_HOOKS.replace("failure", "falure"))
+    refusal = await house.refusal_of(method, workspace=str(root), **params)
+    assert isinstance(refusal, WorkspaceHooksUnusable)
+    assert "hooks.toml:6: hook[0].falure: unknown key" in refusal.message
+
+
+async def test_hook_list_workspace_hooks_unusable(shop: tuple[Household, Path]) -> None:
+    """The list says why hooks that one expects have no effect."""
+    await require_unusable(shop[0], "hook.list", shop[1])
+
+
+async def test_hook_get_workspace_hooks_unusable(shop: tuple[Household, Path]) -> None:
+    """Nor is one of them shown."""
+    await require_unusable(shop[0], "hook.get", shop[1], name="own")
+
+
+async def test_hook_test_workspace_hooks_unusable(shop: tuple[Household, Path]) -> None:
+    """Nor is one of them run."""
+    await require_unusable(shop[0], "hook.test", shop[1], name="own")
+
+
+@pytest.mark.parametrize("workspace", ["shop", "", "/a\nb", "/" + "x" * 5_000])
+async def test_hook_list_invalid_params(shop: tuple[Household, Path], workspace: str) -> None:
+    """A workspace is an absolute path."""
+    refusal = await shop[0].refusal_of("hook.list", workspace=workspace)
+    assert (type(refusal), refusal.field) == (InvalidParams, "$.params.workspace")
+
+
+async def test_hook_test_ok_in_a_workspace(shop: tuple[Household, Path]) -> None:
+    """The hook of the workspace counts before the operator's, runs in its root, and may be previewed."""
+    house, root = shop
+    assert (await house.call("hook.get", name="guard", workspace=str(root)))["workspace"] == str(root)
+    trial = await house.call("hook.test", name="guard", workspace=f"{root}/api")
+    assert trial["outcome"] == {"decision": "block", "reason": str(root)}
+    assert trial["payload"]["payload"]["workspace"] == str(root)
+    assert (await house.call("hook.test", name="guard"))["outcome"] == {}
+
+
+async def test_hook_test_preview(node: Household) -> None:
+    """A preview shows the input and runs nothing."""
+    trial = await node.call("hook.test", name="broken", preview=True, payload={"note": "bye"})
+    assert trial["payload"]["payload"] == {"note": "bye"}
+    assert not trial.keys() & {"outcome", "problem", "exit_code", "attempts", "stderr"}
 
 
 async def test_hook_get_ok(node: Household) -> None:

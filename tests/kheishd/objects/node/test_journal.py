@@ -10,14 +10,19 @@ import pytest
 from kheishd.kernel.call import Caller
 from kheishd.objects.node import journal, rpc
 from kheishd.objects.node.journal import MAX_CACHED_STREAMS, Selection, pruned_until
+from kheishd.records.writer import Origin, SessionWriter
 from kheishd.store.environment import Transaction
+from kheishd.store.tables import SESSIONS
 from protocol.errors.journal import CursorPruned, CursorUnknown, SubscriptionExists, SubscriptionNotFound
 from protocol.errors.rpc import Overloaded
 from protocol.errors.run import RunNotFound
 from protocol.errors.session import SessionNotFound
+from protocol.events.run import InputReceived, RunAccepted
 from protocol.limits.page import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED_BYTES, MAX_PAGE_EXAMINED_ROWS
 from protocol.limits.rpc import MAX_SUBSCRIPTIONS
 from protocol.objects.journal import Filter
+from protocol.transcript import Text
+from tests.support.histories import PINNED
 from tests.support.rpc_server import Client, RpcServer, rpc_server
 from tests.support.stories import add_daemon_event, add_event, add_session, mark_pruned, put_run
 
@@ -126,6 +131,35 @@ async def test_journal_read_ok_filtered(server: RpcServer, client: Client) -> No
     assert cursors(await read("journal.read", types=["session_created"])) == [1, child]
     assert cursors(await read("journal.read", types=["session_created"], session_id="ses_2")) == [child]
     assert cursors(await read("journal.read", types=[])) == []
+
+
+async def test_journal_read_ok_of_a_request(
+    server: RpcServer, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The events of a request are found by its id as text, with those of the runs that it led to."""
+    monkeypatch.setattr(journal, "MAX_CACHED_STREAMS", 1)
+
+    def accept(tx: Transaction, session_id: str, request_id: str | int) -> int:
+        origin = Origin("uid:1", None, request_id)
+        writer = SessionWriter(tx, session_id, session=tx.need(SESSIONS, session_id), origin=origin)
+        writer.begin_run(f"run_of_{request_id}")
+        writer.append(InputReceived(input_id=f"inp_{request_id}", items=[Text("hello")]))
+        writer.append(
+            RunAccepted(input_id=f"inp_{request_id}", agent="default", pinned=PINNED, sender="user")
+        )
+        writer.write()
+        return tx.last_cursor
+
+    accepted = [await commit(server, accept, "ses_1", name) for name in ("deploy", 7)]
+    later = [await commit(server, add_event, "ses_1", "", f"run_of_{name}") for name in ("deploy", 7)]
+    read = client.call
+    for name, index in (("deploy", 0), ("7", 1), (7, 1)):
+        found = cursors(await read("journal.read", request_id=name))
+        assert found == [accepted[index] - 1, accepted[index], later[index]]
+    newest = await read("journal.read", request_id="7", order="newest", limit=1)
+    assert cursors(newest) == [later[1]]
+    assert cursors(await read("journal.read", request_id="7", types=["run_accepted"])) == [accepted[1]]
+    assert cursors(await read("journal.read", request_id="nothing")) == []
 
 
 async def test_journal_read_ok_a_page_ends_early(server: RpcServer, client: Client) -> None:

@@ -17,6 +17,7 @@ from kheishd.objects.node import mcp as handlers
 from kheishd.objects.node.mcp import (
     call_tool,
     delete_server,
+    get_server,
     list_prompts,
     list_resources,
     list_servers,
@@ -81,6 +82,33 @@ async def test_mcp_list_ok_while_the_daemon_starts(tmp_path: Path) -> None:
         desk.services.mcp.expect()
         (view,) = list_servers.answer(desk.call(), McpListParams()).servers
         assert (view.name, view.state) == ("a", "starting")
+
+
+async def test_mcp_get_ok(desk: Desk, pool: FakePool) -> None:
+    """One server is shown with its error output, which lists leave out."""
+    pool.error_output = ["it failed"]
+    view = get_server.answer(desk.call(), McpServerRef(server="a"))
+    assert (view.name, view.state, view.error_output) == ("a", "ready", ["it failed"])
+    assert [row.error_output for row in list_servers.answer(desk.call(), McpListParams()).servers] == [[]] * 3
+
+
+async def test_mcp_get_ok_while_the_daemon_starts(tmp_path: Path) -> None:
+    """Until the daemon has begun to connect to it, a configured server is starting."""
+    async with open_desk(tmp_path, threaded=True, mcp={"a": McpSection(command="a")}) as desk:
+        desk.services.mcp.expect()
+        assert get_server.answer(desk.call(), McpServerRef(server="a")).state == "starting"
+        with pytest.raises(McpServerNotFound):
+            get_server.answer(desk.call(), McpServerRef(server="b"))
+
+
+async def test_mcp_get_mcp_server_not_found(desk: Desk) -> None:
+    """A server that does not exist, or is another agent's, is refused."""
+    with pytest.raises(McpServerNotFound):
+        get_server.answer(desk.call(), McpServerRef(server="none"))
+    desk.services.mcp.current = FakePool(replace(spec_of("own"), agents=("critic",)))
+    restricted = desk.call(replace(OPERATOR, agents=frozenset(("default",))))
+    with pytest.raises(McpServerNotFound):
+        get_server.answer(restricted, McpServerRef(server="own"))
 
 
 async def test_mcp_tools_ok(desk: Desk, pool: FakePool) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from kheishd.config.sections.mcp import McpSection
 from kheishd.hooks.composite import CompositeHook
+from kheishd.kernel.hook import SubHook, Tool
 from kheishd.kernel.lifecycle import HookSpec
 from kheishd.kernel.master_key import write_master_keys
 from kheishd.kernel.runtime import RouteSpec
@@ -396,3 +397,19 @@ async def test_a_waiting_run_uses_its_slot(tmp_path: Path) -> None:
             users = [f"run {waiting.run_id}", f"run {queued.run_id}"]
             assert find_users(runtime, "openai", store) == users
             assert find_users(runtime, "other", store) == []
+
+
+class Tooled(SubHook):
+    """A sub-hook with a tool whose name somebody chose."""
+
+    name = "tooled"
+    tools = (Tool("mcp__vault__swordfish_lookup", "Look.", {}, "read", default="ask"),)
+
+
+async def test_secret_put_secret_unusable_because_of_a_tool(tmp_path: Path) -> None:
+    """A value that occurs in the name of a tool is refused: to redact it would rename the tool."""
+    async with household(tmp_path, work=False, hooks=CompositeHook((Tooled(),))) as house:
+        refusal = await house.refusal_of("secret.put", slot_id="a", value="swordfish")
+        assert (type(refusal), refusal.field) == (SecretUnusable, "$.params.value")
+        assert "mcp__vault__swordfish_lookup" in refusal.message
+        await house.call("secret.put", slot_id="a", value="swordfish-1")

@@ -2,15 +2,17 @@
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from msgspec import Meta
 from trio.testing import MockClock
 
 from kheishd.config.sections.permissions import PermissionsSection
 from kheishd.core.permissions.claims import Claim, destination
+from kheishd.core.text.scrub import Scrubber
 from kheishd.hooks.composite import CompositeHook
-from kheishd.kernel.hook import Invocation, Outcome, SubHook, Tool
+from kheishd.kernel.hook import Arguments, Invocation, Outcome, SubHook, Tool, tool
 from kheishd.kernel.runtime import ModelEvent, ModelRequest
 from kheishd.objects.people import approval, permission
 from kheishd.objects.talk import session
@@ -18,7 +20,7 @@ from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import APPROVALS, SESSIONS
 from protocol.events.approval import ApprovalAnswered, ApprovalRequested
-from protocol.events.call import CallsJudged
+from protocol.events.call import CallsJudged, ToolReturned
 from protocol.limits.call import MAX_SUBJECT_BYTES, MAX_VERDICT_SUBJECT_BYTES
 from protocol.objects.approval import Approval, ApprovalResolve, Preview, Remember, Resolution
 from protocol.objects.permission import CallFacts, Grant, PermissionUpdate, Rule, Verdict
@@ -261,3 +263,55 @@ async def test_a_running_call_is_judged_for_each_connection(
     shell.connections.clear()
     await approve_next(desk, models, "ls")
     assert [decision for decision, _ in shell.connections] == ["allow", "deny"]
+
+
+class NamedThing(Arguments, frozen=True):
+    """Arguments with a name, which is an identity, and a text, which is not."""
+
+    name: Annotated[str, Meta(max_length=64, description="The name.")]
+    note: Annotated[str, Meta(max_length=65_536, description="The note.")] = ""
+
+
+class Registry(SubHook):
+    """A sub-hook whose tool registers a name."""
+
+    name = "registry"
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    @tool("register", description="Register a name.", kind="read", default="allow")
+    async def register(self, call: Invocation, arguments: NamedThing) -> Outcome:
+        """Register it."""
+        self.names.append(arguments.name)
+        return Outcome("registered")
+
+
+async def test_an_identity_in_a_call_holds_no_secret(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A call with a secret in a name is refused by the field, and nothing runs; in a text it is redacted."""
+    registry, secret = Registry(), "sk-0123456789"
+    models = Scripted(
+        [
+            lambda request: gives(ToolCall("c1", "register", {"name": f"a {secret}"})),
+            lambda request: gives(ToolCall("c2", "register", {"name": "a [scrubbed]"})),
+            lambda request: gives(ToolCall("c3", "register", {"name": "plain", "note": secret})),
+            lambda request: says("done"),
+        ]
+    )
+    async with open_desk(tmp_path, models, hooks=CompositeHook((registry,))) as desk, working(desk):
+        scrubber = Scrubber([secret])
+        desk.live.scrub(scrubber)
+        desk.state.store.set_scrub(scrubber.scrub_journal_line)
+        sent = await desk.ask()
+        events = [event for _, event in desk.journal(sent.session_id)]
+        texts = [event.text for event in events if isinstance(event, ToolReturned)]
+        with desk.state.read() as store:
+            journal = b"".join(line for _, line in store.entries(sent.session_id, 0))
+    assert registry.names == ["plain"]
+    assert (
+        texts[0]
+        == texts[1]
+        == ("$.name contains a secret, which must not be in a name or an address. Nothing was run.")
+    )
+    assert texts[2] == "registered"
+    assert secret.encode() not in journal

@@ -519,3 +519,32 @@ async def test_a_hook_that_never_agrees_is_overruled(tmp_path: Path) -> None:
         answer = await desk.ask("work")
     assert answer.status == "completed"
     assert len(models.requests) == MAX_STOP_BLOCKS + 1
+
+
+async def test_a_secret_in_the_name_of_a_tool(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A provider that names a tool like a secret: no part is left once the name has become a valid one."""
+    secret = 'sk-quo"ted-0123456789'
+    call = ToolCall("c1", f"get {secret}", {})
+    models = Scripted([lambda request: gives(call), lambda request: says("done")])
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        scrubber = Scrubber([secret])
+        desk.live.scrub(scrubber)
+        desk.state.store.set_scrub(scrubber.scrub_journal_line)
+        sent = await desk.ask()
+        with desk.state.read() as store:
+            journal = b"".join(line for _, line in store.entries(sent.session_id, 0))
+    assert b"0123456789" not in journal
+    assert b"get__scrubbed_" in journal
+
+
+async def test_a_secret_where_an_answer_is_cut(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """An answer that is too long is redacted before it is cut."""
+    secret = "sk-" + "0123456789" * 5
+    models = Scripted([lambda request: says("x" * (MAX_ANSWER_BYTES - 20) + secret + "y" * MAX_ANSWER_BYTES)])
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        desk.live.scrub(Scrubber([secret]))
+        sent = await desk.ask()
+        with desk.state.read() as store:
+            journal = b"".join(line for _, line in store.entries(sent.session_id, 0))
+    assert b"xxxx" in journal
+    assert b"0123" not in journal

@@ -95,3 +95,16 @@ def test_groups_of_others_are_left_alone(tmp_path: Path, caplog: pytest.LogCaptu
     assert groups.name("mark") == ""
     assert "the limits of commands are watched instead" in caplog.text
     assert not is_delegated(tmp_path / "missing")
+
+
+def test_a_command_without_its_keeper(tmp_path: Path) -> None:
+    """The group of a command whose keeper was killed is killed; one that is not there is no problem."""
+    groups = CommandGroups()
+    groups.kill("mark")
+    make_group(tmp_path / "tree" / "unit")
+    groups.prepare(make_proc(tmp_path / "proc", "/unit", tmp_path / "tree"))
+    groups.kill("mark")
+    group = Path(groups.name("mark"))
+    group.mkdir()
+    groups.kill("mark")
+    assert (group / "cgroup.kill").read_text() == "1"

@@ -188,6 +188,23 @@ async def test_a_keeper_that_is_killed(workdir: int) -> None:
     assert running_with("8003.1") == []
 
 
+async def test_orphans_without_a_mark(workdir: int) -> None:
+    """A command that kills its keeper leaves no process, whatever its environment and its session are."""
+    hidden = "env -i setsid sh -c 'sleep 8003.3 & setsid sleep 8003.3 & sleep 8003.3' &"
+    script = (
+        f"{hidden} sleep 8003.3 & until [ $(pgrep -fc '^sleep 8003.3') -ge 4 ]; do :; done; kill -9 $PPID"
+    )
+    other = Command(("/bin/sleep", "8003.5"), {}, workdir, f"other-{os.getpid()}")
+    async with running(other) as spared:
+        async with running(command(workdir, script)) as command_process:
+            assert await command_process.wait() == CommandEnd(None)
+        assert running_with("8003.3") == []
+        # Other commands are left alone, and the zygote serves on.
+        assert start_ticks_of(spared.pid) == spared.start_ticks
+        async with running(command(workdir, "exit 4")) as command_process:
+            assert await command_process.wait() == CommandEnd(4)
+
+
 @pytest.mark.usefixtures("bubblewrap")
 async def test_a_sandbox_that_cannot_be_set_up(workdir: int) -> None:
     """A failure of the sandbox differs from a failure of the command."""

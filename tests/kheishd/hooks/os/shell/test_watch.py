@@ -278,6 +278,16 @@ def test_a_group_has_the_limits(group: Path) -> None:
     assert not opened.is_open
 
 
+def test_a_group_without_limits(group: Path) -> None:
+    """A group may be there only to kill the command: the kernel gets no limit then."""
+    for _ in range(2):
+        # That of a command whose keeper was killed may still be there.
+        opened = ControlGroup(Limits(f"group={group}"))
+        opened.add(7)
+        assert (opened.is_open, (group / "cgroup.procs").read_text()) == (True, "7")
+    assert ((group / "memory.max").read_text(), (group / "pids.max").read_text()) == ("", "")
+
+
 def test_a_group_that_cannot_be_made(tmp_path: Path, child: subprocess.Popen[bytes]) -> None:
     """Without a group, or without its files, the keeper watches."""
     for path in (tmp_path / "missing/group", tmp_path / "plain"):
