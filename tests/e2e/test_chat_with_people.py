@@ -101,7 +101,7 @@ def test_output_of_a_command_stays(daemon: ChatDaemon, chat: OpenChat) -> None:
     terminal.say("/expand")
     terminal.sees("  │ line 0\n  │ line 1\n")
     terminal.say("/help")
-    text = terminal.sees("panel explains\n")
+    terminal.sees("on an empty line;\n                    the panel explains the keys")
     assert max(map(len, terminal.lines)) <= 60
 
 
