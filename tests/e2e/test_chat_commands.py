@@ -15,6 +15,8 @@ LAST = ("cancel", "reset", "new", "clear", "quit")
 """Commands that change the state, in their order."""
 
 ARGUMENTS = {
+    # It opens a viewer, which takes the keys until it is closed.
+    "transcript": (),
     # Another sender has a conversation in another state.
     "as": ("",),
     "history": ("", "0", "99999999999"),
@@ -92,7 +94,7 @@ def chat(shared_daemon: Daemon, tmp_path: Path) -> Iterator[Callable[[str], Term
 
 def drive(terminal: Terminal) -> None:
     """Give every command, and see every few of them that the chat still answers; then leave."""
-    terminal.sees("/help lists the commands")
+    terminal.sees("/help lists")
     lines = [
         f"/{name} {argument}".strip()
         for name in [*(name for name in (*COMMANDS, *ALIASES) if name not in LAST), *LAST[:-1]]
@@ -122,7 +124,7 @@ def test_commands_without_a_daemon(shared_daemon: Daemon, chat: Callable[[str], 
     """While the daemon is down, commands say so, and the chat can be left."""
     shared_daemon.say("hello", sender="in-down")
     terminal = chat("in-down")
-    terminal.sees("/help lists the commands")
+    terminal.sees("/help lists")
     shared_daemon.stop()
     try:
         terminal.sees("connecting …")
