@@ -347,7 +347,7 @@ def test_output_of_an_allowed_command(daemon: Daemon, chat: Chat) -> None:
     (daemon.home / "workspace" / "go").touch()
     text = terminal.until(lambda text: "The tool bash gave" in text and "answering" not in text, "the answer")
     assert "and done" in text
-    assert re.search(r"✓ bash  \d.* s · echo", text)
+    assert re.search(r"✓ bash  exit 0 after \d.* s · echo", text)
     assert "│ 42 begun" not in text
 
 
