@@ -18,7 +18,7 @@ from kheishctl.shell.answers import AnswerSender
 from kheishctl.shell.conversation import ConversationClient
 from kheishctl.shell.images import find_image
 from kheishctl.shell.keys import HELP_KEY
-from kheishctl.shell.markdown import make_renderer, preload
+from kheishctl.shell.markdown import is_light, make_renderer, preload
 from kheishctl.shell.notices import NoticeSender
 from kheishctl.shell.panel import RequestPanel, format_title
 from kheishctl.shell.pending import GRACE_SECONDS, Actions, PendingRequest
@@ -83,7 +83,7 @@ class Chat:
         report = partial(self.note, style="yellow")
         self._notifier = NoticeSender(settings, os.environ, self._prompt.write, report)
         self._transcript = TranscriptView(
-            make_renderer(color=color),
+            make_renderer(color=color, light=is_light(settings.theme, os.environ)),
             lambda: self._prompt.columns,
             color=color,
             thinking=thinking,
