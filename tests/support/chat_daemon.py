@@ -22,6 +22,7 @@ class ChatDaemon:
     """A daemon with prepared results by method, and events that the test emits."""
 
     def __init__(self) -> None:
+        self.home = Path()
         self.history: list[Message] = []
         self.approvals: list[Message] = []
         self.questions: list[Message] = []
@@ -139,6 +140,7 @@ def serve_chat(home: Path, connections: int = 1) -> Iterator[ChatDaemon]:
     The first connection checks for a daemon, and the second one asks about the trust in the directory.
     """
     daemon = ChatDaemon()
+    daemon.home = home
     (home / "run").mkdir(parents=True)
     with serve_scripts(home / "run" / "kheishd.sock", lambda peer: None, *[daemon] * (1 + connections)):
         yield daemon
