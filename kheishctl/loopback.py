@@ -56,10 +56,13 @@ class _Visit(BaseHTTPRequestHandler):
 
 
 class LoopbackServer(HTTPServer):
-    """A server for one redirect, on a free port of this machine. ``target`` is what the browser asked for."""
+    """A server for one redirect, on a port of this machine. ``target`` is what the browser asked for.
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Visit)
+    Without a ``port``, a free one is used. Errors: OSError if the port is in use.
+    """
+
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Visit)
         self.target: str | None = None
 
     @property

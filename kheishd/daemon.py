@@ -424,6 +424,7 @@ class Daemon:
         word = find_collision(texts, (slot_id, *runtime.definitions, *runtime.routes, *servers_of(runtime)))
         if word is not None:
             raise McpLoginFailed(f"a token occurs in '{word}', a word of the daemon: it cannot be redacted")
+        self._vault.require_room(slot_id, texts)
         self._learn(texts)
         self._vault.prepare(slot_id)
         await self._state.update(lambda tx: self._vault.put_slot(tx, slot_id, value, "oauth"), is_firm=True)

@@ -34,6 +34,7 @@ FIGURES = (
     "agents",
     "mailbox",
     "cron",
+    "mcp",
     "events",
     "skills",
     "recall",

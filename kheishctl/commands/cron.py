@@ -38,10 +38,16 @@ def _name_target(row: Mapping[str, Any]) -> str:
     return str(target.get("session_id") or f"{target['agent']} as {target.get('sender', 'user')}")
 
 
+def _find_next(row: Mapping[str, Any]) -> int | None:
+    """Return the time of the next firing of an entry: the deferred one, if it comes first."""
+    times = [row.get("next_due_ms"), row.get("deferred_until_ms")]
+    return min((at_ms for at_ms in times if at_ms is not None), default=None)
+
+
 COLUMNS = (
     Column("CRON", "cron_id"),
     Column("STATUS", "status"),
-    Column("NEXT", "next_due_ms", "time"),
+    Column("NEXT", _find_next, "time"),
     Column("SCHEDULE", "schedule"),
     Column("ZONE", lambda row: row.get("timezone", "UTC")),
     Column("TARGET", _name_target),
@@ -52,12 +58,6 @@ OCCURRENCE_COLUMNS = (
     Column("OUTCOME", "outcome"),
     Column("REASON", "reason"),
     Column("RUN", "run_id"),
-    Column("NOTE", "note"),
-)
-
-UPCOMING_COLUMNS = (
-    Column("NEXT FIRINGS", lambda row: str(row["local"]).replace("T", " ")),
-    Column("IN", "due_ms", "time"),
     Column("NOTE", "note"),
 )
 
@@ -165,15 +165,22 @@ def format_cron(cron: Json, display: Display) -> str:
     ),
 )
 @click.argument("schedule", help="Five cron fields, six with seconds, @daily, 'every 15m', 'at TIME'.")
-@click.argument("prompt", required=False, help="The task.")
+@click.argument("prompt", nargs=-1, metavar="[PROMPT]", help="The task, in quotes.")
 @click.option("--id", "cron_id", metavar="ID", help="An id of your choice (default: a generated id).")
 @click.option("--once", is_flag=True, help="Fire once, at the first due time.")
 @_dry_run
 @_properties
 @mutating
-def create(app: App, prompt: str | None, **params: Any) -> None:
-    """Create a cron entry and show its next five firings."""
-    app.emit(app.call("cron.create", _make_params(prompt, with_target=True, **params)), format_cron)
+def create(app: App, prompt: tuple[str, ...], **params: Any) -> None:
+    """Create a cron entry and show its next five firings.
+
+    Put the schedule in quotes: without them, the shell splits it and replaces '*' by the names of files.
+    """
+    if len(prompt) > 1:
+        text = "too many arguments; put the schedule and the prompt in quotes"
+        raise click.UsageError(f"{text}: kheishctl cron create '0 9 * * mon-fri' 'What is on today?'")
+    task = prompt[0] if prompt else None
+    app.emit(app.call("cron.create", _make_params(task, with_target=True, **params)), format_cron)
 
 
 @command(group, "list", method="cron.list", examples=("kheishctl cron list --status disabled",))

@@ -207,7 +207,7 @@ def put(
 @id_argument("server", "SERVER", "mcp_servers", offers=lambda row: row["source"] == "stored")
 @mutating
 def delete(app: App, **params: Any) -> None:
-    """Delete a stored server. It is closed after its last call."""
+    """Delete a stored server, with the tokens of its login. It is closed after its last call."""
     app.emit(app.call("mcp.delete", drop_unset(**params)), format_record)
 
 
@@ -215,22 +215,33 @@ def delete(app: App, **params: Any) -> None:
     group,
     "login",
     method="mcp.login",
-    examples=("kheishctl mcp login tickets", "kheishctl mcp login tickets --paste"),
+    examples=("kheishctl mcp login tickets", "kheishctl mcp login tickets --device"),
 )
 @id_argument("server", "SERVER", "mcp_servers", offers=may_log_in)
 @click.option("--paste", is_flag=True, help="Ask for the last address of a browser on another machine.")
+@click.option("--device", is_flag=True, help="Show a code to type in a browser on any device.")
 @click.option("--begin", is_flag=True, help="Only begin; 'kheishctl mcp login-complete' is the second step.")
-def login(app: App, server: str, paste: bool, begin: bool) -> None:
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65_535),
+    metavar="PORT",
+    help="The port of the redirect, for a server that knows the client by it (default: a free one).",
+)
+def login(app: App, server: str, paste: bool, device: bool, begin: bool, port: int | None) -> None:
     """Log in at a server with 'oauth = true', in the browser; the daemon keeps the tokens in a slot.
 
-    With --paste the browser may be on any machine: at the end it shows an address that it cannot open.
+    With --paste the browser may be on any machine: at the end it shows an address that it cannot open. So it
+    may with --device, which not every server offers.
     """
+    if device:
+        log_in_by_code(app, server, begin=begin)
+        return
     import time
     import webbrowser
 
     from kheishctl.loopback import LoopbackServer, read_answer
 
-    with LoopbackServer() as loopback:
+    with LoopbackServer(port or 0) as loopback:
         begun = app.call("mcp.login", {"server": server, "redirect_uri": loopback.redirect_uri})
         if begin:
             app.emit(begun, format_record)
@@ -248,6 +259,17 @@ def login(app: App, server: str, paste: bool, begin: bool) -> None:
     app.emit(result, format_record)
 
 
+def log_in_by_code(app: App, server: str, *, begin: bool) -> None:
+    """Show the code of a login, and wait until the person has typed it; ``begin``: do not wait."""
+    begun = app.call("mcp.login", {"server": server})
+    if begin:
+        app.emit(begun, format_record)
+        return
+    url, code = one_line(begun["url"]), one_line(begun["user_code"])
+    click.echo(f"Open {url} in a browser on any device, and type the code {code}", err=True)
+    app.emit(app.call("mcp.login_complete", {"login_id": begun["login_id"]}), format_record)
+
+
 @command(
     group,
     "login-complete",
@@ -255,8 +277,12 @@ def login(app: App, server: str, paste: bool, begin: bool) -> None:
     examples=("kheishctl mcp login-complete LOGIN < address",),
 )
 @click.argument("login_id", metavar="LOGIN", help="The id of the login.")
-def login_complete(app: App, login_id: str) -> None:
+@click.option("--device", is_flag=True, help="Wait until the person has typed the code; read no input.")
+def login_complete(app: App, login_id: str, device: bool) -> None:
     """Complete a login that 'mcp login --begin' began. The standard input is the browser's last address."""
+    if device:
+        app.emit(app.call("mcp.login_complete", {"login_id": login_id}), format_record)
+        return
     from kheishctl.loopback import read_answer
 
     try:
@@ -270,5 +296,5 @@ def login_complete(app: App, login_id: str) -> None:
 @id_argument("server", "SERVER", "mcp_servers", offers=may_log_in)
 @mutating
 def logout(app: App, **params: Any) -> None:
-    """Delete the tokens of a server, and close the connection."""
+    """Delete the tokens of a server, revoke them there, and close the connection."""
     app.emit(app.call("mcp.logout", drop_unset(**params)), format_record)

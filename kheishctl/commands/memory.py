@@ -157,7 +157,9 @@ def export(app: App, directory: str, **params: Any) -> None:
         if page["next"] is None:
             break
         params["after"] = page["next"]
-    app.emit({"directory": directory, "files": names}, lambda *_: f"{len(names)} files in {directory}")
+    app.emit(
+        {"directory": directory, "files": names}, lambda *_: f"{_count(len(names), 'file')} in {directory}"
+    )
 
 
 @command(group, "import", method="memory.import", examples=("kheishctl memory import notes/",))
@@ -179,7 +181,12 @@ def import_(app: App, path: str, agent: str, check: bool) -> None:
             raise Failure(f"{file} cannot be read: {error}") from None
         params = {"agent": agent, "content": content, "filename": os.path.basename(file), "check": check}
         names.append(app.call("memory.import", params)["name"])
-    app.emit({"agent": agent, "notes": names}, lambda *_: f"{len(names)} notes of {agent}")
+    app.emit({"agent": agent, "notes": names}, lambda *_: f"{_count(len(names), 'note')} of {agent}")
+
+
+def _count(number: int, noun: str) -> str:
+    """Return a number with its noun."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _find_files(path: str) -> Iterator[str]:

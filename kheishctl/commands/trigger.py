@@ -8,6 +8,7 @@ import click
 
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.options import (
+    Duration,
     JsonValue,
     drop_unset,
     id_argument,
@@ -19,6 +20,7 @@ from kheishctl.options import (
 )
 from kheishctl.render.events import format_event
 from kheishctl.render.layout import Column, format_record
+from protocol.text import one_line
 
 if TYPE_CHECKING:
     from kheishctl.contract import Json
@@ -58,12 +60,16 @@ _trigger = id_argument("trigger_id", "TRIGGER", "triggers")
 @click.option("--filter", type=JsonValue(), metavar="JSON", help="Values that the payload must have.")
 @click.option("--once", is_flag=True, help="Delete the trigger after its first delivery.")
 @click.option(
-    "--coalesce", "coalesce_s", type=click.IntRange(0), metavar="SECONDS", help="Deliver events together."
+    "--coalesce",
+    "coalesce_s",
+    type=Duration(),
+    metavar="TIME",
+    help="Deliver the events of this long together (30s, 5m; at most 1h).",
 )
 @click.option("--max-hops", type=click.IntRange(1), metavar="N", help="The limit of a chain of events.")
 @click.option("--name", metavar="TEXT", help="A name, for people.")
 @mutating
-def create(app: App, once: bool, **params: Any) -> None:
+def create(app: App, once: bool, coalesce_s: float | None, **params: Any) -> None:
     """Let events wake a conversation or a session.
 
     The newest events that match are shown, so that the pattern can be checked before the first delivery.
@@ -73,9 +79,15 @@ def create(app: App, once: bool, **params: Any) -> None:
     }
     if target["agent"] is None and target["session_id"] is None:
         target["agent"] = app.call("daemon.status").get("default_agent", "default")
-    made = app.call("trigger.create", drop_unset(target=drop_unset(**target), once=once or None, **params))
-    app.emit(made, format_record)
+    seconds = None if coalesce_s is None else int(coalesce_s)
+    params |= {"target": drop_unset(**target), "once": once or None, "coalesce_s": seconds}
+    made = app.call("trigger.create", drop_unset(**params))
+    warnings = made.get("warnings", [])
+    fields = {field: value for field, value in made.items() if field != "warnings"}
+    app.emit(made, lambda _, display: format_record(fields, display))
     if not app.as_json:
+        for warning in warnings:
+            app.note(one_line(f"warning: {warning}"))
         _preview(app, params["source"])
 
 

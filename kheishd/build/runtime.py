@@ -80,15 +80,17 @@ def build_runtime(
     warnings = [f"skipped the agent in {problem}" for problem in problems]
     subscriptions = None
     if source.home.subscriptions.exists():
-        from kheishd.build.subscriptions import read_subscriptions
+        from kheishd.build.wake_files import read_wake_file
+        from kheishd.core.subscriptions import SUBSCRIPTION_FILE
 
-        subscriptions = read_subscriptions(source.home.subscriptions)
+        subscriptions = read_wake_file(source.home.subscriptions, SUBSCRIPTION_FILE)
         warnings += subscriptions.warnings
     crons = None
     if source.home.crons.exists():
-        from kheishd.build.crons import read_crons
+        from kheishd.build.wake_files import read_wake_file
+        from kheishd.core.cron.file import CRON_FILE
 
-        crons = read_crons(source.home.crons)
+        crons = read_wake_file(source.home.crons, CRON_FILE)
         warnings += crons.warnings
     unpriced = [route_id for route_id, section in config.routes.items() if section.price_input is None]
     if config.runs.max_cost and unpriced:

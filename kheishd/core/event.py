@@ -5,7 +5,8 @@ reserved: ``agent:<name>:`` for the agent of this name, its topic ``done`` for t
 ``token:<id>:`` for a token that is limited to agents or senders.
 """
 
-from typing import Any
+from collections.abc import Collection
+from typing import Any, Final
 
 from msgspec.structs import replace
 
@@ -13,6 +14,7 @@ from protocol.errors.event import EventSourceReserved
 from protocol.events.event import EventAwaited, EventDelivered, EventPublished, EventWaitEnded
 from protocol.journal.envelope import Envelope
 from protocol.objects.event import AGENT_PREFIX, DONE_TOPIC, TOKEN_PREFIX, EventWait, Publication
+from protocol.objects.run import ENDED
 from protocol.objects.trigger import Scalar
 
 
@@ -49,6 +51,39 @@ def agent_source(agent: str, topic: str) -> str:
     if topic == DONE_TOPIC or ":" in topic:
         raise EventSourceReserved(f"the topic '{topic}' is reserved; a topic has no ':' and is not 'done'")
     return f"{AGENT_PREFIX}{agent}:{topic}"
+
+
+def find_dead_pattern(pattern: str, conditions: dict[str, Scalar], agents: Collection[str]) -> str | None:
+    """Return why no event of today's agents can pass a trigger; None if one may.
+
+    Programs publish under any other source, so only the sources of agents are known.
+    """
+    kind, stem = listener_key(pattern)
+    if not stem.startswith(AGENT_PREFIX):
+        return None
+    if kind == "exact":
+        name, _, topic = stem.removeprefix(AGENT_PREFIX).rpartition(":")
+        if not name or not topic:
+            return f"the sources of agents are 'agent:NAME:TOPIC'; did you mean '{stem.rstrip(':')}:*'?"
+        if name not in agents:
+            return f"there is no agent '{name}', so nothing publishes '{pattern}' today"
+        wrong = [name for name in conditions if name not in DONE_FIELDS] if topic == DONE_TOPIC else []
+        if wrong:
+            return (
+                f"the event of a run's end has no field '{wrong[0]}'; a filter has {', '.join(DONE_FIELDS)}"
+            )
+        status = conditions.get("status")
+        if topic == DONE_TOPIC and status is not None and status not in ENDED:
+            return f"no run ends as '{status}'; the statuses are {', '.join(sorted(ENDED))}"
+    elif not any(
+        own.startswith(stem) or stem.startswith(own) for own in (f"{AGENT_PREFIX}{name}:" for name in agents)
+    ):
+        return f"no agent's name fits '{pattern}', so nothing publishes such events today"
+    return None
+
+
+DONE_FIELDS: Final = ("status", "session_id", "run_id", "sender", "output")
+"""The fields of the event of a run's end that are plain values."""
 
 
 def require_publishable(source: str, token_id: str | None) -> None:

@@ -43,7 +43,11 @@ class ServerSpec(Value, frozen=True):
         login = [f"slot:{self.login_slot}"] if settings.oauth else []
         return [
             *login,
-            *([] if settings.auth_ref is None else [settings.auth_ref]),
+            *(
+                reference
+                for reference in (settings.auth_ref, settings.oauth_client_secret_ref)
+                if reference is not None
+            ),
             *settings.env_refs.values(),
         ]
 
@@ -175,11 +179,12 @@ class KeeperKilled(Exception):
 
 
 class BegunLogin(Value, frozen=True):
-    """A login that has begun: its id, the URL for the person's browser, and its end."""
+    """A login that has begun: its id, the URL for the person's browser, its end, and the code to type."""
 
     login_id: str
     url: str
     expires_at_ms: int
+    user_code: str | None = None
 
 
 class Mcp(Protocol):
@@ -242,15 +247,25 @@ class Mcp(Protocol):
         """Connect anew; return when that attempt has ended. Errors: McpServerNotFound."""
         ...
 
-    async def begin_login(self, name: str, redirect_uri: str) -> BegunLogin:
+    async def begin_login(self, name: str, redirect_uri: str | None) -> BegunLogin:
         """Begin a login at a server. Errors: McpLoginFailed, McpServerNotFound, McpServerUnavailable."""
         ...
 
-    async def complete_login(self, login_id: str, code: str, state: str, iss: str | None) -> str:
+    async def complete_login(
+        self, login_id: str, code: str | None, state: str | None, iss: str | None
+    ) -> str:
         """Store the tokens of a login, and connect; return the server.
 
         Errors: McpLoginFailed, McpLoginNotFound, McpServerNotFound, and those of storing a secret.
         """
+        ...
+
+    def hold_login(self, spec: ServerSpec) -> None:
+        """Remember the tokens of a login that is about to be deleted, for ``revoke_login``."""
+        ...
+
+    async def revoke_login(self, name: str) -> bool:
+        """Tell the authorization server that deleted tokens are not used; return whether it knows."""
         ...
 
 
@@ -302,13 +317,22 @@ class NoMcp:
         """Refuse: there is no server. Errors: McpServerNotFound."""
         raise server_not_found(name)
 
-    async def begin_login(self, name: str, redirect_uri: str) -> BegunLogin:
+    async def begin_login(self, name: str, redirect_uri: str | None) -> BegunLogin:
         """Refuse: there is no server. Errors: McpServerNotFound."""
         raise server_not_found(name)
 
-    async def complete_login(self, login_id: str, code: str, state: str, iss: str | None) -> str:
+    async def complete_login(
+        self, login_id: str, code: str | None, state: str | None, iss: str | None
+    ) -> str:
         """Refuse: there is no login. Errors: McpLoginNotFound."""
         raise McpLoginNotFound("there is no such login: begin another one", field="$.params.login_id")
+
+    def hold_login(self, spec: ServerSpec) -> None:
+        """Remember nothing."""
+
+    async def revoke_login(self, name: str) -> bool:
+        """Tell nobody."""
+        return False
 
 
 class McpHolder:

@@ -20,17 +20,18 @@ if TYPE_CHECKING:
 
     from kheishd.config.sections.config import Config
     from kheishd.core.context.encodings import MessageEncodings
-    from kheishd.core.cron.file import CronFile
-    from kheishd.core.subscriptions import SubscriptionFile
+    from kheishd.core.wake_file import WakeFile
     from kheishd.core.workspace import Workspaces
     from kheishd.kernel.hook import Hook, Tool
     from kheishd.kernel.lifecycle import HookSpec
     from kheishd.kernel.skills import Skills
     from protocol.budget import Prices
+    from protocol.objects.cron import CronProperties
     from protocol.objects.definition import Definition
     from protocol.objects.mcp import McpServerSettings
     from protocol.objects.route import Driver, PresetName
     from protocol.objects.run import Pinned
+    from protocol.objects.trigger import TriggerTerms
 
 
 class RouteSpec(Value, frozen=True):
@@ -76,8 +77,8 @@ class Runtime(Value, frozen=True):
     workspaces: Workspaces
     warnings: tuple[str, ...] = ()
     load_skills: Callable[[], Skills] = NoSkills
-    subscriptions: SubscriptionFile | None = None
-    crons: CronFile | None = None
+    subscriptions: WakeFile[TriggerTerms] | None = None
+    crons: WakeFile[CronProperties] | None = None
     lifecycle: tuple[HookSpec, ...] = ()
     stored_servers: Mapping[str, McpServerSettings] = field(default_factory=dict)
     stored_default_route: str | None = None

@@ -28,11 +28,11 @@ from protocol.errors.secret import MasterKeyUnusable, SecretLimit, SecretNotFoun
 from protocol.errors.store import StoreDamaged
 from protocol.events.secret import SecretDeleted, SecretsResealed, SecretStored
 from protocol.journal.envelope import DAEMON_STREAM
-from protocol.limits.secret import MAX_SECRETS, MAX_SECRETS_BYTES
+from protocol.limits.secret import MAX_SECRETS, MAX_SECRETS_BYTES, MAX_SECRETS_TEXTS
 from protocol.structs import Value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from kheishd.kernel.state import State
     from kheishd.store.environment import Snapshot, Transaction
@@ -135,6 +135,13 @@ class Vault:
     def count_texts(self, without: str) -> int:
         """Return the number of texts to redact because of all slots but one."""
         return sum(len(slot.texts) for slot_id, slot in self._slots.items() if slot_id != without)
+
+    def require_room(self, slot_id: str, texts: Collection[str]) -> None:
+        """Require room for the texts of a slot among those that are redacted. Errors: SecretLimit."""
+        if self.count_texts(slot_id) + len(texts) > MAX_SECRETS_TEXTS:
+            raise SecretLimit(
+                f"all slots together hold {MAX_SECRETS_TEXTS} credentials at most; delete some slots first"
+            )
 
     def unreadable(self) -> dict[str, str]:
         """Return the problems of the slots whose values cannot be read, or not after a restart, by slot."""

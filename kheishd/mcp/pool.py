@@ -88,7 +88,7 @@ class McpPool:
         library.silence_library()
         self._connect = library.open_connection
         self._describe = lambda error: self._cut(library.describe_failure(error))
-        self._logins = library.Logins(self._slots.read, self._save, self._now_ms)
+        self._logins = library.Logins(self._slots.read, self._save, self._now_ms, self._resolve)
         async with trio.open_nursery() as self._nursery:
             task_status.started()
             await trio.sleep_forever()
@@ -242,7 +242,7 @@ class McpPool:
         self._need(name).restart()
         await self.settle([name])
 
-    async def begin_login(self, name: str, redirect_uri: str) -> BegunLogin:
+    async def begin_login(self, name: str, redirect_uri: str | None) -> BegunLogin:
         """Begin a login at a server. Errors: McpLoginFailed, McpServerNotFound, McpServerUnavailable."""
         spec = self._need(name).spec
         if not spec.settings.oauth:
@@ -250,7 +250,9 @@ class McpPool:
             raise McpLoginFailed(text, field="$.params.server")
         return await self._logins.begin(spec, redirect_uri)
 
-    async def complete_login(self, login_id: str, code: str, state: str, iss: str | None) -> str:
+    async def complete_login(
+        self, login_id: str, code: str | None, state: str | None, iss: str | None
+    ) -> str:
         """Store the tokens of a login, and connect; return the server.
 
         Errors: McpLoginFailed, McpLoginNotFound, McpServerNotFound, and those of storing a secret.
@@ -258,6 +260,14 @@ class McpPool:
         name = await self._logins.complete(login_id, code, state, iss, self.find)
         await self.restart(name)
         return name
+
+    def hold_login(self, spec: ServerSpec) -> None:
+        """Remember the tokens of a login that is about to be deleted, for ``revoke_login``."""
+        self._logins.hold(spec)
+
+    async def revoke_login(self, name: str) -> bool:
+        """Tell the authorization server that deleted tokens are not used; return whether it knows."""
+        return await self._logins.revoke(name)
 
     def _need(self, name: str) -> Supervisor:
         self.find(name)

@@ -17,19 +17,16 @@ import trio
 
 from kheishd.objects.wake import event, trigger
 from kheishd.store.tables import BUS_FANOUT, TRIGGERS_DUE, TRIGGERS_OF_FILE
+from kheishd.workers.wake_files import FileFollower
 from kheishd.workers.worker import Worker
 from protocol.errors.refusal import Refusal
 from protocol.errors.store import StorageFull, StoreDamaged
+from protocol.objects.trigger import TriggerTerms
 from protocol.text import truncate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from kheishd.core.subscriptions import SubscriptionFile
     from kheishd.kernel.services import Services
     from kheishd.kernel.state import Bell
-    from kheishd.store.environment import Transaction
-    from protocol.objects.trigger import TriggerTerms
 
 log = logging.getLogger("kheishd.bus")
 
@@ -54,8 +51,13 @@ class BusWorker(Worker):
         self._state = services.state
         self._runtimes = services.runtimes
         self._is_draining = False
-        self._applied: SubscriptionFile | None = None
-        self._has_looked = False
+        self._file = FileFollower[TriggerTerms](
+            services,
+            "subscription",
+            trigger.apply_rows,
+            lambda store: [key[0] for key, _ in store.scan(TRIGGERS_OF_FILE)],
+            APPLIED_AT_ONCE,
+        )
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Deliver events until cancelled."""
@@ -63,7 +65,7 @@ class BusWorker(Worker):
         while not self._is_draining:
             bell = self._state.bell(BUS_FANOUT.name, TRIGGERS_DUE.name)
             changed = self._runtimes.changed
-            await self._apply_file()
+            await self._file.follow(self._runtimes.current().subscriptions)
             has_delivered = await self._deliver()
             sleep_s = await self._deliver_held()
             if not has_delivered and sleep_s > 0:
@@ -75,33 +77,6 @@ class BusWorker(Worker):
     async def drain(self) -> None:
         """Take no further step: the next daemon does."""
         self._is_draining = True
-
-    async def _apply_file(self) -> None:
-        """Store the rows of the current file of subscriptions; one that cannot be read changes nothing."""
-        file = self._runtimes.current().subscriptions
-        if self._applied is file and self._has_looked:
-            return
-        self._applied, self._has_looked = file, True
-        if file is not None and not file.is_readable:
-            return
-        rows: dict[str, TriggerTerms | None] = dict(file.rows) if file is not None else {}
-        invalid = file.invalid if file is not None else ()
-        with self._state.read() as store:
-            stored = [key[0] for key, _ in store.scan(TRIGGERS_OF_FILE)]
-        rows |= {trigger_id: None for trigger_id in stored if trigger_id not in rows.keys() | set(invalid)}
-        listed = list(rows.items())
-        for first in range(0, len(listed), APPLIED_AT_ONCE):
-            change = partial(trigger.apply_rows, rows=listed[first : first + APPLIED_AT_ONCE])
-            for problem in await self._retry(change):
-                log.warning("a subscription of the file is skipped: %s", problem)
-
-    async def _retry(self, change: Callable[[Transaction], list[str]]) -> list[str]:
-        """Commit a change; on a full disk, try it again."""
-        while True:
-            try:
-                return await self._state.update(change)
-            except StorageFull:
-                await trio.sleep(RETRY_SECONDS)
 
     async def _deliver(self) -> bool:
         """Take the next step of the oldest open event; return whether there was one."""

@@ -19,18 +19,18 @@ from kheishd.objects.talk.wake import prepare_wake
 from kheishd.objects.wake import cron
 from kheishd.records.cron import FILE_AUTHOR
 from kheishd.store.tables import CRONS, CRONS_BY_AUTHOR, CRONS_DUE, CRONS_LIVE, RUNS
+from kheishd.workers.wake_files import FileFollower
 from kheishd.workers.worker import Worker
 from protocol.errors.store import StorageFull, StoreDamaged
+from protocol.objects.cron import CronProperties
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from kheishd.core.cron.file import CronFile
     from kheishd.kernel.services import Services
     from kheishd.kernel.wall_clock import WallClock
     from kheishd.objects.talk.wake import WakePlan
     from kheishd.store.table import Table
-    from protocol.objects.cron import CronProperties
 
 V = TypeVar("V")
 log = logging.getLogger("kheishd.cron")
@@ -66,8 +66,13 @@ class CronWorker(Worker):
         self._settling: set[tuple[str, str]] = set()
         self._draining = False
         self._newest_ms = 0
-        self._applied: CronFile | None = None
-        self._looked = False
+        self._file = FileFollower[CronProperties](
+            services,
+            "cron entry",
+            cron.apply_rows,
+            lambda store: [key[1] for key, _ in store.scan(CRONS_BY_AUTHOR, FILE_AUTHOR)],
+            APPLIED_AT_ONCE,
+        )
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Fire entries until cancelled."""
@@ -78,7 +83,7 @@ class CronWorker(Worker):
                 while True:
                     bell = self._state.bell(CRONS_DUE.name, CRONS_LIVE.name)
                     changed = self._services.runtimes.changed
-                    await self._apply_file()
+                    await self._file.follow(self._services.runtimes.current().crons)
                     self._settle_ended(nursery)
                     at_ms = await self._work_off()
                     waits = [bell.wait, changed.wait]
@@ -100,31 +105,6 @@ class CronWorker(Worker):
     def _has_entries(self) -> bool:
         with self._state.read() as store:
             return bool(store.count(CRONS))
-
-    async def _apply_file(self) -> None:
-        """Store the rows of the current file of entries; one that cannot be read changes nothing."""
-        file = self._services.runtimes.current().crons
-        if self._applied is file and self._looked:
-            return
-        self._applied, self._looked = file, True
-        if file is not None and not file.is_readable:
-            return
-        rows: dict[str, CronProperties | None] = dict(file.rows) if file is not None else {}
-        invalid = file.invalid if file is not None else ()
-        with self._state.read() as store:
-            stored = [key[1] for key, _ in store.scan(CRONS_BY_AUTHOR, FILE_AUTHOR)]
-        rows |= dict.fromkeys(cron_id for cron_id in stored if cron_id not in rows and cron_id not in invalid)
-        listed = list(rows.items())
-        for first in range(0, len(listed), APPLIED_AT_ONCE):
-            part = listed[first : first + APPLIED_AT_ONCE]
-            while True:
-                try:
-                    problems = await self._state.update(partial(cron.apply_rows, rows=part))
-                    break
-                except StorageFull:
-                    await trio.sleep(RETRY_SECONDS)
-            for problem in problems:
-                log.warning("the cron entry of the file is skipped: %s", problem)
 
     async def _work_off(self) -> int | None:
         """Decide every entry that is due; return the time at which the next one is."""

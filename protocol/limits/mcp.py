@@ -81,5 +81,11 @@ MAX_LOGIN_SECONDS = 600
 MAX_LOGIN_ANSWER_BYTES = 8 * KIB
 MAX_TOKEN_BYTES = 14 * KIB
 
+# A code that a person types; servers use 8 to 12 characters.
+MAX_USER_CODE_CHARACTERS = 64
+
+# An address of an authorization server. Two of them are kept with the tokens.
+MAX_OAUTH_ADDRESS_BYTES = 2 * KIB
+
 # A document of an authorization server: metadata have 1 to 8 KiB. A login reads up to eight of them.
 MAX_OAUTH_DOCUMENT_BYTES = 64 * KIB

@@ -85,25 +85,45 @@ class DueRange(Struct, frozen=True, order=True):
     end_ms: int
 
 
+Schedule = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=MAX_SCHEDULE_BYTES,
+        description="Five cron fields, six with seconds first, @daily and the like, 'every 15m', or "
+        "'at 2027-03-01T09:00'.",
+    ),
+]
+Zone = Annotated[
+    str, Meta(min_length=1, max_length=MAX_ZONE_BYTES, description="A name such as Europe/Paris.")
+]
+Clock = Annotated[str, Meta(max_length=5, description="A local time, HH:MM.")]
+CronName = Annotated[str, Meta(max_length=MAX_CRON_NAME_BYTES)]
+Grace = Annotated[int, Meta(ge=0, le=MAX_GRACE_S)]
+Executions = Annotated[int, Meta(ge=1, le=2**31)]
+Count = Annotated[int, Meta(ge=0, le=MAX_UPCOMING, description="How many next firings to show.")]
+Note = Annotated[str, Meta(max_length=MAX_REASON_BYTES)]
+
+
 class CronProperties(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The properties of an entry, as its record and its events hold them.
+    """The properties of an entry: params of its creation, its row in the file, its record and events.
 
     ``quiet_start`` (included) and ``quiet_end`` (excluded) are local times. ``once``: it fires once and is
     completed then. ``grace_s``: a firing that is later than this is a misfire.
     """
 
-    schedule: str
+    schedule: Schedule
     target: WakeTarget
-    name: str = ""
-    timezone: str = "UTC"
-    quiet_start: str | None = None
-    quiet_end: str | None = None
+    name: CronName = ""
+    timezone: Zone = "UTC"
+    quiet_start: Clock | None = None
+    quiet_end: Clock | None = None
     quiet: Quiet = "skip"
     once: bool = False
     misfire: Misfire = "run_once"
-    grace_s: int = DEFAULT_GRACE_S
+    grace_s: Grace = DEFAULT_GRACE_S
     overlap: Overlap = "skip"
-    max_executions: int | None = None
+    max_executions: Executions | None = None
 
 
 class Cron(CronProperties, frozen=True, kw_only=True, omit_defaults=True):
@@ -180,26 +200,6 @@ class CronExport(Struct, frozen=True, kw_only=True):
 
     toml: str
     crons: int
-
-
-Schedule = Annotated[
-    str,
-    Meta(
-        min_length=1,
-        max_length=MAX_SCHEDULE_BYTES,
-        description="Five cron fields, six with seconds first, @daily and the like, 'every 15m', or "
-        "'at 2027-03-01T09:00'.",
-    ),
-]
-Zone = Annotated[
-    str, Meta(min_length=1, max_length=MAX_ZONE_BYTES, description="A name such as Europe/Paris.")
-]
-Clock = Annotated[str, Meta(max_length=5, description="A local time, HH:MM.")]
-CronName = Annotated[str, Meta(max_length=MAX_CRON_NAME_BYTES)]
-Grace = Annotated[int, Meta(ge=0, le=MAX_GRACE_S)]
-Executions = Annotated[int, Meta(ge=1, le=2**31)]
-Count = Annotated[int, Meta(ge=0, le=MAX_UPCOMING, description="How many next firings to show.")]
-Note = Annotated[str, Meta(max_length=MAX_REASON_BYTES)]
 
 
 class CronCreate(Mutation, frozen=True, kw_only=True):

@@ -49,7 +49,8 @@ class McpServerSettings(Struct, frozen=True, kw_only=True, omit_defaults=True, f
     ``inherit_env`` names further variables of the daemon that the command gets. Of the server's tools,
     those in ``enabled_tools`` are offered (null: all), without ``disabled_tools``.
     ``oauth``: a person logs in at the URL's server, by ``mcp.login``; ``oauth_hosts`` are hosts of its
-    authorization server that may have private addresses, and need no TLS.
+    authorization server that may have private addresses. ``oauth_client_id`` is the client of a server where
+    none can register, and ``oauth_client_secret_ref`` its secret, by reference.
     """
 
     enabled: bool = True
@@ -67,6 +68,8 @@ class McpServerSettings(Struct, frozen=True, kw_only=True, omit_defaults=True, f
     disabled_tools: ServerTexts = []
     oauth: bool = False
     oauth_hosts: ServerTexts = []
+    oauth_client_id: ServerText | None = None
+    oauth_client_secret_ref: ServerText | None = None
     start_timeout_s: ServerTimeout = 30.0
     tool_timeout_s: ServerTimeout = 120.0
 
@@ -304,7 +307,7 @@ DELETE = Method(
     "mutation",
     McpServerDelete,
     DeletedMcpServer,
-    "Delete an MCP server from the store; it is closed after its last call.",
+    "Delete an MCP server from the store, with the tokens of its login; it is closed after its last call.",
     scope="admin",
     errors=(McpServerNotFound, McpServerReadOnly, ScopeWouldWiden, StorageFull),
 )

@@ -16,28 +16,39 @@ LoginAnswer = Annotated[str, Meta(min_length=1, max_length=MAX_LOGIN_ANSWER_BYTE
 
 
 class McpLogin(Params, frozen=True, kw_only=True):
-    """Params of ``mcp.login``: the browser is sent back to ``redirect_uri``, on the client's machine."""
+    """Params of ``mcp.login``: the browser is sent back to ``redirect_uri``, on the client's machine.
+
+    Without ``redirect_uri`` the person types a code, in a browser on any device.
+    """
 
     server: ServerName
-    redirect_uri: Annotated[
-        str, Meta(max_length=256, description="http://127.0.0.1:PORT/PATH, or localhost or [::1].")
-    ]
+    redirect_uri: (
+        Annotated[str, Meta(max_length=256, description="http://127.0.0.1:PORT/PATH, or localhost or [::1].")]
+        | None
+    ) = None
 
 
-class McpLoginBegun(Struct, frozen=True):
-    """A login that has begun. A person opens ``url`` in a browser, until ``expires_at_ms``."""
+class McpLoginBegun(Struct, frozen=True, omit_defaults=True):
+    """A login that has begun. A person opens ``url`` in a browser, until ``expires_at_ms``.
+
+    ``user_code`` is the code that the person types there, of a login without a redirect.
+    """
 
     login_id: str
     url: str
     expires_at_ms: int
+    user_code: str | None = None
 
 
 class McpLoginComplete(Params, frozen=True, kw_only=True):
-    """Params of ``mcp.login_complete``: the parameters that the browser brings back, each as it came."""
+    """Params of ``mcp.login_complete``: the parameters that the browser brings back, each as it came.
+
+    Without them, the answer to a login by a code comes when the person has typed it.
+    """
 
     login_id: LoginAnswer
-    code: LoginAnswer
-    state: LoginAnswer
+    code: LoginAnswer | None = None
+    state: LoginAnswer | None = None
     iss: LoginAnswer | None = None
 
 
@@ -47,10 +58,11 @@ class McpLogout(Mutation, frozen=True, kw_only=True):
     server: ServerName
 
 
-class McpLoggedOut(Struct, frozen=True):
-    """The name of a server whose tokens were deleted."""
+class McpLoggedOut(Struct, frozen=True, omit_defaults=True):
+    """The name of a server whose tokens were deleted; with ``revoked`` its authorization server knows."""
 
     server: str
+    revoked: bool = False
 
 
 LOGIN = Method(
@@ -86,7 +98,7 @@ LOGOUT = Method(
     "mutation",
     McpLogout,
     McpLoggedOut,
-    "Delete the tokens of an MCP server, and close the connection.",
+    "Delete the tokens of an MCP server, revoke them at its authorization server, and close the connection.",
     scope="admin",
     errors=(McpLoginNotFound, McpServerNotFound, ScopeWouldWiden, StorageFull),
 )

@@ -188,6 +188,7 @@ class MemoryImport(Mutation, frozen=True, kw_only=True):
 
 
 _READ = (AgentForbidden,)
+_READ_ALL = (AgentForbidden, AgentNotFound)
 _WRITE = (AgentForbidden, AgentNotFound, NoteNameTaken, NoteProtected, NotebookFull)
 _STORE = (InputTooLarge, StorageFull)
 
@@ -206,11 +207,16 @@ RECALL = Method(
     MemoryRecall,
     NoteHits,
     "Search the notes of an agent by words, the best first.",
-    errors=_READ,
+    errors=_READ_ALL,
 )
 GET = Method("memory.get", "query", NoteRef, Note, "Show a note.", errors=(*_READ, NoteNotFound))
 LIST = Method(
-    "memory.list", "query", MemoryListParams, NoteList, "List the notes of an agent, by age.", errors=_READ
+    "memory.list",
+    "query",
+    MemoryListParams,
+    NoteList,
+    "List the notes of an agent, by age.",
+    errors=_READ_ALL,
 )
 FORGET = Method(
     "memory.forget",
@@ -227,7 +233,7 @@ EXPORT = Method(
     MemoryListParams,
     NoteFiles,
     "Show the notes of an agent as Markdown files, by age.",
-    errors=_READ,
+    errors=_READ_ALL,
 )
 IMPORT = Method(
     "memory.import",

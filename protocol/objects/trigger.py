@@ -120,6 +120,12 @@ class TriggerCreate(Mutation, frozen=True, kw_only=True):
     name: Annotated[str, Meta(max_length=MAX_TRIGGER_NAME_BYTES)] = ""
 
 
+class CreatedTrigger(Trigger, frozen=True, kw_only=True, omit_defaults=True):
+    """A new trigger. ``warnings``: why no event that can be published today reaches it."""
+
+    warnings: list[str] = []
+
+
 class TriggerRef(Params, frozen=True, kw_only=True):
     """Params of ``trigger.get``."""
 
@@ -165,7 +171,7 @@ CREATE = Method(
     "trigger.create",
     "mutation",
     TriggerCreate,
-    Trigger,
+    CreatedTrigger,
     "Let the events of some sources wake a conversation or a session.",
     scope="operate",
     errors=(EventBusForbidden, *_TARGET, TriggerLimit, StorageFull),

@@ -25,7 +25,7 @@ from protocol.limits.rpc import MAX_BATCH_MESSAGES, MAX_ID_BYTES, MAX_NESTING
 from protocol.limits.units import KIB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 NULL = b"null"
 
@@ -317,35 +317,40 @@ def decode_params(decoder: msgspec.json.Decoder[P], params: Raw) -> P:
         inner = _unwrap_params(params)
         if inner is None:
             refusal = make_params_error(error)
-            if "unknown field" in refusal.message and refusal.field is not None:
+            path = _STEP.findall((refusal.field or "").removeprefix("$.params"))
+            steps = [name or bracket for name, bracket in path]
+            hint = ""
+            if "unknown field" in refusal.message:
                 from difflib import get_close_matches
 
-                path = _STEP.findall(refusal.field.removeprefix("$.params"))
-                steps = [name or bracket for name, bracket in path[:-1]]
-                if fields := list(_find_fields(decoder.type, steps)):
-                    near = get_close_matches(path[-1][0], fields, 1)
-                    question = f"did you mean `{near[0]}`? " if near else ""
-                    text = f"{refusal.message}; {question}the fields are {', '.join(fields)}"
-                    refusal = InvalidParams(text, field=refusal.field)
-            raise refusal from None
+                kinds = _find_types(decoder.type, steps[:-1])
+                names = [name for kind in kinds for name in getattr(kind, "__struct_encode_fields__", ())]
+                near = get_close_matches(steps[-1], names, 1)
+                question = f"did you mean `{near[0]}`? " if near else ""
+                hint = f"; {question}the fields are {', '.join(dict.fromkeys(names))}" if names else ""
+            elif refusal.message.startswith("Invalid enum value"):
+                kinds = _find_types(decoder.type, steps)
+                values = [value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)]
+                hint = f"; the values are {', '.join(map(str, values))}" if values else ""
+            raise InvalidParams(refusal.message + hint, field=refusal.field) from None
         return decode_params(decoder, inner)
 
 
-def _find_fields(kind: Any, steps: Sequence[str]) -> Iterable[str]:
-    """Return the fields of the objects of a type at a path: of steps into fields, and ``[`` into elements."""
+def _find_types(kind: Any, steps: Sequence[str]) -> Iterator[Any]:
+    """Yield the types that a type has at a path: of steps into fields, and ``[`` into elements."""
     if get_origin(kind) is Annotated or isinstance(kind, UnionType) or get_origin(kind) is Union:
-        # The other arguments of these are no types of objects.
-        found = (_find_fields(part, steps) for part in get_args(kind))
-        return dict.fromkeys(name for names in found for name in names)
-    if isinstance(kind, type) and issubclass(kind, Struct):
+        # The other arguments of these are no types with fields or values.
+        for part in get_args(kind):
+            yield from _find_types(part, steps)
+    elif not steps:
+        yield kind
+    elif isinstance(kind, type) and issubclass(kind, Struct):
         inner = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
-        if not steps:
-            return inner
-        return _find_fields(inner[steps[0]], steps[1:]) if steps[0] in inner else ()
-    if steps and steps[0] == "[" and get_args(kind):
+        if steps[0] in inner:
+            yield from _find_types(inner[steps[0]], steps[1:])
+    elif steps[0] == "[" and get_args(kind):
         # An element of a list, or a value of an object with any keys.
-        return _find_fields(get_args(kind)[-1], steps[1:])
-    return ()
+        yield from _find_types(get_args(kind)[-1], steps[1:])
 
 
 def _unwrap_params(params: Raw) -> Raw | None:

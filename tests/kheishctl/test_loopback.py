@@ -64,3 +64,9 @@ def test_an_address_without_answer(address: str) -> None:
     """A pasted address without code and state is refused."""
     with pytest.raises(ValueError, match=r"."):
         read_answer(address)
+
+
+def test_a_fixed_port(server: LoopbackServer) -> None:
+    """A port may be chosen; one that is in use is an error."""
+    with pytest.raises(OSError, match="in use"):
+        LoopbackServer(server.server_port)

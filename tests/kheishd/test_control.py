@@ -139,7 +139,7 @@ async def test_a_failing_cron_entry_is_a_warning(store: Store) -> None:
     """The warning names the entry and what to look at."""
     rich_history(store)
     warnings = make(State(store, lambda: 7)).status().warnings
-    assert "the cron entry 'tidy' failed 1 times in a row; see cron.explain" in warnings
+    assert "the cron entry 'tidy' failed once; see cron.explain" in warnings
 
 
 async def test_parked_run(full_state: State) -> None:

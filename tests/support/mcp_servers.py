@@ -110,6 +110,7 @@ class FakePool:
         self.result: RemoteResult | ServerFailure = RemoteResult([{"type": "text", "text": "fine"}])
         self.with_resources: set[str] = set()
         self.error_output: list[str] = []
+        self.held: list[str] = []
         self.tools: Sequence[RemoteTool] = ()
         self.offer(listed("echo"))
 
@@ -190,14 +191,28 @@ class FakePool:
             raise McpServerUnavailable(f"the MCP server '{name}' is disabled")
         self.restarted.append(name)
 
-    async def begin_login(self, name: str, redirect_uri: str) -> BegunLogin:
-        """Return a login whose URL is the redirect."""
+    async def begin_login(self, name: str, redirect_uri: str | None) -> BegunLogin:
+        """Return a login whose URL is the redirect; without one, with a code."""
         self.find(name)
         if self.refusal is not None:
             raise self.refusal
+        if redirect_uri is None:
+            return BegunLogin(f"login-{name}", "https://as.example/device", 600_000, "ABCD-EFGH")
         return BegunLogin(f"login-{name}", redirect_uri, 600_000)
 
-    async def complete_login(self, login_id: str, code: str, state: str, iss: str | None) -> str:
+    def hold_login(self, spec: ServerSpec) -> None:
+        """Record the name."""
+        self.held.append(spec.name)
+
+    async def revoke_login(self, name: str) -> bool:
+        """Return whether the login was held, and forget it."""
+        is_held = name in self.held
+        self.held = [other for other in self.held if other != name]
+        return is_held
+
+    async def complete_login(
+        self, login_id: str, code: str | None, state: str | None, iss: str | None
+    ) -> str:
         """Return the server of a login."""
         name = login_id.removeprefix("login-")
         if self.refusal is not None:

@@ -20,7 +20,7 @@ from mcp.server.auth.provider import (
     TokenError,
     construct_redirect_uri,
 )
-from mcp.server.auth.settings import AuthSettings, ClientRegistrationOptions
+from mcp.server.auth.settings import AuthSettings, ClientRegistrationOptions, RevocationOptions
 from mcp.server.mcpserver import MCPServer
 from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 
@@ -42,6 +42,7 @@ class Authority(OAuthAuthorizationServerProvider[AuthorizationCode, RefreshToken
         self._refresh: dict[str, RefreshToken] = {}
         self._resources: dict[str, str | None] = {}
         self.access: dict[str, AccessToken] = {}
+        self.revoked: list[str] = []
 
     async def get_client(self, client_id: str) -> OAuthClientInformationFull | None:
         """Return a client."""
@@ -114,7 +115,9 @@ class Authority(OAuthAuthorizationServerProvider[AuthorizationCode, RefreshToken
 
     async def revoke_token(self, token: AccessToken | RefreshToken) -> None:
         """Revoke a token."""
+        self.revoked.append(token.token)
         self.access.pop(token.token, None)
+        self._refresh.pop(token.token, None)
 
     async def exchange_identity_assertion(self, client: Any, params: Any) -> OAuthToken:
         """Refuse."""
@@ -160,6 +163,7 @@ def run_oauth_server() -> Iterator[OAuthServer]:
                 "resource_server_url": f"{origin}/mcp",
                 "validate_token_resource": True,
                 "client_registration_options": ClientRegistrationOptions(enabled=True),
+                "revocation_options": RevocationOptions(enabled=True),
             }
         )
         server = MCPServer("guarded", auth_server_provider=authority, auth=auth)

@@ -67,7 +67,13 @@ class McpSection(Section, frozen=True, kw_only=True):
     """Whether a person logs in at the server of `url` (`mcp.login`). Its tokens are kept in a slot."""
 
     oauth_hosts: ServerTexts = []
-    """Hosts of its authorization server that may have private addresses, and need no TLS."""
+    """Hosts of its authorization server that may have private addresses."""
+
+    oauth_client_id: ServerText | None = None
+    """Client at an authorization server where none can register; its redirect is `http://127.0.0.1`."""
+
+    oauth_client_secret_ref: ServerText | None = None
+    """Where that client's secret is, if it has one: `"slot:NAME"`, `"env:NAME"` or `"credential:NAME"`."""
 
     enabled_tools: ServerTexts | None = None
     """The only tools of the server that are offered, by the server's names (default: all)."""
@@ -106,14 +112,19 @@ def find_server_problems(server: McpServerSettings, path: KeyPath = ()) -> Itera
                 f'a program and its arguments are a list: [{words}]; so is a program with a space: ["…"]'
             )
             yield Problem((*path, "command"), message)
-        alien: tuple[str, ...] = ("headers", "auth_ref", "oauth", "oauth_hosts")
+        alien: tuple[str, ...] = ("headers", "auth_ref", "oauth", "oauth_hosts", "oauth_client_id")
     else:
-        yield from _find_address_problems(server.url, (*path, "url"), has_token=server.auth_ref is not None)
+        has_token = server.oauth or server.auth_ref is not None
+        yield from _find_address_problems(server.url, (*path, "url"), has_token=has_token)
         alien = ("args", "env", "env_refs", "inherit_env", "cwd")
     for name in alien:
         if getattr(server, name):
             kind = "a command" if server.url is None else "a URL"
             yield Problem((*path, name), f"a server with {kind} has none; remove it")
+    if server.oauth_client_id is not None and not server.oauth:
+        yield Problem((*path, "oauth_client_id"), "is the client of a login; set oauth = true, or remove it")
+    if server.oauth_client_secret_ref is not None and server.oauth_client_id is None:
+        yield Problem((*path, "oauth_client_secret_ref"), "is a secret of 'oauth_client_id'; set that, too")
     if server.oauth and server.auth_ref is not None:
         yield Problem((*path, "oauth"), "a server has either a login or 'auth_ref'; remove one")
     if any("\0" in text for text in (*argv, *server.env.values(), *server.inherit_env, server.cwd or "")):
@@ -142,6 +153,7 @@ def find_server_problems(server: McpServerSettings, path: KeyPath = ()) -> Itera
             yield Problem((*path, "headers", name), "looks like a credential; set auth_ref")
     references = [
         (("auth_ref",), server.auth_ref),
+        (("oauth_client_secret_ref",), server.oauth_client_secret_ref),
         *((("env_refs", n), r) for n, r in server.env_refs.items()),
     ]
     for field_path, reference in references:
@@ -163,7 +175,7 @@ def _find_address_problems(url: str, path: KeyPath, *, has_token: bool) -> Itera
         yield Problem(path, "expected http://host[:port]/path or https://host[:port]/path")
         return
     if has_token and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
-        yield Problem(path, "the credential of 'auth_ref' would be sent in plain text; use https")
+        yield Problem(path, "the credential would be sent in plain text; use https")
     names = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
     if parts.username is not None or parts.password is not None or any(map(is_credential, names)):
         yield Problem(path, "a URL must not contain a credential; set auth_ref")

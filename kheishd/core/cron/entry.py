@@ -14,6 +14,7 @@ from kheishd.core.cron.schedule import (
     QuietHours,
     Timetable,
     count_between,
+    format_local,
     latest_until,
     next_after,
     parse_quiet,
@@ -286,9 +287,8 @@ def decide(cron: Cron, now_ms: int) -> CronDecision | None:
         is_quiet_now = quiet.contains(timetable, now_ms)
         if defers and is_quiet_now:
             until_ms = quiet.end_after(timetable, now_ms)
-            row = replace(
-                row, outcome="deferred", reason="quiet_hours", note="it fires after the quiet hours"
-            )
+            note = f"it fires after the quiet hours, at {format_local(timetable, until_ms)}"
+            row = replace(row, outcome="deferred", reason="quiet_hours", note=note)
             return CronDecision(row, fires=False, next_due_ms=following, deferred_until_ms=until_ms)
         if not defers and (is_quiet_now or quiet.contains(timetable, due)):
             row = replace(row, outcome="skipped", reason="quiet_hours", note="it was in quiet hours")

@@ -109,15 +109,31 @@ def parse_schedule(text: str, timezone: str, anchor_ms: int = 0) -> Timetable:
     try:
         is_possible = next_after(timetable, 0) is not None
     except CronSimError as error:
-        raise ScheduleError("schedule", f"{_describe(error)}; {_HINT}") from None
+        raise ScheduleError("schedule", _describe(error, timetable.expression)) from None
     if not is_possible:
         raise ScheduleError("schedule", "no date matches the schedule; check its day and its month")
     return timetable
 
 
-def _describe(error: Exception) -> str:
-    message = str(error)
-    return f"the {message[4:]} is invalid" if message.startswith("Bad ") else "the schedule is invalid"
+def _describe(error: Exception, expression: str) -> str:
+    """Return the problem of an expression: its field, and the values that the field accepts."""
+    name = str(error).removeprefix("Bad ")
+    if name not in _FIELDS:
+        return f"the schedule is invalid; {_HINT}"
+    # An expression has the seconds, or not.
+    word = expression.split()[[*_FIELDS].index(name) - len(_FIELDS)]
+    return f"the {name} '{word}' is invalid: it is {_FIELDS[name]}, with '*', lists, ranges and '/'"
+
+
+_FIELDS: Final = {
+    "second": "0-59",
+    "minute": "0-59",
+    "hour": "0-23",
+    "day-of-month": "1-31 or L, the last day",
+    "month": "1-12, or jan feb mar apr may jun jul aug sep oct nov dec",
+    "day-of-week": "0-7, or sun mon tue wed thu fri sat",
+}
+"""The fields of an expression and their values, as the library names them."""
 
 
 def _parse_time(text: str, zone: tzinfo) -> int:

@@ -16,7 +16,7 @@ from kheishd.objects.agents.notes import (
     write_note,
 )
 from kheishd.objects.pages import cursor_after, page_of
-from kheishd.store.tables import NOTES, NOTES_BY_KIND
+from kheishd.store.tables import NOTEBOOKS, NOTES, NOTES_BY_KIND
 from protocol.errors.definition import AgentForbidden, AgentNotFound
 from protocol.errors.memory import NoteInvalid, NoteNotFound
 from protocol.objects import memory as rows
@@ -51,6 +51,13 @@ def _require_access(call: Call, agent: str) -> None:
         raise AgentForbidden(text, field="$.params.agent")
 
 
+def _require_agent(call: Call, agent: str) -> None:
+    """Require an agent that exists. Errors: AgentNotFound."""
+    if agent not in call.runtime.definitions:
+        text = f"there is no agent '{agent}'; definition.list names the agents"
+        raise AgentNotFound(text, field="$.params.agent")
+
+
 def _need_note(store: Snapshot, agent: str, name: str) -> Note:
     """Return a note. Errors: NoteNotFound."""
     note = find_note(store, agent, name)
@@ -65,9 +72,7 @@ def _prepare(call: Call, params: MemoryRemember | MemoryImport) -> tuple[NotePro
     Errors: AgentForbidden, AgentNotFound, InvalidParams, InputTooLarge, NoteInvalid.
     """
     _require_access(call, params.agent)
-    if params.agent not in call.runtime.definitions:
-        text = f"there is no agent '{params.agent}'; definition.list names the agents"
-        raise AgentNotFound(text, field="$.params.agent")
+    _require_agent(call, params.agent)
     if isinstance(params, MemoryRemember):
         properties = NoteProperties(
             agent=params.agent, name=params.name, content=params.content, aliases=params.aliases or []
@@ -110,9 +115,11 @@ def forget(tx: Transaction, call: Call, params: MemoryForget) -> Note:
 
 @control(rows.RECALL)
 async def recall(call: Call, params: MemoryRecall) -> NoteHits:
-    """Search the notes of an agent. Errors: AgentForbidden."""
+    """Search the notes of an agent. Errors: AgentForbidden, AgentNotFound."""
     _require_access(call, params.agent)
     with call.state.read() as store:
+        if store.get(NOTEBOOKS, params.agent) is None:
+            _require_agent(call, params.agent)
         hits = search_notes(
             store,
             [params.agent],
@@ -132,10 +139,15 @@ def get(call: Call, params: NoteRef) -> Note:
 
 
 def _read_page(call: Call, params: MemoryListParams) -> tuple[list[Note], str | None]:
-    """Return a page of an agent's notes, the oldest first. Errors: AgentForbidden."""
+    """Return a page of an agent's notes, the oldest first. Errors: AgentForbidden, AgentNotFound.
+
+    The notes of an agent that was deleted can still be read.
+    """
     _require_access(call, params.agent)
     last = cursor_after(params.after)
     with call.state.read() as store:
+        if store.get(NOTEBOOKS, params.agent) is None:
+            _require_agent(call, params.agent)
 
         def notes() -> Iterator[tuple[tuple[int], Note | None]]:
             after = None if last is None else (params.agent, params.kind, last)
@@ -147,13 +159,16 @@ def _read_page(call: Call, params: MemoryListParams) -> tuple[list[Note], str | 
 
 @query(rows.LIST)
 def list_(call: Call, params: MemoryListParams) -> NoteList:
-    """List the notes of an agent, the oldest first. Errors: AgentForbidden."""
+    """List the notes of an agent, the oldest first. Errors: AgentForbidden, AgentNotFound."""
     return NoteList(*_read_page(call, params))
 
 
 @query(rows.EXPORT)
 def export(call: Call, params: MemoryListParams) -> NoteFiles:
-    """Show the notes of an agent as Markdown files, the oldest first. Errors: AgentForbidden."""
+    """Show the notes of an agent as Markdown files, the oldest first.
+
+    Errors: AgentForbidden, AgentNotFound.
+    """
     notes, following = _read_page(call, params)
     return NoteFiles([format_file(note) for note in notes], following)
 

@@ -222,7 +222,9 @@ def find_failed_servers(mcp: McpHolder) -> Iterator[HealthWarning]:
             yield warn(
                 "mcp_failed",
                 f"the MCP server '{view.name}' is not connected: {view.problem or 'it failed'}",
-                "repair it; the daemon tries again by itself",
+                "repair it; the daemon tries again by itself"
+                if view.retry_at_ms is not None
+                else "repair it, and connect anew by mcp.restart",
                 related_id=view.name,
             )
         elif view.state == "needs_login":

@@ -15,7 +15,7 @@ from kheishd.kernel.mcp import RemoteTool, ServerFailure, ServerSpec, server_not
 from kheishd.objects.pages import page_of
 from kheishd.objects.storable import require_storable
 from kheishd.records.writer import StreamWriter
-from kheishd.store.tables import MCP_SERVERS
+from kheishd.store.tables import MCP_SERVERS, SECRETS
 from protocol.errors.mcp import (
     McpCallFailed,
     McpServerInvalid,
@@ -276,12 +276,21 @@ def put_server(tx: Transaction, call: Call, params: McpServerPut) -> McpServer:
 def prepare_delete(call: Call, params: McpServerDelete) -> McpServerDelete:
     """Require a caller that may change servers. Errors: ScopeWouldWiden."""
     require_unrestricted(call)
+    spec = servers_of(call.runtime).get(params.server)
+    if spec is not None and spec.source == "stored":
+        call.services.mcp.current.hold_login(spec)
     return params
 
 
-@mutation(rows.DELETE, prepare=prepare_delete)
+async def follow_delete(call: Call, params: McpServerDelete, result: DeletedMcpServer) -> DeletedMcpServer:
+    """Tell the authorization server that the tokens of the server are deleted."""
+    await call.services.mcp.current.revoke_login(result.server)
+    return result
+
+
+@mutation(rows.DELETE, prepare=prepare_delete, follow=follow_delete)
 def delete_server(tx: Transaction, call: Call, params: McpServerDelete) -> DeletedMcpServer:
-    """Delete a server, also one that the configuration hides.
+    """Delete a server, also one that the configuration hides; and its tokens, unless that has them.
 
     Errors: McpServerNotFound, McpServerReadOnly.
     """
@@ -291,6 +300,9 @@ def delete_server(tx: Transaction, call: Call, params: McpServerDelete) -> Delet
     writer = StreamWriter(tx, DAEMON_STREAM, origin=origin_of(call))
     writer.append(McpServerDeleted(server=params.server))
     writer.write()
+    spec = servers_of(call.runtime).get(params.server)
+    if spec is not None and spec.source == "stored" and tx.get(SECRETS, spec.login_slot) is not None:
+        call.services.secrets.delete_slot(tx, spec.login_slot, origin=origin_of(call))
     return DeletedMcpServer(params.server)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
 from kheishd.kernel.call import Call, control, mutation, origin_of
 from kheishd.kernel.mcp import servers_of
 from kheishd.objects.node.mcp import require_unrestricted
@@ -26,11 +28,11 @@ LOOPBACK: Final = r"http://(127\.0\.0\.1|localhost|\[::1\]):[0-9]{1,5}/[A-Za-z0-
 async def begin_login(call: Call, params: McpLogin) -> McpLoginBegun:
     """Begin a login. Errors: McpLoginFailed, McpServerNotFound, McpServerUnavailable, ScopeWouldWiden."""
     require_unrestricted(call)
-    if not re.fullmatch(LOOPBACK, params.redirect_uri):
+    if params.redirect_uri is not None and not re.fullmatch(LOOPBACK, params.redirect_uri):
         text = "expected http://127.0.0.1:PORT/PATH: the browser comes back to the machine of the client"
         raise InvalidParams(text, field="$.params.redirect_uri")
     begun = await call.services.mcp.current.begin_login(params.server, params.redirect_uri)
-    return McpLoginBegun(begun.login_id, begun.url, begun.expires_at_ms)
+    return McpLoginBegun(begun.login_id, begun.url, begun.expires_at_ms, begun.user_code)
 
 
 @control(rows.COMPLETE)
@@ -55,12 +57,14 @@ def prepare_logout(call: Call, params: McpLogout) -> ServerSpec:
             f"there is no MCP server '{params.server}'; secret.delete deletes the slot of a former one",
             field="$.params.server",
         )
+    call.services.mcp.current.hold_login(spec)
     return spec
 
 
 async def follow_logout(call: Call, params: McpLogout, result: McpLoggedOut) -> McpLoggedOut:
-    """End the connection, whose token is still good at the server."""
+    """End the connection, and tell the authorization server."""
     pool = call.services.mcp.current
+    result = replace(result, revoked=await pool.revoke_login(result.server))
     if any(view.name == result.server and view.state != "disabled" for view in pool.views()):
         await pool.restart(result.server)
     return result

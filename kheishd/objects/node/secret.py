@@ -39,10 +39,10 @@ from kheishd.store.tables import (
     TRIGGERS,
 )
 from protocol.errors.rpc import InvalidParams
-from protocol.errors.secret import SecretInUse, SecretLimit, SecretUnusable
+from protocol.errors.secret import SecretInUse, SecretUnusable
 from protocol.errors.token import ScopeWouldWiden
 from protocol.ids import ID_SHAPED
-from protocol.limits.secret import MAX_SECRET_BYTES, MAX_SECRET_TEXTS, MAX_SECRETS_TEXTS
+from protocol.limits.secret import MAX_SECRET_BYTES, MAX_SECRET_TEXTS
 from protocol.objects import secret as rows
 from protocol.objects.secret import (
     DeletedSecret,
@@ -217,10 +217,7 @@ def prepare_put(call: Call, params: SecretPut) -> SecretPut:
             "all texts; store the needed ones in slots of their own",
             field="$.params.value",
         )
-    if secrets.count_texts(params.slot_id) + len(texts) > MAX_SECRETS_TEXTS:
-        raise SecretLimit(
-            f"all slots together hold {MAX_SECRETS_TEXTS} credentials at most; delete some slots first"
-        )
+    secrets.require_room(params.slot_id, texts)
     require_redactable(call, texts, params.slot_id)
     secrets.learn(texts)
     secrets.prepare(params.slot_id, replaces_unreadable=params.replace_unreadable, is_trial=params.check)

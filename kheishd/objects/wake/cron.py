@@ -567,7 +567,8 @@ def find_cron_warnings(store: Snapshot) -> Iterator[str]:
         remedy = "see cron.explain"
         if cron.status == "disabled":
             remedy = "see cron.explain, then resume it"
-        state = "is disabled" if cron.status == "disabled" else f"failed {cron.failures} times in a row"
+        times = "once" if cron.failures == 1 else f"{cron.failures} times in a row"
+        state = "is disabled" if cron.status == "disabled" else f"failed {times}"
         yield f"the cron entry '{cron.cron_id}' {state}; {remedy}"
     if len(failing) > MAX_WARNED:
         yield f"{store.count(CRONS_FAILING) - MAX_WARNED} more cron entries failed; see cron.list"

@@ -13,6 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from kheishd.core import trigger as rules
+from kheishd.core.event import find_dead_pattern
 from kheishd.core.trust import join_origins
 from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.objects.pages import PageTokens, page_of
@@ -37,6 +38,7 @@ from protocol.limits.event import MAX_TRIGGER_FILTER_BYTES, MAX_TRIGGER_NOTE_BYT
 from protocol.limits.units import KIB
 from protocol.objects import trigger as rows
 from protocol.objects.trigger import (
+    CreatedTrigger,
     DeletedTrigger,
     FiringOutcome,
     Trigger,
@@ -96,12 +98,14 @@ def _require_unrestricted(call: Call) -> None:
 
 
 @mutation(rows.CREATE, prepare=prepare_create)
-def create(tx: Transaction, call: Call, created: TriggerCreated) -> Trigger:
+def create(tx: Transaction, call: Call, created: TriggerCreated) -> CreatedTrigger:
     """Create a trigger. Errors: TriggerLimit."""
     if tx.count(TRIGGERS) >= MAX_TRIGGERS:
         raise TriggerLimit(f"there are {MAX_TRIGGERS} triggers, the maximum; delete some")
     _append(tx, created, origin_of(call))
-    return tx.need(TRIGGERS, created.trigger_id)
+    warning = find_dead_pattern(created.source, created.filter, call.runtime.definitions)
+    trigger = tx.need(TRIGGERS, created.trigger_id)
+    return CreatedTrigger(**fields_of(Trigger, trigger), warnings=[warning] if warning else [])
 
 
 def _append(tx: Transaction, event: Any, origin: Origin = BY_DAEMON) -> None:

@@ -1,5 +1,7 @@
 """``kheishctl cron``."""
 
+from kheishctl.commands.cron import COLUMNS
+from kheishctl.render.layout import Display
 from tests.support.ctl import Ctl
 
 
@@ -36,5 +38,22 @@ def test_bad_arguments_are_named(ctl: Ctl) -> None:
     """A bad time is a usage error; a bad schedule is refused with the remedy."""
     done = ctl("cron", "explain", "x", "--at", "noon")
     assert (done.code, "is not a time such as" in done.err) == (2, True)
+    done = ctl("cron", "create", *"0 9 * * mon-fri".split(), "x")
+    assert (done.code, "put the schedule and the prompt in quotes" in done.err) == (2, True)
+    done = ctl("cron", "create", "0 9 * * mo-fr", "x")
+    assert "the day-of-week 'mo-fr' is invalid: it is 0-7, or sun mon" in done.err
     done = ctl("cron", "create", "* * *", "x")
     assert (done.code, "3 fields" in done.err) == (1, True)
+
+
+def test_the_list_shows_the_time_of_a_deferred_firing() -> None:
+    """The next firing is the earlier of the next due time and of a deferred one."""
+    (column,) = (column for column in COLUMNS if column.title == "NEXT")
+    display = Display(width=None, color=False, now_ms=0)
+    rows: tuple[dict[str, int], ...] = (
+        {"next_due_ms": 2_000},
+        {"next_due_ms": 2_000, "deferred_until_ms": 1_000},
+        {},
+    )
+    cells = [column.format_cell(row, display) for row in rows]
+    assert (cells[1] < cells[0], cells[2]) == (True, "")

@@ -138,7 +138,7 @@ def test_login(servers: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
         (slot,) = servers.json("secret", "list")["secrets"]
         assert (slot["slot_id"], slot["kind"]) == ("mcp.oauth.guarded", "oauth")
         assert servers("secret", "delete", "mcp.oauth.guarded").code == 1
-        assert servers.json("mcp", "logout", "guarded") == {"server": "guarded"}
+        assert servers.json("mcp", "logout", "guarded") == {"server": "guarded", "revoked": True}
         assert state() == "needs_login"
         begun = servers.json("mcp", "login", "guarded", "--begin")
         parameters = server.visit(begun["url"])

@@ -93,7 +93,17 @@ def test_metrics_stay_on_this_machine(address: str) -> None:
         ("command = 'a'\nauth_ref = 'env:A'", "mcp.s.auth_ref: a server with a command has none"),
         ("url = 'http://a/'\nargs = ['x']", "mcp.s.args: a server with a URL has none"),
         ("url = 'ftp://a/'", "mcp.s.url: expected http://"),
-        ("url = 'http://a/'\nauth_ref = 'env:A'", "mcp.s.url: the credential of 'auth_ref' would be sent in"),
+        ("url = 'http://a/'\nauth_ref = 'env:A'", "mcp.s.url: the credential would be sent in"),
+        ("url = 'http://a/'\noauth = true", "mcp.s.url: the credential would be sent in plain text"),
+        ("url = 'https://a/'\noauth_client_id = 'x'", "mcp.s.oauth_client_id: is the client of a login"),
+        (
+            "url = 'https://a/'\noauth = true\noauth_client_secret_ref = 'env:X'",
+            "mcp.s.oauth_client_secret_ref: is a secret of 'oauth_client_id'",
+        ),
+        (
+            "url = 'https://a/'\noauth = true\noauth_client_id = 'x'\noauth_client_secret_ref = 'abc'",
+            "not the credential itself",
+        ),
         ("url = 'http://u:p@a/'", "mcp.s.url: a URL must not contain a credential"),
         ("url = 'http://a/?token=x'", "mcp.s.url: a URL must not contain a credential"),
         ("url = 'http://a/'\nauth_ref = 'secret'", "not the credential itself"),

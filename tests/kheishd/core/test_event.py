@@ -90,3 +90,29 @@ def test_deliveries_are_counted() -> None:
     record = fold_record(PUBLICATION_RECORDS, published, step, last)
     assert (record.status, record.position, record.note) == ("done", [], "n")
     assert (record.delivered, record.held, record.refused, record.stopped) == (3, 1, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "conditions", "words"),
+    [
+        ("ci.build", {}, None),
+        ("*", {}, None),
+        ("agent:*", {}, None),
+        ("agent:re*", {}, None),
+        ("agent:reviewer:*", {}, None),
+        ("agent:reviewer:do*", {}, None),
+        ("agent:reviewer:done", {"status": "failed"}, None),
+        ("agent:reviewer:news", {"colour": "red"}, None),
+        ("agent:nobody:done", {}, "no agent 'nobody'"),
+        ("agent:nobody:*", {}, "no agent's name fits"),
+        ("agent:reviewer", {}, "did you mean 'agent:reviewer:*'?"),
+        ("agent:reviewer:", {}, "did you mean 'agent:reviewer:*'?"),
+        ("agent:reviewer:done", {"state": "failed"}, "no field 'state'"),
+        ("agent:reviewer:done", {"status": "done"}, "no run ends as 'done'"),
+    ],
+)
+def test_patterns_that_no_event_can_match(pattern: str, conditions: Any, words: str | None) -> None:
+    """Sources of agents that do not exist, and fields that a run's end does not have, are named."""
+    warning = event.find_dead_pattern(pattern, conditions, ("reviewer", "default"))
+    assert (warning is None) == (words is None), warning
+    assert (words or "") in (warning or "")

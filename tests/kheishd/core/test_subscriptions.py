@@ -2,7 +2,7 @@
 
 import pytest
 
-from kheishd.core.subscriptions import parse_file
+from kheishd.core.subscriptions import SUBSCRIPTION_FILE
 from protocol.objects.trigger import TriggerTerms
 from protocol.objects.wake import WakeTarget
 
@@ -29,7 +29,7 @@ arguments = "all"
 
 def test_valid_rows() -> None:
     """A row has the terms of a trigger and its target; the sender is the default one."""
-    file = parse_file(VALID, "f.toml")
+    file = SUBSCRIPTION_FILE.parse(VALID, "f.toml")
     assert (file.warnings, file.invalid, file.is_readable) == ((), frozenset(), True)
     assert file.rows == {
         "ci": TriggerTerms(
@@ -51,7 +51,7 @@ def test_valid_rows() -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ('source = "a b"', "4: source: a source, or its beginning"),
+        ('source = "a b"', "4: source: expected a source, or the beginning"),
         ('source = "a"\nsorce = "a"', "5: sorce:"),
         ('source = "a"\nprompt = " "', "5: prompt: the prompt is blank"),
         ('source = "a"\nskill = "s"', "agent: give either 'agent'"),
@@ -69,7 +69,7 @@ def test_bad_rows(change: str, problem: str) -> None:
     text = f'\n[[subscription]]\nid = "bad"\n{change}\n{VALID}'
     if "agent" not in change and "session_id" not in change and "skill" not in change:
         text = f'\n[[subscription]]\nid = "bad"\n{change}\nagent = "a"\n{VALID}'
-    file = parse_file(text, "f.toml")
+    file = SUBSCRIPTION_FILE.parse(text, "f.toml")
     assert (set(file.rows), set(file.invalid)) == ({"ci", "review"}, {"bad"})
     (warning,) = file.warnings
     assert warning.startswith("skipped the subscription in f.toml:")
@@ -78,15 +78,15 @@ def test_bad_rows(change: str, problem: str) -> None:
 
 def test_a_file_that_is_no_toml() -> None:
     """Nothing of an unreadable file is used, and nothing changes because of it."""
-    file = parse_file("[[subscription]]\nid =", "f.toml")
+    file = SUBSCRIPTION_FILE.parse("[[subscription]]\nid =", "f.toml")
     assert (file.rows, file.is_readable) == ({}, False)
     assert "stay as they are: f.toml" in file.warnings[0]
 
 
 def test_ids_are_unique() -> None:
     """The second row of an id, rows without one and unknown tables are skipped."""
-    file = parse_file(f"{VALID}{VALID}\n[[subscription]]\nsource = 'a'\n[x]\n", "f.toml")
+    file = SUBSCRIPTION_FILE.parse(f"{VALID}{VALID}\n[[subscription]]\nsource = 'a'\n[x]\n", "f.toml")
     assert set(file.rows) == {"ci", "review"}
     assert len(file.warnings) == 4
     assert "the id 'ci' is there twice" in "".join(file.warnings)
-    assert parse_file("subscription = 5", "f.toml").warnings
+    assert SUBSCRIPTION_FILE.parse("subscription = 5", "f.toml").warnings

@@ -17,7 +17,7 @@ from kheishd.kernel.state import State, open_state
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import SECRET_VALUES, SECRETS
 from protocol.errors.secret import MasterKeyUnusable, SecretLimit, SecretNotFound, SecretUnreadable
-from protocol.limits.secret import MAX_SECRETS_BYTES
+from protocol.limits.secret import MAX_SECRETS_BYTES, MAX_SECRETS_TEXTS
 from tests.support.services import open_vault
 
 
@@ -495,3 +495,13 @@ def test_list_redacted(value: str, texts: list[str]) -> None:
     """A value is redacted as a whole, without surrounding space, and by the credentials in it."""
     whole = [value] if len(value) >= 8 else []
     assert sorted(list_redacted(value)) == sorted({*whole, *texts})
+
+
+async def test_room_for_texts(tmp_path: Path) -> None:
+    """All slots together have a limit of texts to redact; the slot that is replaced does not count."""
+    async with safe(tmp_path) as one:
+        await one.put("a", "sk-first-value")
+        one.vault.require_room("a", ["text"] * MAX_SECRETS_TEXTS)
+        one.vault.require_room("b", ["text"] * (MAX_SECRETS_TEXTS - 1))
+        with pytest.raises(SecretLimit, match="delete some slots first"):
+            one.vault.require_room("b", ["text"] * MAX_SECRETS_TEXTS)

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 import trio
+from mcp.shared.auth import OAuthClientInformationFull
 
 from kheishd.kernel.mcp import LoginNeeded, ServerFailure, ServerSpec
 from kheishd.mcp import oauth
@@ -45,6 +46,7 @@ def server(shared_server: OAuthServer) -> OAuthServer:
     authority = shared_server.authority
     authority.life_s, authority.renewals, authority.refuses_renewal = 3600, 0, False
     authority.access.clear()
+    authority.revoked.clear()
     return shared_server
 
 
@@ -196,6 +198,56 @@ async def test_tokens_stay_with_their_url(server: OAuthServer) -> None:
         await logins.get_token(spec_for(server.url))
 
 
+async def test_revocation(server: OAuthServer) -> None:
+    """Tokens that are deleted are revoked at their server, once."""
+    slots, spec = MemorySlots(), spec_for(server.url)
+    async with open_pool(spec, slots=slots) as pool:
+        pool.hold_login(spec)
+        assert not await pool.revoke_login("guarded")
+        await log_in(pool, server)
+        tokens = tokens_of(slots)
+        pool.hold_login(spec)
+        slots.values.clear()
+        assert await pool.revoke_login("guarded")
+        assert server.authority.revoked == [tokens.refresh_token, tokens.access_token]
+        assert not await pool.revoke_login("guarded")
+        await log_in(pool, server)
+        lost = msgspec.structs.replace(tokens_of(slots), revocation_endpoint="http://169.254.169.254/x")
+        slots.values[spec.login_slot] = msgspec.json.encode(lost).decode()
+        pool.hold_login(spec)
+        assert not await pool.revoke_login("guarded")
+
+
+@pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
+async def test_a_client_that_is_registered_already(server: OAuthServer, method: str) -> None:
+    """A configured client is used instead of a registration; its secret is read from its reference."""
+    client = OAuthClientInformationFull.model_validate(
+        {
+            "client_id": "kheish-of-the-team",
+            # The resolver of these tests.
+            "client_secret": "value-of-slot:client",
+            "redirect_uris": [REDIRECT],
+            "token_endpoint_auth_method": method,
+        }
+    )
+    await server.authority.register_client(client)
+    settings = {"oauth_client_id": "kheish-of-the-team", "oauth_client_secret_ref": "slot:client"}
+    slots, clock, spec = MemorySlots(), Clock(), spec_for(server.url, **settings)
+    assert "slot:client" in spec.references
+    async with open_pool(spec, slots=slots, now_ms=clock) as pool:
+        if method == "client_secret_basic":
+            await log_in(pool, server)
+            assert await say(pool) == "hi"
+            assert "value-of" not in slots.values[spec.login_slot]
+            clock.ms += 3_301_000
+            assert await say(pool) == "hi"
+            assert server.authority.renewals == 1
+        else:
+            # The server offers the other method, too, which is preferred.
+            with pytest.raises(McpLoginFailed, match="the code was not exchanged"):
+                await log_in(pool, server)
+
+
 def test_slots_of_servers() -> None:
     """Each server has a slot of its own, also where names differ in the case of letters only."""
     names = [spec_for("http://x/", name).login_slot for name in ("a", "A", "ab", "aB", "a-b")]
@@ -222,10 +274,13 @@ class BadServer:
         path = data.split()[1].decode()
         self.paths.append(path)
         document = self.documents.get(path, 404)
+        if isinstance(document, list):
+            document = document.pop(0)
         extra = ""
         if isinstance(document, tuple):
             document, extra = document
-        status = document if isinstance(document, int) else 200
+        is_refusal = isinstance(document, dict) and "error" in document
+        status = document if isinstance(document, int) else 400 if is_refusal else 200
         body = b"" if isinstance(document, int) else msgspec.json.encode(document)
         body = body.replace(b"{origin}", self.origin.encode())
         head = f"HTTP/1.1 {status} X\r\ncontent-length: {len(body)}\r\n{extra}connection: close\r\n\r\n"
@@ -255,12 +310,20 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         {RESOURCE: {"resource": "{origin}/mcp", "authorization_servers": ["http://as.example/"]}},
         "http://as.example/.* has no TLS",
     ),
+    "long address": (
+        {PLACE: {**METADATA, "token_endpoint": "{origin}/" + "x" * 3_000}},
+        "an address has 30.. bytes; the limit is 2048",
+    ),
     "other resource": (
         {RESOURCE: {"resource": "https://bank.example/", "authorization_servers": ["{origin}"]}},
         "of another server: https://bank.example/",
     ),
     "issuer": ({PLACE: {**METADATA, "issuer": "https://bank.example"}}, "of another issuer"),
     "no PKCE": ({PLACE: {**METADATA, "code_challenge_methods_supported": ["plain"]}}, "PKCE"),
+    "configured host": (
+        {RESOURCE: {"resource": "{origin}/mcp", "authorization_servers": ["http://as.internal/"]}},
+        "http://as.internal/.* has no TLS, so credentials would be sent in plain text",
+    ),
     "endpoint": ({PLACE: {**METADATA, "token_endpoint": "http://169.254.169.254/x"}}, "has no TLS"),
     "script": ({PLACE: {**METADATA, "authorization_endpoint": "javascript:alert(1)"}}, "can be read"),
     "no registration": ({PLACE: {**METADATA, "registration_endpoint": None}}, "lets no client register"),
@@ -285,7 +348,7 @@ async def test_a_bad_authorization_server(case: str) -> None:
         slots = MemorySlots()
         logins = Logins(slots.read, slots.save, lambda: 0)
         with pytest.raises(McpLoginFailed, match=problem):
-            await logins.begin(spec_for(f"{bad.origin}/mcp"), REDIRECT)
+            await logins.begin(spec_for(f"{bad.origin}/mcp", oauth_hosts=["as.internal"]), REDIRECT)
         nursery.cancel_scope.cancel()
 
 
@@ -305,6 +368,106 @@ async def test_a_header_that_lies() -> None:
 
 
 TOKEN = {"access_token": "a-token-of-some-length", "token_type": "Bearer"}
+
+DEVICE = {
+    "device_code": "a-code-of-the-device",
+    "user_code": "ABCD-EFGH",
+    "verification_uri": "{origin}/device",
+    "expires_in": 300,
+    "interval": 0,
+}
+DEVICE_METADATA = {**METADATA, "device_authorization_endpoint": "{origin}/code"}
+PENDING = {"error": "authorization_pending"}
+
+
+async def log_in_by_code(clock: Clock, **documents: Any) -> tuple[MemorySlots, str | None]:
+    """Log in at a server with these documents by a code; return the slots, and the code that was shown."""
+    slots = MemorySlots()
+    async with trio.open_nursery() as nursery:
+        bad = BadServer(0, {PLACE: DEVICE_METADATA, "/register": CLIENT, "/code": DEVICE})
+        bad.documents.update({f"/{path}": document for path, document in documents.items()})
+        listeners = await nursery.start(trio.serve_tcp, bad.serve, 0)
+        bad.origin = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        spec = spec_for(f"{bad.origin}/mcp")
+        logins = Logins(slots.read, slots.save, clock)
+        begun = await logins.begin(spec, None)
+        assert begun.url == f"{bad.origin}/device"
+        assert await logins.complete(begun.login_id, None, None, None, lambda name: spec) == "guarded"
+        with pytest.raises(McpLoginNotFound):
+            await logins.complete(begun.login_id, None, None, None, lambda name: spec)
+        nursery.cancel_scope.cancel()
+    return slots, begun.user_code
+
+
+@pytest.fixture
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a login by a code be asked for without a pause."""
+    monkeypatch.setattr(oauth, "MIN_POLL_SECONDS", 0.0)
+    monkeypatch.setattr(oauth, "SLOW_DOWN_SECONDS", 0.01)
+
+
+@pytest.mark.usefixtures("no_pause")
+async def test_a_login_by_a_code() -> None:
+    """The tokens are asked for until the person has typed the code; the server may ask for longer pauses."""
+    token = [PENDING, {"error": "slow_down"}, 503, PENDING, TOKEN]
+    slots, code = await log_in_by_code(Clock(), token=token)
+    assert (code, tokens_of(slots).access_token) == ("ABCD-EFGH", TOKEN["access_token"])
+
+
+@pytest.mark.usefixtures("no_pause")
+@pytest.mark.parametrize(
+    ("documents", "problem"),
+    [
+        ({"token": [PENDING, {"error": "access_denied"}]}, "was not completed: access_denied"),
+        ({"token": [{"error": "expired_token"}]}, "was not completed: expired_token"),
+        ({"token": [{"token_type": "Bearer"}]}, "is no token"),
+        ({"code": 403}, "issued no code"),
+        ({"code": {"device_code": "x"}}, "is invalid"),
+        ({"code": {**DEVICE, "user_code": "A\x1b[2J"}}, "do not print"),
+        ({"code": {**DEVICE, "user_code": "A" * 65}}, "is invalid"),
+        ({"code": {**DEVICE, "verification_uri": "http://bank.example/"}}, "has no TLS"),
+        ({"code": {**DEVICE, "verification_uri": "javascript:alert(1)"}}, "has no TLS"),
+        ({PLACE[1:]: METADATA}, "offers no login by a code"),
+    ],
+)
+async def test_a_code_that_leads_nowhere(documents: dict[str, Any], problem: str) -> None:
+    """A refusal of the person, and an answer that is no code or no token, end the login with the reason."""
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(McpLoginFailed, check=lambda error: problem in str(error)), flatten_subgroups=True
+    ):
+        await log_in_by_code(Clock(), **documents)
+
+
+@pytest.mark.usefixtures("no_pause")
+async def test_a_code_that_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A login whose code was not typed in time has expired."""
+    clock = Clock()
+    original = oauth._send
+
+    async def send(*args: Any, **kwargs: Any) -> Any:
+        clock.ms += 60_000
+        return await original(*args, **kwargs)
+
+    monkeypatch.setattr(oauth, "_send", send)
+    with pytest.RaisesGroup(pytest.RaisesExc(McpLoginNotFound, match="has expired"), flatten_subgroups=True):
+        await log_in_by_code(clock, token=[PENDING] * 20)
+
+
+async def test_a_code_is_no_redirect() -> None:
+    """A login by a code cannot be completed by the parameters of a redirect."""
+    async with trio.open_nursery() as nursery:
+        bad = BadServer(0, {PLACE: DEVICE_METADATA, "/register": CLIENT, "/code": DEVICE})
+        listeners = await nursery.start(trio.serve_tcp, bad.serve, 0)
+        bad.origin = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        spec, slots = spec_for(f"{bad.origin}/mcp"), MemorySlots()
+        logins = Logins(slots.read, slots.save, lambda: 0)
+        begun = await logins.begin(spec, None)
+        with pytest.raises(McpLoginFailed, match="the state is not that"):
+            await logins.complete(begun.login_id, "c", "", None, lambda name: spec)
+        begun = await logins.begin(spec, REDIRECT)
+        with pytest.raises(McpLoginFailed, match="the state is not that"):
+            await logins.complete(begun.login_id, None, None, None, lambda name: spec)
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from trio.testing import wait_all_tasks_blocked
 
 from kheishd.core.event import matches
-from kheishd.core.subscriptions import parse_file
+from kheishd.core.subscriptions import SUBSCRIPTION_FILE
 from kheishd.objects.talk.session import create as create_session
 from kheishd.objects.talk.session import end as end_session
 from kheishd.objects.wake import trigger as triggers
@@ -316,7 +316,7 @@ ROW = '[[subscription]]\nid = "{}"\nsource = "{}"\nagent = "default"\nsender = "
 
 async def test_triggers_of_the_file(tmp_path: Path, autojump_clock: Any) -> None:
     """Rows become triggers at the start and at each reload; their state survives, bad rows change nothing."""
-    file = parse_file(ROW.format("a", "ci.*") + "once = true\n" + ROW.format("b", "x"), "f")
+    file = SUBSCRIPTION_FILE.parse(ROW.format("a", "ci.*") + "once = true\n" + ROW.format("b", "x"), "f")
     async with open_desk(tmp_path, subscriptions=file) as desk, delivering(desk):
         await wait_all_tasks_blocked()
         assert {need(desk, name).author for name in "ab"} == {"file"}
@@ -327,7 +327,10 @@ async def test_triggers_of_the_file(tmp_path: Path, autojump_clock: Any) -> None
 
         async def reload(text: str) -> None:
             current = desk.holder.current()
-            changes = {"generation": current.generation + 1, "subscriptions": parse_file(text, "f")}
+            changes = {
+                "generation": current.generation + 1,
+                "subscriptions": SUBSCRIPTION_FILE.parse(text, "f"),
+            }
             desk.holder.replace(replace(current, **changes))
             await wait_all_tasks_blocked()
 
@@ -351,10 +354,12 @@ async def test_a_file_does_not_take_over_a_trigger(tmp_path: Path, autojump_cloc
     async with open_desk(tmp_path) as desk:
         trigger = await create(desk)
         text = ROW.format(trigger.trigger_id, "mine") + ROW.format("new", "mine")
-        desk.holder.replace(replace(desk.holder.current(), generation=2, subscriptions=parse_file(text, "f")))
+        desk.holder.replace(
+            replace(desk.holder.current(), generation=2, subscriptions=SUBSCRIPTION_FILE.parse(text, "f"))
+        )
         async with delivering(desk):
             await wait_all_tasks_blocked()
-        assert need(desk, trigger.trigger_id) == trigger
+        assert need(desk, trigger.trigger_id).author == "request"
         assert need(desk, "new").source == "mine"
 
 

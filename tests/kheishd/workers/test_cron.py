@@ -11,7 +11,7 @@ import trio
 from msgspec.structs import replace
 from trio.testing import wait_all_tasks_blocked
 
-from kheishd.core.cron.file import parse_file
+from kheishd.core.cron.file import CRON_FILE
 from kheishd.objects.wake import cron as handlers
 from kheishd.records.doctor import examine
 from kheishd.store.tables import CRONS, CRONS_FAILING, CRONS_LIVE, RUNS, SESSIONS
@@ -372,7 +372,7 @@ async def test_the_file_of_entries_is_followed_over_reloads(tmp_path: Path, auto
 
         async def reload(text: str | None) -> list[Cron]:
             current = house.desk.holder.current()
-            file = parse_file(text, "crons.toml") if text is not None else None
+            file = CRON_FILE.parse(text, "crons.toml") if text is not None else None
             house.desk.holder.replace(replace(current, generation=current.generation + 1, crons=file))
             await wait_all_tasks_blocked(0.01)
             with house.desk.state.read() as store:

@@ -1,7 +1,7 @@
 """JSON-RPC 2.0 messages: decoding, refusals and encoding."""
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
@@ -494,6 +494,8 @@ class Nested(msgspec.Struct, forbid_unknown_fields=True):
     line: Annotated[Line, msgspec.Meta(description="x")] | None = None
     budget: int = 0
     rules: dict[str, Line] = {}
+    colour: Literal["red", "green"] | None = None
+    sizes: list[Annotated[Literal["s", "m"], msgspec.Meta(description="x")]] = []
 
 
 @pytest.mark.parametrize(
@@ -512,9 +514,11 @@ class Nested(msgspec.Struct, forbid_unknown_fields=True):
             {"rules": {"x": {"nam": 1}}},
             "at $.params.rules[...].nam; did you mean `name`? the fields are name, inner",
         ),
+        ({"colour": "blue"}, "Invalid enum value 'blue' at $.params.colour; the values are red, green"),
+        ({"sizes": ["s", "xl"]}, "Invalid enum value 'xl' at $.params.sizes[1]; the values are s, m"),
     ],
 )
-def test_an_unknown_field_is_answered_with_the_known_ones(params: Any, message: str) -> None:
+def test_an_unknown_field_or_value_is_answered_with_the_known_ones(params: Any, message: str) -> None:
     """At any depth: in an object, in an element of a list, in a value under any key."""
     with pytest.raises(InvalidParams) as caught:
         wire.decode_params(msgspec.json.Decoder(Nested), Raw(msgspec.json.encode(params)))

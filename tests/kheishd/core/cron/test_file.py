@@ -2,7 +2,7 @@
 
 import tomllib
 
-from kheishd.core.cron.file import format_row, parse_file
+from kheishd.core.cron.file import CRON_FILE, format_row
 from protocol.objects.cron import Cron, CronProperties
 from protocol.objects.wake import WakeTarget
 from protocol.structs import fields_of
@@ -64,7 +64,7 @@ def test_a_bad_row_is_skipped_with_its_line() -> None:
         'id = "a"\nschedule = "@daily"\nagent = "d"\nprompt = "x"\nquiet_start = "9:00"': (12, "quiet_end: "),
     }
     for row, (line, words) in bad.items():
-        read = parse_file(f"{GOOD}\n\n[[cron]]\n{row}\n", "crons.toml")
+        read = CRON_FILE.parse(f"{GOOD}\n\n[[cron]]\n{row}\n", "crons.toml")
         assert [*read.rows] == ["tidy"]
         assert read.invalid == {"a"}
         (warning,) = read.warnings
@@ -73,17 +73,17 @@ def test_a_bad_row_is_skipped_with_its_line() -> None:
 
 def test_ids_are_unique_and_keys_are_known() -> None:
     """The second row of an id is skipped; a misspelt table is named."""
-    read = parse_file(f"{GOOD}{GOOD}\n[[crons]]\n", "crons.toml")
+    read = CRON_FILE.parse(f"{GOOD}{GOOD}\n[[crons]]\n", "crons.toml")
     assert [*read.rows] == ["tidy"]
     assert read.invalid == frozenset()
     assert len(read.warnings) == 2
     assert "the id 'tidy' is there twice" in read.warnings[1]
     assert "crons: unknown key" in read.warnings[0]
-    assert parse_file("cron = 3\n", "crons.toml").warnings[0].endswith("expected a table, got a number")
+    assert CRON_FILE.parse("cron = 3\n", "crons.toml").warnings[0].endswith("expected a table, got a number")
 
 
 def test_an_exported_file_is_read_back() -> None:
     """Export writes the format that the daemon reads."""
-    rows = parse_file(GOOD, "crons.toml").rows
+    rows = CRON_FILE.parse(GOOD, "crons.toml").rows
     cron = Cron(cron_id="tidy", status="active", **fields_of(CronProperties, rows["tidy"]))
-    assert parse_file(format_row(cron), "crons.toml").rows == rows
+    assert CRON_FILE.parse(format_row(cron), "crons.toml").rows == rows

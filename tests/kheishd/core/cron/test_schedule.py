@@ -155,7 +155,7 @@ def test_an_interval_counts_from_its_anchor() -> None:
     [
         ("* * *", "UTC", "schedule", "3 fields"),
         ("0 * * * * * 2027", "UTC", "schedule", "7 fields"),
-        ("61 * * * *", "UTC", "schedule", "the minute is invalid"),
+        ("61 * * * *", "UTC", "schedule", "the minute '61' is invalid: it is 0-59"),
         ("* * 31 2 *", "UTC", "schedule", "day-of-month"),
         ("@never", "UTC", "schedule", "@daily"),
         ("every 0m", "UTC", "schedule", "period"),

@@ -131,7 +131,12 @@ async def test_memory_recall_ok(idle: Household) -> None:
     assert [note["name"] for note in only] == ["archive-1"]
     for query in ("nothing here", "the", "?", "\x00"):
         assert (await idle.call("memory.recall", agent="default", query=query))["notes"] == []
-    assert (await idle.call("memory.recall", agent="nobody", query="make"))["notes"] == []
+
+
+async def test_memory_recall_agent_not_found(idle: Household) -> None:
+    """An agent that never was has no notes to show, so its name is an error."""
+    refusal = await idle.refusal_of("memory.recall", agent="nobody", query="x")
+    assert (type(refusal), refusal.field) == (AgentNotFound, "$.params.agent")
 
 
 async def test_memory_recall_agent_forbidden(idle: Household) -> None:
@@ -170,6 +175,12 @@ async def test_memory_list_ok(idle: Household) -> None:
     assert [note["name"] for note in archives] == ["archive-1"]
     refusal = await idle.refusal_of("memory.list", agent="default", after="x")
     assert refusal.field == "$.params.after"
+
+
+async def test_memory_list_agent_not_found(idle: Household) -> None:
+    """An agent that never was has no notes to show, so its name is an error."""
+    refusal = await idle.refusal_of("memory.list", agent="nobody")
+    assert (type(refusal), refusal.field) == (AgentNotFound, "$.params.agent")
 
 
 async def test_memory_list_agent_forbidden(idle: Household) -> None:
@@ -219,6 +230,12 @@ async def test_memory_export_ok(idle: Household) -> None:
     await add_archive(idle)
     page = await idle.call("memory.export", agent="default", kind="archive")
     assert [file["content"] for file in page["files"]] == [ARCHIVE]
+
+
+async def test_memory_export_agent_not_found(idle: Household) -> None:
+    """An agent that never was has no notes to show, so its name is an error."""
+    refusal = await idle.refusal_of("memory.export", agent="nobody")
+    assert (type(refusal), refusal.field) == (AgentNotFound, "$.params.agent")
 
 
 async def test_memory_export_agent_forbidden(idle: Household) -> None:

@@ -105,13 +105,16 @@ def test_failed_servers() -> None:
         "Any",
         SimpleNamespace(
             views=lambda: [
-                view_of(spec, "failed", problem="no such file"),
+                view_of(spec, "failed", problem="no such file", retry_at_ms=1),
+                view_of(spec, "failed", problem="it killed the process that supervises it"),
                 view_of(spec, "ready"),
                 view_of(spec, "needs_login", problem="its token has expired"),
             ]
         ),
     )
-    warning, login = find_failed_servers(holder)
+    warning, stopped, login = find_failed_servers(holder)
+    assert warning.remedy == "repair it; the daemon tries again by itself"
+    assert stopped.remedy == "repair it, and connect anew by mcp.restart"
     assert (login.code, login.remedy) == ("mcp_needs_login", "begin one by mcp.login")
     assert "'git' is not connected: no such file" in warning.message
 

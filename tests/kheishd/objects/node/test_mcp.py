@@ -25,7 +25,7 @@ from kheishd.objects.node.mcp import (
     put_server,
     restart_server,
 )
-from kheishd.store.tables import MCP_SERVERS
+from kheishd.store.tables import MCP_SERVERS, SECRETS
 from protocol.errors.mcp import (
     McpCallFailed,
     McpServerInvalid,
@@ -343,6 +343,20 @@ async def test_mcp_delete_ok(desk: Desk) -> None:
     await put(desk, command="x")
     assert (await desk.do(delete_server, McpServerDelete(server="live"))).server == "live"
     assert desk.count(MCP_SERVERS) == 0
+
+
+async def test_mcp_delete_ok_with_a_login(tmp_path: Path) -> None:
+    """The tokens of a server go with it, and are revoked."""
+    settings = McpServerSettings(url="https://live.example/mcp", oauth=True)
+    async with open_desk(tmp_path, threaded=True, stored_servers={"live": settings}) as desk:
+        desk.services.mcp.current = pool = FakePool()
+        desk.services.secrets.prepare("mcp.oauth.live")
+        await desk.state.update(
+            lambda tx: desk.services.secrets.put_slot(tx, "mcp.oauth.live", "the value of it", "oauth")
+        )
+        await desk.do(put_server, McpServerPut(server="live", settings=settings))
+        await desk.do(delete_server, McpServerDelete(server="live"))
+        assert (desk.count(SECRETS), pool.held) == (0, [])
 
 
 async def test_mcp_delete_mcp_server_not_found(desk: Desk) -> None:

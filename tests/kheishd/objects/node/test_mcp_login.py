@@ -160,6 +160,14 @@ async def log_out_of(desk: Desk, server: str = "a", caller: Caller = OPERATOR) -
     return await desk.do(log_out, McpLogout(server=server), caller=caller)
 
 
+async def test_mcp_login_ok_by_a_code(desk: Desk) -> None:
+    """Without a redirect, the login has a code, and is completed without the parameters of one."""
+    begun = await begin_login.act(desk.call(), McpLogin(server="a"))
+    assert (begun.url, begun.user_code) == ("https://as.example/device", "ABCD-EFGH")
+    view = await complete_login.act(desk.call(), McpLoginComplete(login_id=begun.login_id))
+    assert view.name == "a"
+
+
 async def test_mcp_logout_ok(desk: Desk, pool: FakePool) -> None:
     """A logout deletes the slot and its value, and ends the connection; until then, the slot is in use."""
     desk.services.secrets.prepare("mcp.oauth.a")
@@ -167,7 +175,8 @@ async def test_mcp_logout_ok(desk: Desk, pool: FakePool) -> None:
         lambda tx: desk.services.secrets.put_slot(tx, "mcp.oauth.a", "the value of it", "oauth")
     )
     assert find_users(desk.call().runtime, "mcp.oauth.a") == ["MCP server a"]
-    assert (await log_out_of(desk)).server == "a"
+    done = await log_out_of(desk)
+    assert (done.server, done.revoked, pool.held) == ("a", True, [])
     with desk.state.read() as store:
         assert (store.count(SECRETS), store.count(SECRET_VALUES)) == (0, 0)
     assert pool.restarted == ["a"]

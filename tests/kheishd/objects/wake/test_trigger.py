@@ -59,6 +59,13 @@ async def test_trigger_create_ok(idle: Household) -> None:
     assert await idle.kinds() == ["trigger_created"]
 
 
+async def test_a_trigger_that_no_event_can_reach_is_warned_about(idle: Household) -> None:
+    """It is created all the same: the agent may come later."""
+    made = await create(idle, "agent:nobody:done")
+    assert "there is no agent 'nobody'" in made["warnings"][0]
+    assert "warnings" not in await create(idle, "agent:default:done")
+
+
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"source": "a b"}, "$.params.source"),
     ({"source": "a*b"}, "$.params.source"),
