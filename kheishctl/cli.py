@@ -29,6 +29,9 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 _META = "kheishctl."
 
+REPEAT = _META + "repeat"
+"""The place of a function of (app, run) that runs the command repeatedly, if an option says so."""
+
 
 class App:
     """The environment of one command: the daemon's address and the output.
@@ -45,6 +48,8 @@ class App:
         self.as_json = as_json
         self.names_methods = False
         self.has_pager = True
+        # The printed texts while a command runs for ``--watch``, which draws them.
+        self.recorded: list[str] | None = None
         self._client: Client | None = None
 
     @property
@@ -123,6 +128,9 @@ class App:
 
     def print(self, text: str) -> None:
         """Print a line and flush it. A terminal receives no escape sequences except styles."""
+        if self.recorded is not None:
+            self.recorded.append(text)
+            return
         try:
             sys.stdout.write((sanitize_styled(text) if sys.stdout.isatty() else text) + "\n")
             sys.stdout.flush()
@@ -136,7 +144,7 @@ class App:
 
     def note(self, text: str) -> None:
         """Print a note, which is not part of the result, on standard error, unless ``--json`` is set."""
-        if not self.as_json:
+        if not self.as_json and self.recorded is None:
             sys.stderr.write((sanitize_styled(text) if sys.stderr.isatty() else text) + "\n")
             sys.stderr.flush()
 
@@ -233,6 +241,9 @@ class Verb(click.Command):
         """Run the command with an App; report failures and exit with their code."""
         app = ctx.obj = make_app(ctx)
         try:
+            if REPEAT in ctx.meta:
+                ctx.meta[REPEAT](app, lambda: super(Verb, self).invoke(ctx))
+                return None
             return super().invoke(ctx)
         except Failure as failure:
             app.fail(failure)

@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 from kheishctl.cli import make_app
 from kheishctl.client import Client, Failure
 from kheishctl.contract import MAX_PAGE_ROWS, ORIGINS, Json
+from kheishctl.watch import watch_option
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -448,6 +449,7 @@ paged = options(
     ),
     click.option("--after", metavar="NEXT", help="Continue after the page that ended with NEXT."),
     click.option("--all", "everything", is_flag=True, help="Fetch all pages."),
+    watch_option,
 )
 """The options of a list."""
 

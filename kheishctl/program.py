@@ -25,6 +25,7 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
     "Inspect": (
         ("status", f"{_COMMANDS}.daemon:status", "Show the status of the daemon."),
         ("top", f"{_COMMANDS}.top:top", "Watch runs, waits, timers and rates."),
+        ("logs", f"{_COMMANDS}.daemon:logs", "Print the log of a daemon in the background."),
         ("conversation", f"{_COMMANDS}.conversation:group", "Conversations: an agent and a sender."),
         ("session", f"{_COMMANDS}.session:group", "Sessions: the durable units of work."),
         ("agent", f"{_COMMANDS}.agent:group", "Agents: the trees of agents that sessions form."),
@@ -86,7 +87,7 @@ ALSO = {
     "skills": "skill list",
     "model": "route",
     "models": "route list",
-    "log": "daemon logs",
+    "log": "logs",
     "restart": "daemon stop",
     "message": "send",
     "mail": "mailbox list",

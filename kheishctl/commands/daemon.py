@@ -13,10 +13,13 @@ from kheishctl import exit_codes, launch
 from kheishctl.cli import App, command, make_group
 from kheishctl.client import Failure, NoDaemon, TimedOut, dial, find_lock_holder
 from kheishctl.contract import Json
-from kheishctl.options import Duration, drop_unset
+from kheishctl.options import Duration, complete, drop_unset
+from kheishctl.progress import measure_path, progress
 from kheishctl.render.daemon import format_daemon_status, format_metrics
 from kheishctl.render.layout import Display
+from kheishctl.render.logs import LEVELS, LogFilter, format_since
 from kheishctl.render.units import format_duration
+from kheishctl.watch import watch_option
 from protocol.text import one_line, sanitize
 
 group = make_group("daemon", "Start, stop, reload, back up and check the daemon.")
@@ -28,6 +31,14 @@ DEFAULT_LOG_LINES = 50
 LOG_PAUSE_SECONDS = 0.2
 MAX_LOG_TAIL_BYTES = 4 * 1024 * 1024
 
+MAINTENANCE_LABELS = {
+    "compact": "compacting the store",
+    "doctor": "checking the store",
+    "restore": "restoring the backup",
+    "upgrade": "upgrading the store",
+}
+"""The progress of each maintenance command."""
+
 
 @command(
     group,
@@ -36,11 +47,13 @@ MAX_LOG_TAIL_BYTES = 4 * 1024 * 1024
     examples=("kheishctl status", "kheishctl status --json | jq .disk", "kheishctl status --exit-code"),
 )
 @click.option("--exit-code", is_flag=True, help="Exit with 1 if a warning needs attention.")
+@watch_option
 def status(app: App, exit_code: bool) -> None:
     """Show the status of the daemon: version, counts, disk use, and warnings with remedies.
 
     The exit code is 0 if a daemon answers, 3 if none does. With --exit-code it is 1 if a warning is more
-    severe than "info".
+    severe than "info". With --watch it is that of Ctrl-C; values without events, such as the memory, are
+    those of the last event.
     """
     result = app.call("daemon.status")
     app.emit(result, format_daemon_status)
@@ -166,30 +179,77 @@ def _flatten(prefix: str, value: Any) -> list[tuple[str, Any]]:
     return pairs
 
 
-@command(group, "logs", examples=("kheishctl daemon logs -f",))
+class Since(click.ParamType[str]):
+    """A time as the log writes it: a length of time before now, or a date with or without a time of day."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the time. Errors: a usage error that names the valid forms."""
+        from datetime import datetime
+
+        try:
+            # Without a zone, it is the time of this machine.
+            return format_since(datetime.fromisoformat(value).timestamp())
+        except (ValueError, OverflowError):
+            pass
+        try:
+            return format_since(time.time() - Duration().convert(value, param, ctx))
+        except (click.UsageError, ValueError, OverflowError):
+            self.fail(
+                f"{value!r} is neither a length of time such as 15m nor a time such as 2026-11-20T09:53"
+            )
+
+
+@command(
+    group,
+    "logs",
+    examples=("kheishctl logs -f", "kheishctl logs --since 1h --level warning", "kheishctl logs --run RUN"),
+)
 @click.option("--follow", "-f", is_flag=True, help="Keep printing new lines.")
 @click.option(
     "--lines",
     "-n",
     type=click.IntRange(0),
-    default=DEFAULT_LOG_LINES,
-    show_default=True,
-    help="Print the last N lines first.",
+    help=f"Print the last N lines first (default: {DEFAULT_LOG_LINES}; with a filter, all).",
     metavar="N",
 )
-def logs(app: App, follow: bool, lines: int) -> None:
-    """Print the log of a daemon in the background."""
+@click.option("--since", type=Since(), metavar="TIME", help="Only lines since this time, such as 15m.")
+@click.option("--level", type=click.Choice(LEVELS), help="Only lines of this level and higher ones.")
+@click.option(
+    # Without a daemon, too, so the id is not looked up.
+    "--run",
+    "run_id",
+    metavar="RUN",
+    shell_complete=complete("runs"),
+    help="Only lines of this run and of the agents' runs that it spawned.",
+)
+@click.option("--request", "request_id", metavar="ID", help="Only lines of the runs of this request.")
+def logs(app: App, follow: bool, lines: int | None, **fields: Any) -> None:
+    """Print the log of a daemon in the background.
+
+    The last 4 MiB are searched. The daemon need not be running.
+    """
+    selection = LogFilter(**fields)
     path = launch.get_log_path(app.home)
+    count = lines if lines is not None else DEFAULT_LOG_LINES if selection.is_empty else MAX_LOG_TAIL_BYTES
     try:
         with open(path, "rb") as log:
             log.seek(max(0, os.fstat(log.fileno()).st_size - MAX_LOG_TAIL_BYTES))
-            tail = log.read().splitlines(keepends=True)
-            _print_log(app, b"".join(tail[len(tail) - min(lines, len(tail)) :]))
+            rows = log.read().splitlines(keepends=True)
+            # The daemon may be writing the last line.
+            rest = rows.pop() if follow and rows and not rows[-1].endswith(b"\n") else b""
+            rows = [row for row in rows if selection.admits(row.decode(errors="replace"))]
+            _print_log(app, b"".join(rows[len(rows) - min(count, len(rows)) :]))
             while follow:
                 if chunk := log.read():
-                    _print_log(app, chunk)
+                    whole, newline, rest = (rest + chunk).rpartition(b"\n")
+                    rows = (whole + newline).splitlines(keepends=True)
+                    admitted = [row for row in rows if selection.admits(row.decode(errors="replace"))]
+                    _print_log(app, b"".join(admitted))
                 elif os.fstat(log.fileno()).st_size < log.tell():
                     log.seek(0)  # A new start truncated the log.
+                    rest = b""
                 else:
                     time.sleep(LOG_PAUSE_SECONDS)
     except FileNotFoundError:
@@ -218,7 +278,10 @@ def backup(app: App, path: str) -> None:
     the secrets, without which a restored store opens none of them.
     """
     target = os.path.abspath(os.path.expanduser(path))
-    app.emit(app.call("daemon.backup", {"path": target}), _format_backup)
+
+    with progress(app, "backing up", lambda: measure_path(target)):
+        result = app.call("daemon.backup", {"path": target})
+    app.emit(result, _format_backup)
 
 
 def _format_backup(result: Json, display: Display) -> str:
@@ -254,7 +317,8 @@ def doctor(app: App, deep: bool, repair: bool) -> None:
         _reject_socket_option(app)
         flags = {"--deep": deep, "--repair": repair}
         _run_maintenance(app, "doctor", *(flag for flag, enabled in flags.items() if enabled))
-    result = app.call("daemon.doctor", drop_unset(deep=deep))
+    with progress(app, "checking the store"):
+        result = app.call("daemon.doctor", drop_unset(deep=deep))
     app.emit(result, _format_findings)
     click.get_current_context().exit(exit_codes.FAILED if result["findings"] else exit_codes.OK)
 
@@ -316,7 +380,8 @@ def compact(app: App) -> None:
 
 def _run_maintenance(app: App, *words: str) -> NoReturn:
     """Run a maintenance command of kheishd and exit with its code. Errors: Failure with its message."""
-    code, output = launch.run_maintenance(app.home, *words, *(["--json"] if app.as_json else []))
+    with progress(app, MAINTENANCE_LABELS[words[0]]):
+        code, output = launch.run_maintenance(app.home, *words, *(["--json"] if app.as_json else []))
     if app.as_json:
         app.print_json(json.loads(output))
     else:

@@ -13,18 +13,12 @@ from kheishctl.cli import App, command
 from kheishctl.client import ConnectionLost, NoDaemon, NotADaemon, RequestRefused
 from kheishctl.contract import MAX_PAGE_ROWS, Json
 from kheishctl.render.top import SORT_KEYS, Sample, format_top
-from protocol.text import sanitize
-
-# A pipe or a file has no size; a terminal reports its own.
-DEFAULT_ROWS = 24
+from kheishctl.watch import SCREEN_OFF, SCREEN_ON, count_rows, draw
 
 RECONNECT_PAUSE_SECONDS = 0.5
 
 KEYS = {name[0]: name for name in SORT_KEYS}
 """The keys that choose an order."""
-
-SCREEN_ON, SCREEN_OFF = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
-HOME, END_OF_LINE, END_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
 
 
 @command(
@@ -67,7 +61,7 @@ def top(app: App, once: bool, sort: str, interval: float) -> None:
     with _screen(not app.as_json) as is_screen:
         while True:
             if is_screen:
-                _draw(app, sample, previous, sort)
+                draw(format_top(sample, previous, sort, app.display(), count_rows()).split("\n"))
             else:
                 _print(app, sample, previous, sort)
             key = _wait(interval, is_screen)
@@ -136,12 +130,7 @@ def _print(app: App, sample: Sample, previous: Sample | None, sort: str) -> None
         fields = ("runs", "waits", "crons", "servers", "agents", "metrics", "at_ms")
         app.print_json_line({"status": sample.status, **{name: getattr(sample, name) for name in fields}})
         return
-    app.print(format_top(sample, previous, sort, app.display(), _count_rows()))
-
-
-def _count_rows() -> int:
-    """Return the rows of the terminal; a terminal that reports none, and a pipe, have the usual number."""
-    return (os.get_terminal_size().lines if sys.stdout.isatty() else 0) or DEFAULT_ROWS
+    app.print(format_top(sample, previous, sort, app.display(), count_rows()))
 
 
 @contextmanager
@@ -162,14 +151,6 @@ def _screen(is_wanted: bool) -> Iterator[bool]:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, settings)
         sys.stdout.write(SCREEN_OFF)
         sys.stdout.flush()
-
-
-def _draw(app: App, sample: Sample, previous: Sample | None, sort: str) -> None:
-    display = app.display()
-    text = format_top(sample, previous, sort, display, _count_rows())
-    lines = [line if line.startswith("\x1b") else sanitize(line) for line in text.split("\n")]
-    sys.stdout.write(HOME + f"{END_OF_LINE}\n".join(lines) + END_OF_LINE + END_OF_SCREEN)
-    sys.stdout.flush()
 
 
 def _wait(seconds: float, has_keys: bool) -> str:

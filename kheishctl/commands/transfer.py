@@ -16,6 +16,7 @@ from kheishctl.cli import App, command
 from kheishctl.client import Failure, RequestRefused
 from kheishctl.contract import MAX_IMPORT_BYTES, MAX_IMPORT_LINES, MAX_PAGE_ROWS, Json
 from kheishctl.options import complete, drop_unset, mutating, session_argument
+from kheishctl.progress import measure_path, progress
 from kheishctl.render.layout import Display, format_record
 from protocol.text import escape_json, sanitize
 
@@ -60,7 +61,9 @@ def export(app: App, session_id: str, sign: bool, file: str) -> None:
         with open(file, "w", encoding="utf-8") as out:
             count = _write(out, rest)
     else:
-        count = _replace(os.path.realpath(file), rest)
+        file_path = os.path.realpath(file)
+        with progress(app, "exporting", lambda: measure_path(f"{file_path}.part")):
+            count = _replace(file_path, rest)
     # The end is no line of the journal.
     app.emit({"session_id": session_id, "file": file, "lines": count - 1}, format_record)
 
@@ -234,7 +237,7 @@ def import_(
     """
     messages = sent = 0
     previous: Json = {}
-    with _open_seekable(file) as source:
+    with _open_seekable(file) as source, progress(app, "importing", lambda: f"{sent} lines sent"):
         _verify(source, signed_by, without_end=without_end)
         source.seek(0)
         for index, (part, more) in enumerate(_mark_last(split_parts(_read_lines(source)))):

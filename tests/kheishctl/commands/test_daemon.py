@@ -191,6 +191,23 @@ def test_logs(tmp_path: Path) -> None:
     assert len(ctl("daemon", "logs").out.splitlines()) == 9
 
 
+def test_logs_are_selected(tmp_path: Path) -> None:
+    """Lines are selected by time, level and run; the number of lines counts the selected ones."""
+    (tmp_path / "run").mkdir()
+    lines = [
+        f"2026-11-20T09:53:2{number}.000Z {level} kheishd: text run_id=run_{number % 2}\n"
+        for number, level in enumerate(("info", "error", "debug", "warning"))
+    ]
+    (tmp_path / "run" / "kheishd.log").write_text("".join(lines))
+    ctl = Ctl(tmp_path)
+    assert ctl("logs", "--level", "warning").out == lines[1] + lines[3]
+    assert ctl("logs", "--level", "warning", "-n", "1").out == lines[3]
+    assert ctl("logs", "--run", "run_0").out == lines[0] + lines[2]
+    assert ctl("logs", "--since", "2026-11-20T09:53:22Z").out == lines[2] + lines[3]
+    assert ctl("logs", "--since", "1s").out == ""
+    assert ctl("logs", "--since", "yesterday").code == exit_codes.USAGE
+
+
 def test_logs_follow(tmp_path: Path) -> None:
     """New lines are printed; a truncated log is read from its beginning."""
     (tmp_path / "run").mkdir()
