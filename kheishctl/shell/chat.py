@@ -109,11 +109,13 @@ class Chat:
             task.result()
 
     async def _read_prompt(self) -> None:
+        rejected = ""
         while True:
             try:
-                text = await self._prompt.read()
+                text = await self._prompt.read(rejected)
             except EOFError:
                 return
+            previous, rejected = rejected, ""
             match parse(text):
                 case None:
                     self._conversation.send(unescape(text))
@@ -122,8 +124,14 @@ class Chat:
                     self._start(self._slash.run(command))
                 case SlashCommand() as command:
                     await self._slash.run(command)
-                case error:
-                    self.note(error, "yellow")
+                case unknown if text == previous:
+                    self._conversation.send(text)
+                    self.redraw()
+                case unknown if not await self._slash.use_skill(unknown):
+                    self.note(unknown.problem, "yellow")
+                    rejected = text
+                case _:
+                    pass  # The line began a skill.
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -335,6 +343,10 @@ class Chat:
                 self._prompt.print(self._transcript.format_answer(join_answer_text(message)))
                 for call in list_calls(message):
                     self._prompt.print(self._transcript.show(call))
+
+    def copy(self, text: str) -> None:
+        """Put a text into the clipboard of the terminal."""
+        self._prompt.copy(text)
 
     def print_request(self, request: PendingRequest) -> None:
         """Print a whole approval or question."""

@@ -144,11 +144,11 @@ class ConversationClient:
         """Set properties of the session that the first message will start."""
         self.presets = self.presets | properties
 
-    def switch_sender(self, sender: str) -> bool:
-        """Continue as another sender; False while messages of the current one are unsent."""
+    def switch_sender(self, sender: str, agent: str | None = None) -> bool:
+        """Continue as another sender, or with another agent; False while messages are unsent."""
         if self.outbox:
             return False
-        self.sender = sender
+        self.sender, self.agent = sender, agent or self.agent
         self._session_id = self._watch_cursor = None
         self._subscription, self._follower, self._children, self.presets = "", StreamFollower(), None, {}
         self.status = ConversationStatus()

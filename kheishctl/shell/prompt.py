@@ -8,6 +8,7 @@ never queried (no cursor position reports), so nothing waits for its reply.
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import signal
 import time
@@ -27,7 +28,7 @@ from prompt_toolkit.output.defaults import create_output
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.shortcuts import CompleteStyle
 
-from kheishctl.render.layout import paint
+from kheishctl.render.layout import fit, paint
 from kheishctl.shell.keys import ESCAPE_SECONDS, SEQUENCE_SECONDS, KeyOwner, LineKeys, edit_text
 from kheishctl.shell.slash_commands import COMMANDS
 from protocol.text import one_line
@@ -49,6 +50,9 @@ PROMPT_LINES = 6
 # Sequences of xterm, which other terminals ignore. A multiplexer has titles of its own, one for each window.
 SAVE_TITLE, RESTORE_TITLE = "\x1b[22;2t", "\x1b[23;2t"
 REPORT_FOCUS, IGNORE_FOCUS = "\x1b[?1004h", "\x1b[?1004l"
+
+# Lines of the list of commands that appears while a person types one.
+MAX_MENU_LINES = 8
 
 HISTORY_NAME = os.path.join("kheish", "history")
 
@@ -211,11 +215,23 @@ class ChatPrompt:
         finally:
             self.write(IGNORE_FOCUS + (RESTORE_TITLE if self._title else ""))
 
-    async def read(self) -> str:
-        """Read the next message or command. Errors: EOFError when the person leaves."""
+    def copy(self, text: str) -> None:
+        """Put a text into the clipboard of the terminal, also over ssh, where the terminal allows it.
+
+        Source: OSC 52, xterm's control sequences.
+        """
+        encoded = base64.b64encode(text.encode()).decode()
+        self._output.write_raw(f"\x1b]52;c;{encoded}\x07")
+        self._output.flush()
+
+    async def read(self, text: str = "") -> str:
+        """Read the next message or command; ``text`` is on the line already.
+
+        Errors: EOFError when the person leaves.
+        """
         if self._has_left:
             raise EOFError
-        return await self._session.prompt_async(handle_sigint=False)
+        return await self._session.prompt_async(default=text, handle_sigint=False)
 
     def print(self, text: str) -> None:
         """Write finished text above the prompt; the text ends with its own newline."""
@@ -257,10 +273,24 @@ class ChatPrompt:
         """Return the live area and the label; prompt-toolkit erases both when the prompt ends."""
         max_lines = max(1, self._output.get_size().rows - PROMPT_LINES)
         start_s = time.perf_counter()
-        live = self._owner.live_area(max_lines)
+        menu = self._format_menu(max_lines - 1)
+        live = self._owner.live_area(max_lines - len(menu))
         self._redraw_pause_s = max(REDRAW_SECONDS, REDRAW_REST * (time.perf_counter() - start_s))
         label = paint(f"{self._owner.prompt_label()} >", "green", self._color)
-        return ANSI(f"{live}\n{label} " if live else f"{label} ")
+        return ANSI("\n".join([*([live] if live else []), *menu, f"{label} "]))
+
+    def _format_menu(self, max_lines: int) -> list[str]:
+        """Return the commands that the line may become, each with its summary; Tab completes the line."""
+        choices = list(
+            SlashCompleter().get_completions(self._session.default_buffer.document, CompleteEvent())
+        )
+        height = min(MAX_MENU_LINES, max_lines)
+        rows = choices if len(choices) <= height else choices[: max(0, height - 1)]
+        longest = max((len(choice.text) for choice in rows), default=0)
+        lines = [f"  {choice.text:<{longest}}  {choice.display_meta_text}" for choice in rows]
+        if rows and len(rows) < len(choices):
+            lines.append(f"  … and {len(choices) - len(rows)} more")
+        return [paint(fit(line, self.columns - 1), "dim", self._color) for line in lines]
 
 
 class SlashCompleter(Completer):

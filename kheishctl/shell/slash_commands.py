@@ -5,6 +5,7 @@ A command is one row of ``COMMANDS``. Parser, help, completion and execution rea
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kheishctl.client import Failure, RequestRefused
@@ -13,6 +14,7 @@ from kheishctl.directories import resolve_directory
 from kheishctl.render.agent import format_tree
 from kheishctl.render.claims import format_claim
 from kheishctl.render.daemon import format_daemon_status
+from kheishctl.shell.session_commands import SessionCommands
 from protocol.structs import Value
 from protocol.text import one_line
 
@@ -65,11 +67,29 @@ KEYS = (
 )
 
 
+DIRECTIVES = frozenset(("call", "then", "slow", "long", "think", "fail"))
+"""The words to which the offline stand-in for a model reacts; lines with them are messages."""
+
+# The word of a command; a path has more slashes.
+_COMMAND_WORD = re.compile(r"/[A-Za-z][A-Za-z0-9_-]*")
+
+
 class SlashCommand(Value, frozen=True):
     """A command line: the name of a command and its argument."""
 
     name: str
     argument: str = ""
+
+
+class UnknownCommand(Value, frozen=True):
+    """A line that begins like a command: the word after the slash, and the rest.
+
+    ``problem`` is the message for a person.
+    """
+
+    name: str
+    argument: str
+    problem: str
 
 
 class CommandRow(Value, frozen=True):
@@ -119,8 +139,12 @@ class CommandTarget(Protocol):
         """Remove a message from the outbox; False if the daemon may have accepted it already."""
         ...
 
-    def switch_sender(self, sender: str) -> bool:
-        """Continue as another sender; False while messages of the current one are unsent."""
+    def switch_sender(self, sender: str, agent: str | None = None) -> bool:
+        """Continue as another sender, or with another agent; False while messages are unsent."""
+        ...
+
+    def send(self, text: str) -> None:
+        """Put a message into the outbox."""
         ...
 
     async def call(self, method: str, params: Json | None = None) -> Any:
@@ -155,6 +179,10 @@ class CommandView(Protocol):
         """Return the current properties of the terminal."""
         ...
 
+    def copy(self, text: str) -> None:
+        """Put a text into the clipboard of the terminal."""
+        ...
+
     def interrupt(self) -> bool:
         """Stop the running run; whether there was something to stop."""
         ...
@@ -184,6 +212,15 @@ class SlashHandler:
         self._conversation = conversation
         self._answers = answers
         self._view = view
+        self.session = SessionCommands(conversation, view)
+
+    async def use_skill(self, command: UnknownCommand) -> bool:
+        """Begin the skill that a line names; False if there is none, and the line is a mistake."""
+        try:
+            return await self.session.use_skill(command.name, command.argument)
+        except Failure as failure:
+            self._view.note(str(failure), "red")
+            return True
 
     async def run(self, command: SlashCommand) -> None:
         """Run a command and show its failure, if it fails."""
@@ -624,30 +661,56 @@ COMMANDS: dict[str, CommandRow] = {
         "start over: the next message starts a new session (also: /new, /clear)", SlashHandler.reset
     ),
     "vi": CommandRow("switch between the keys of vi and of emacs", SlashHandler.toggle_vi),
-    "quit": CommandRow("leave, like Ctrl-D; the run continues", SlashHandler.leave),
+    "agent": CommandRow(
+        "show the agent, or talk to another one: '/agent reviewer'",
+        lambda handler, argument: handler.session.switch_agent(argument),
+    ),
+    "cost": CommandRow(
+        "show the tokens and the cost of the conversation",
+        lambda handler, argument: handler.session.show_cost(argument),
+    ),
+    "context": CommandRow(
+        "show how full the model's context is",
+        lambda handler, argument: handler.session.show_context(argument),
+    ),
+    "permissions": CommandRow(
+        "show the rules and grants that apply",
+        lambda handler, argument: handler.session.show_permissions(argument),
+    ),
+    "copy": CommandRow(
+        "copy the last answer to the clipboard", lambda handler, argument: handler.session.copy(argument)
+    ),
+    "export": CommandRow(
+        "write the conversation to a Markdown file: '/export notes.md'",
+        lambda handler, argument: handler.session.export(argument),
+    ),
+    "quit": CommandRow("leave, like Ctrl-D; the run continues (also: /exit, /q)", SlashHandler.leave),
 }
 
-ALIASES = {"new": "reset", "clear": "reset"}
+ALIASES = {"new": "reset", "clear": "reset", "exit": "quit", "q": "quit"}
 """Other names of commands."""
 
 
-def parse(text: str) -> SlashCommand | str | None:
-    """Return the command of a line, an error message for a mistyped command, or None for a message.
+def parse(text: str) -> SlashCommand | UnknownCommand | None:
+    """Return the command of a line, an unknown command, or None for a message.
 
-    Only a known name is a command: ``/etc/hosts is odd`` is a message, and so is a text of several lines. A
-    second slash makes a message of a command (see :func:`unescape`).
+    A line is a command if its first word is a slash and a name: ``/etc/hosts is odd`` is a message, and so is
+    a text of several lines. A second slash makes a message of a command (see :func:`unescape`).
     """
     word, _, rest = text.strip().partition(" ")
-    if not word.startswith("/") or word.startswith("//") or "\n" in text.strip():
+    if _COMMAND_WORD.fullmatch(word) is None or word[1:] in DIRECTIVES or "\n" in text.strip():
         return None
     name = ALIASES.get(word[1:], word[1:])
     if name in COMMANDS:
         return SlashCommand(name, rest.strip())
     from difflib import get_close_matches
 
-    for match in get_close_matches(name, COMMANDS, 1, MIN_SIMILARITY):
-        return f"no command {word}; did you mean /{match}? To send it to the agent: /{text.strip()}"
-    return None
+    names = [*COMMANDS, *ALIASES]
+    near = [f"/{known}" for known in names if known.startswith(name)][:3]
+    near = near or [f"/{known}" for known in get_close_matches(name, names, 3, MIN_SIMILARITY)]
+    question = f"; did you mean {' or '.join(near)}?" if near else "; /help lists the commands."
+    problem = f"no command {word}{question} Enter sends the line to the agent, as a second slash would"
+    return UnknownCommand(word[1:], rest.strip(), problem)
 
 
 def unescape(text: str) -> str:

@@ -148,6 +148,19 @@ class RemoteResult(Value, frozen=True):
     problem: str = ""
 
 
+TaskState = Literal["working", "input_required", "completed", "failed", "cancelled"]
+
+
+class RemoteTask(Value, frozen=True):
+    """A task that a server made of a call. ``message`` is the server's text about its state."""
+
+    task_id: str
+    state: TaskState
+    message: str = ""
+    poll_s: float = 1.0
+    result: RemoteResult | None = None
+
+
 class Listing(Value, frozen=True):
     """A list of a server: its valid rows as the server sent them, and warnings about the others."""
 

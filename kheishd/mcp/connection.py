@@ -19,14 +19,25 @@ import mcp_types as types
 import msgspec
 import trio
 from mcp import Client, MCPError
+from mcp.client.extension import advertise
 from mcp.client.subscriptions import ListenNotSupportedError, SubscriptionLost
-from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT
+from mcp_types import CONNECTION_CLOSED, METHOD_NOT_FOUND, REQUEST_TIMEOUT
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from kheishd.hooks.os.shell.process import NotStarted
-from kheishd.kernel.mcp import Listing, RemoteResult, ServerFailure
+from kheishd.kernel.mcp import Listing, RemoteResult, RemoteTask, ServerFailure
 from kheishd.mcp.listing import WARNINGS_KEY, ListScreen
 from kheishd.mcp.oauth import LoginAuth, Logins, OAuthFailed
+from kheishd.mcp.task import (
+    EXTENSION,
+    RawResult,
+    TaskCancel,
+    TaskGet,
+    TaskParams,
+    quote,
+    read_result,
+    read_task,
+)
 from kheishd.mcp.transport import BearerToken, ServerEnded, http_transport, open_process, stdio_transport
 from protocol import __version__
 from protocol.limits.mcp import (
@@ -34,7 +45,6 @@ from protocol.limits.mcp import (
     MAX_LIST_PAGES,
     MAX_LIST_ROW_BYTES,
     MAX_LISTED_SERVER_TOOLS,
-    MAX_SERVER_ERROR_BYTES,
 )
 from protocol.text import sanitize, truncate
 
@@ -53,6 +63,8 @@ log = logging.getLogger("kheishd.mcp")
 # The time between two attempts to follow the changes of a server of the newer generation.
 LISTEN_AGAIN_SECONDS: Final = 30.0
 
+
+ASKS_INPUT: Final = "it asks for input, which is not supported"
 
 # The beginnings of the library's messages about a connection that ended before an answer.
 _LOST: Final = ("Connection closed", "SSE stream")
@@ -89,27 +101,39 @@ class ServerConnection:
         arguments: Mapping[str, Any],
         progress: Callable[[str], None],
         origin: Mapping[str, Any] | None = None,
-    ) -> RemoteResult:
+    ) -> RemoteResult | RemoteTask:
         """Call a tool. Cancellation is passed on to the server. Errors: ServerFailure."""
 
         async def show(done: float, total: float | None, message: str | None) -> None:
             share = f"{done:g}" if total is None else f"{done:g}/{total:g}"
-            text = _quote(message) if message else ""
+            text = quote(message) if message else ""
             progress(f"{share} {text}".rstrip() + "\n")
 
         metadata: Any = {f"kheish/{field}": value for field, value in (origin or {}).items()}
         params = types.CallToolRequestParams(name=name, arguments=dict(arguments), _meta=metadata or None)
-        result = await _translate(
-            self._client.session.send_request,
-            types.CallToolRequest(params=params),
-            types.CallToolResult,
-            progress_callback=show,
-        )
-        return RemoteResult(
-            [block.model_dump(by_alias=True, exclude_none=True, mode="json") for block in result.content],
-            result.structured_content,
-            result.is_error,
-        )
+        raw = await self._send(types.CallToolRequest(params=params), progress_callback=show)
+        match raw.get("resultType"):
+            case "task":
+                return read_task(raw)
+            case "input_required":
+                raise ServerFailure("refused", ASKS_INPUT)
+            case _:
+                return read_result(raw)
+
+    async def get_task(self, task_id: str) -> RemoteTask:
+        """Return the state of a task. Errors: ServerFailure."""
+        raw = await self._send(TaskGet(params=TaskParams(task_id=task_id)))
+        return read_task(raw)
+
+    async def cancel_task(self, task_id: str) -> None:
+        """Ask the server to cancel a task. Errors: ServerFailure."""
+        await self._send(TaskCancel(params=TaskParams(task_id=task_id)))
+
+    async def _send(self, request: types.Request[Any, Any], **options: Any) -> dict[str, Any]:
+        """Make a request, and return the result with all of its fields. Errors: ServerFailure."""
+        answer = await _translate(self._client.session.send_request, request, RawResult, **options)
+        raw: dict[str, Any] = answer.model_dump(by_alias=True, exclude_none=True, mode="json")
+        return raw
 
     @property
     def has_resources(self) -> bool:
@@ -117,17 +141,25 @@ class ServerConnection:
         return self._client.server_capabilities.resources is not None
 
     async def list_resources(self) -> Listing:
-        """Return the resources, then the templates of resources. Errors: ServerFailure."""
+        """Return the resources, then the templates of resources, if there are any. Errors: ServerFailure."""
         if not self.has_resources:
             return Listing(())
         session = self._client.session
         resources = await _list_all(session.list_resources, "resources")
-        templates = await _list_all(session.list_resource_templates, "resource_templates")
+        try:
+            templates = await _list_all(session.list_resource_templates, "resource_templates")
+        except ServerFailure as failure:
+            # Many servers have resources, and not the method for templates.
+            if not str(failure).endswith(f"(code {METHOD_NOT_FOUND})"):
+                raise
+            templates = Listing(())
         return Listing((*resources.rows, *templates.rows), (*resources.warnings, *templates.warnings))
 
     async def read_resource(self, uri: str) -> RemoteResult:
         """Read a resource. Errors: ServerFailure."""
-        result = await _translate(self._client.session.read_resource, uri)
+        result = await _translate(self._client.session.read_resource, uri, allow_input_required=True)
+        if isinstance(result, types.InputRequiredResult):
+            raise ServerFailure("refused", ASKS_INPUT)
         contents = [
             part.model_dump(by_alias=True, exclude_none=True, mode="json") for part in result.contents
         ]
@@ -216,6 +248,7 @@ async def open_connection(
             screened(),
             cache=None,
             message_handler=receive,
+            extensions=[advertise(EXTENSION)],
             client_info=types.Implementation(name="kheish", version=__version__),
         )
         try:
@@ -273,18 +306,13 @@ async def _translate(request: Callable[..., Any], *args: Any, **kwargs: Any) -> 
             raise ServerFailure("lost", "the connection ended before the answer") from None
         if error.code == REQUEST_TIMEOUT:
             raise ServerFailure("timed_out", "there was no answer in time") from None
-        raise ServerFailure("refused", f"{_quote(error.message)} (code {error.code})") from None
+        raise ServerFailure("refused", f"{quote(error.message)} (code {error.code})") from None
     except ValueError as error:
         # Of pydantic: it does not have the type that its method says.
-        raise ServerFailure("refused", f"the answer is invalid: {_quote(str(error))}") from None
+        raise ServerFailure("refused", f"the answer is invalid: {quote(str(error))}") from None
     except (anyio.ClosedResourceError, anyio.BrokenResourceError, RuntimeError):
         # The library raises RuntimeError for a request after the end of the connection.
         raise ServerFailure("lost", "the connection ended before the answer") from None
-
-
-def _quote(text: str) -> str:
-    """Return a text of a server or of the library, on one line; the pool redacts it and cuts it to size."""
-    return " ".join(sanitize(text[: 8 * MAX_SERVER_ERROR_BYTES]).split())
 
 
 def describe_failure(error: BaseException) -> str:
@@ -310,8 +338,8 @@ def describe_failure(error: BaseException) -> str:
 
     cause = min(leaves, key=rank)
     if isinstance(cause, MCPError):
-        return f"it refused the connection: {_quote(cause.message)}"
+        return f"it refused the connection: {quote(cause.message)}"
     if isinstance(cause, OSError) and cause.strerror:
         place = f" ({cause.filename})" if cause.filename else ""
         return f"{cause.strerror}{place}"
-    return _quote(str(cause)) or type(cause).__name__
+    return quote(str(cause)) or type(cause).__name__

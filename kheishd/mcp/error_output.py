@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from protocol.limits.mcp import MAX_ERROR_LINE_BYTES, MAX_FIRST_ERROR_LINES, MAX_LAST_ERROR_LINES
 from protocol.text import escape_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _CAUSE: Final = re.compile(
     r"\b(ERR!|error|exception|fatal|panic|fail(ed|ure)?|cannot|can't|could not|unable to|not found|no such"
@@ -30,9 +33,13 @@ _PYTHON_TRACE: Final = "Traceback (most recent call last):"
 
 
 class ErrorOutput:
-    """The error output of a server's process, in bounds; a new process begins with ``clear``."""
+    """The error output of a server's process, in bounds; a new process begins with ``clear``.
 
-    def __init__(self) -> None:
+    ``scrub_cut`` removes what a cut made of a secret from the end of a line.
+    """
+
+    def __init__(self, scrub_cut: Callable[[bytes], bytes] = bytes) -> None:
+        self.scrub_cut = scrub_cut
         self.clear()
 
     def clear(self) -> None:
@@ -45,10 +52,9 @@ class ErrorOutput:
     def feed(self, chunk: bytes) -> list[str]:
         """Take a piece of the output; return the lines that it has completed."""
         *pieces, rest = (self._rest + chunk).split(b"\n")
-        self._rest = rest[:MAX_ERROR_LINE_BYTES]
-        lines = [
-            escape_line(piece[:MAX_ERROR_LINE_BYTES].decode(errors="replace")).rstrip() for piece in pieces
-        ]
+        # One byte more than is kept shows that the line is cut.
+        self._rest = rest[: MAX_ERROR_LINE_BYTES + 1]
+        lines = [escape_line(self._cut(piece).decode(errors="replace")).rstrip() for piece in pieces]
         lines = [line for line in lines if line.strip()]
         for line in lines:
             if len(self._first) < MAX_FIRST_ERROR_LINES:
@@ -57,6 +63,9 @@ class ErrorOutput:
                 self._left_out += len(self._last) == MAX_LAST_ERROR_LINES
                 self._last.append(line)
         return lines
+
+    def _cut(self, line: bytes) -> bytes:
+        return line if len(line) <= MAX_ERROR_LINE_BYTES else self.scrub_cut(line[:MAX_ERROR_LINE_BYTES])
 
     @property
     def lines(self) -> list[str]:

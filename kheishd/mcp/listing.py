@@ -13,6 +13,7 @@ import mcp_types as types
 from mcp_types import JSONRPCRequest, JSONRPCResponse, methods
 
 from kheishd.mcp.rows import limit_warnings
+from protocol.limits.mcp import MAX_LISTED_SERVER_TOOLS
 from protocol.text import sanitize
 
 if TYPE_CHECKING:
@@ -73,6 +74,10 @@ def screen_rows(method: str, version: str, result: dict[str, Any]) -> None:
     if not isinstance(rows, list) or not isinstance(meta, dict):
         return
     warnings: list[str] = []
+    if len(rows) > MAX_LISTED_SERVER_TOOLS:
+        # Half a million rows in one answer would take seconds, during which the whole daemon waits.
+        rows = result[field] = rows[:MAX_LISTED_SERVER_TOOLS]
+        warnings.append(f"its {noun}s beyond {MAX_LISTED_SERVER_TOOLS} are left out")
     if _find_problem(method, version, result) is not None:
         if (problem := _find_problem(method, version, {**result, field: []})) is not None:
             return

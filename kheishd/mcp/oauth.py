@@ -29,6 +29,7 @@ from mcp.shared.auth_utils import check_resource_allowed, resource_url_from_serv
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from kheishd.core.text.scrub import cut_text
 from kheishd.core.text.spellings import MIN_SECRET_CHARACTERS
 from kheishd.hooks.network.addresses import is_public
 from kheishd.hooks.network.connector import AddressForbidden
@@ -174,12 +175,14 @@ class Logins:
         save: Callable[[str, str], Awaitable[None]],
         now_ms: Callable[[], int],
         resolve: Callable[[str], str] = str,
+        scrub_cut: Callable[[bytes], bytes] = bytes,
     ) -> None:
         self._read = read
         self._save = save
         self._now_ms = now_ms
         self._resolve = resolve
         self._held: dict[str, tuple[ServerSpec, Tokens]] = {}
+        self._scrub_cut = scrub_cut
         self._pending: dict[str, _Pending] = {}
         self._locks: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
 
@@ -422,7 +425,9 @@ class Logins:
         form |= {"resource": tokens.resource}
         response = await self._post(spec, tokens, tokens.token_endpoint, form)
         if response.status_code != 200:
-            text = f"the status is {response.status_code}: {_quote(response.text)}"
+            answer_text = " ".join(sanitize(response.text).split())
+            quoted = cut_text(answer_text, MAX_SERVER_ERROR_BYTES // 4, self._scrub_cut)
+            text = f"the status is {response.status_code}: {quoted}"
             if response.status_code in REFUSED:
                 raise LoginNeeded(f"its authorization server refused a new token ({text})")
             raise OAuthFailed(f"the authorization server issued no token ({text})")

@@ -6,6 +6,7 @@ and their process; those that are gone are closed after their last call.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,7 +23,7 @@ from protocol.errors.mcp import McpLoginFailed, McpServerUnavailable
 from protocol.limits.mcp import MAX_SERVER_ERROR_BYTES, MAX_SHOWN_ERROR_LINE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from kheishd.kernel.mcp import BegunLogin, Listing, RemoteResult, ServerSpec
@@ -88,7 +89,9 @@ class McpPool:
         library.silence_library()
         self._connect = library.open_connection
         self._describe = lambda error: self._cut(library.describe_failure(error))
-        self._logins = library.Logins(self._slots.read, self._save, self._now_ms, self._resolve)
+        self._logins = library.Logins(
+            self._slots.read, self._save, self._now_ms, self._resolve, self._scrub_cut
+        )
         async with trio.open_nursery() as self._nursery:
             task_status.started()
             await trio.sleep_forever()
@@ -109,7 +112,7 @@ class McpPool:
                 existing.adopt(spec)
                 continue
             supervisor = self._supervisors[name] = Supervisor(
-                spec, self._open, self._describe, self._forget_tools, self._now_ms
+                spec, self._open, self._describe, self._forget_tools, self._now_ms, self._scrub_cut
             )
             self._nursery.start_soon(self._supervise, supervisor, name=f"MCP server {name}")
         self._forget_tools()
@@ -198,11 +201,10 @@ class McpPool:
         def show(line: str) -> None:
             progress(self._cut(line.rstrip("\n")) + "\n")
 
-        tools = self._need(server).tools
-        schema = next((row.output_schema for row in tools if row.remote_name == tool), None)
-        result = await self._request(
-            server, lambda connection: connection.call_tool(tool, arguments, show, origin)
-        )
+        supervisor = self._need(server)
+        schema = next((row.output_schema for row in supervisor.tools if row.remote_name == tool), None)
+        with self._cutting_failures():
+            result = await supervisor.call(tool, arguments, show, origin)
         return result if schema is None else await check_result(schema, result)
 
     @property
@@ -226,8 +228,14 @@ class McpPool:
 
     async def _request(self, server: str, send: Callable[[ServerConnection], Awaitable[T]]) -> T:
         """Make a request of a server. Errors: ServerFailure, without a part of a secret in its text."""
+        supervisor = self._need(server)
+        with self._cutting_failures():
+            return await supervisor.request(send)
+
+    @contextmanager
+    def _cutting_failures(self) -> Iterator[None]:
         try:
-            return await self._need(server).request(send)
+            yield
         except ServerFailure as failure:
             raise ServerFailure(failure.reason, self._cut(str(failure))) from None
 

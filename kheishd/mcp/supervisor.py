@@ -7,22 +7,23 @@ those of the last connection, because a prompt that loses and regains tools is n
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 import trio
 from msgspec.structs import replace
 
-from kheishd.kernel.mcp import KeeperKilled, LoginNeeded, ServerFailure, view_of
+from kheishd.kernel.mcp import KeeperKilled, LoginNeeded, RemoteResult, ServerFailure, view_of
 from kheishd.mcp.error_output import ErrorOutput
 from kheishd.mcp.rows import limit_warnings, make_rows
 from protocol.limits.mcp import MAX_KEEPER_KILLS, MAX_RECONNECT_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from kheishd.kernel.mcp import RemoteTool, ServerSpec
+    from kheishd.kernel.mcp import RemoteTask, RemoteTool, ServerSpec
     from kheishd.mcp.connection import ServerConnection
     from protocol.objects.mcp import McpServer, McpServerState
 
@@ -35,6 +36,9 @@ FIRST_PAUSE_SECONDS: Final = 1.0
 
 # A connection that has held this long was a good one: the next attempt after its end comes soon.
 STABLE_SECONDS: Final = 60.0
+
+# The time for telling a server that a task is cancelled: a part of that of a call (``rows``).
+CANCEL_TASK_SECONDS: Final = 5.0
 
 # A server that announces changes again and again is asked for its list once in this time, which is doubled
 # for each change that follows soon, up to the limit.
@@ -59,6 +63,7 @@ class Supervisor:
         describe: Callable[[BaseException], str],
         on_change: Callable[[], None],
         now_ms: Callable[[], int],
+        scrub_cut: Callable[[bytes], bytes] = bytes,
     ) -> None:
         self.spec = spec
         self.tools: Sequence[RemoteTool] = ()
@@ -81,7 +86,7 @@ class Supervisor:
         self._ready_at = 0.0
         self._is_closing = False
         self._cause: Exception | None = None
-        self._errors = ErrorOutput()
+        self._errors = ErrorOutput(scrub_cut)
 
     async def serve(self) -> None:
         """Keep the server connected, until it is closed."""
@@ -226,15 +231,87 @@ class Supervisor:
             text = f"there was no answer within {seconds:g} s, and the call was cancelled"
             raise ServerFailure("timed_out", text)
         except ServerFailure:
-            if self.spec.settings.url is not None:
-                # Its session may be gone, as after a restart of the server: if it lists no tools, another
-                # connection is made.
-                connection.changed.set()
+            self._suspect(connection)
             raise
         finally:
-            self._calls -= 1
-            if self._is_closing and not self._calls:
-                self._scope.cancel()
+            self._end_call()
+
+    async def call(
+        self,
+        tool: str,
+        arguments: Mapping[str, Any],
+        progress: Callable[[str], None],
+        origin: Mapping[str, Any] | None = None,
+    ) -> RemoteResult:
+        """Call a tool; if the server makes a task of the call, wait for its result. Errors: ServerFailure."""
+        deadline = trio.current_time() + self.spec.settings.tool_timeout_s
+        self._calls += 1
+        try:
+            answer = await self.request(
+                lambda connection: connection.call_tool(tool, arguments, progress, origin)
+            )
+            if isinstance(answer, RemoteResult):
+                return answer
+            with trio.move_on_at(deadline):
+                return await self._follow_task(answer, progress)
+            seconds = f"{self.spec.settings.tool_timeout_s:g} s"
+            raise ServerFailure("timed_out", f"its task did not end within {seconds}, and was cancelled")
+        finally:
+            self._end_call()
+
+    async def _follow_task(self, task: RemoteTask, progress: Callable[[str], None]) -> RemoteResult:
+        """Poll a task until it ends. Cancellation is passed on to the server. Errors: ServerFailure.
+
+        A server may keep a task while it restarts: another connection asks for it.
+        """
+        message = ""
+        try:
+            while task.state == "working":
+                if task.message not in ("", message):
+                    message = task.message
+                    progress(f"{message}\n")
+                await trio.sleep(task.poll_s)
+                connection = self._connection
+                if connection is None:
+                    continue
+                try:
+                    task = await connection.get_task(task.task_id)
+                except ServerFailure as failure:
+                    self._suspect(connection)
+                    if failure.reason != "lost":
+                        text = f"the state of its task cannot be read: {failure}"
+                        raise ServerFailure("lost", text) from None
+        except trio.Cancelled:
+            await self._cancel_task(task)
+            raise
+        if task.result is not None:
+            return task.result
+        if task.state == "input_required":
+            await self._cancel_task(task)
+            raise ServerFailure(
+                "refused", "its task asks for input, which is not supported; it was cancelled"
+            )
+        raise ServerFailure("refused", f"its task is {task.state}: {task.message or 'without a reason'}")
+
+    async def _cancel_task(self, task: RemoteTask) -> None:
+        """Ask the server to cancel a task, for a short time, also when this is cancelled itself."""
+        with trio.move_on_after(CANCEL_TASK_SECONDS) as scope, suppress(ServerFailure):
+            scope.shield = True
+            if self._connection is not None:
+                await self._connection.cancel_task(task.task_id)
+
+    def _suspect(self, connection: ServerConnection) -> None:
+        """Examine a connection on which a request failed: its session may be gone.
+
+        So it is after a restart of the server. If it lists no tools, another connection is made.
+        """
+        if self.spec.settings.url is not None:
+            connection.changed.set()
+
+    def _end_call(self) -> None:
+        self._calls -= 1
+        if self._is_closing and not self._calls:
+            self._scope.cancel()
 
     def adopt(self, spec: ServerSpec) -> None:
         """Take the same configuration from another runtime; it may be for other agents."""

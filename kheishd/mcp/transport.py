@@ -32,12 +32,13 @@ from mcp_types import (
     jsonrpc_message_adapter,
 )
 
+from kheishd.core.text.scrub import cut_text
 from kheishd.hooks.os.shell.cgroup import GROUPS
 from kheishd.hooks.os.shell.process import Command, CommandEnd, KeptCommand, running
 from kheishd.kernel.mcp import KeeperKilled
 from kheishd.mcp.error_output import ErrorOutput
 from protocol.limits.mcp import MAX_MCP_MESSAGE_BYTES
-from protocol.text import escape_line, truncate
+from protocol.text import escape_line
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -191,7 +192,7 @@ async def stdio_transport(process: ServerProcess) -> AsyncIterator[TransportStre
 
     async def read() -> None:
         async with to_client:
-            await read_messages(process.command.stdout, pass_on)
+            await read_messages(process.command.stdout, pass_on, process.errors.scrub_cut)
             problem = await process.describe_end()
         raise ServerEnded(problem)
 
@@ -202,10 +203,13 @@ async def stdio_transport(process: ServerProcess) -> AsyncIterator[TransportStre
         nursery.cancel_scope.cancel()
 
 
-async def read_messages(stream: trio.abc.ReceiveStream, send: Send) -> None:
+async def read_messages(
+    stream: trio.abc.ReceiveStream, send: Send, scrub_cut: Callable[[bytes], bytes] = bytes
+) -> None:
     """Send each message of a server's output on, until its end.
 
-    A line that is too long is not kept; the request that it answers fails instead. Errors: ServerEnded if
+    A line that is too long is not kept; the request that it answers fails instead. ``scrub_cut`` removes
+    what a cut made of a secret from a line that is logged. Errors: ServerEnded if
     that request cannot be told, or too many lines are no messages.
     """
     buffer, edges = bytearray(), _Edges()
@@ -227,7 +231,7 @@ async def read_messages(stream: trio.abc.ReceiveStream, send: Send) -> None:
             elif buffer.strip():
                 garbage += 1
                 if garbage == 1:
-                    quoted = escape_line(truncate(buffer[:200].decode(errors="replace"), 80))
+                    quoted = escape_line(cut_text(buffer[:200].decode(errors="replace"), 80, scrub_cut))
                     log.warning(
                         "an MCP server writes lines that are no messages; they are skipped: %s", quoted
                     )

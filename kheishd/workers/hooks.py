@@ -105,6 +105,18 @@ def describe(
             return []
 
 
+def _find_begin(store: Snapshot) -> int:
+    """Return the cursor from which new hooks learn of events: the start or the reload that brought them.
+
+    Runs begin before this worker does, so the present cursor would be too late.
+    """
+    for cursor, line in store.entries(DAEMON_STREAM, reverse=True):
+        tag = _TYPE.search(line)
+        if tag is not None and tag[1] in (b"daemon_started", b"daemon_reloaded"):
+            return cursor
+    return store.last_cursor
+
+
 class HookWorker(Worker):
     """Runs the hooks of events that have happened."""
 
@@ -140,7 +152,7 @@ class HookWorker(Worker):
         """Run the hooks of all events, until no such hook is configured any more."""
         with self._state.read() as store:
             stored = store.get(META, PROGRESS)
-            self._cursor = self._saved = store.last_cursor if stored is None else int(stored)
+            self._cursor = self._saved = _find_begin(store) if stored is None else int(stored)
         if stored is None:
             await self._save(self._cursor)
         while self._has_observers():

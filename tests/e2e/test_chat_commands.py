@@ -17,6 +17,8 @@ LAST = ("cancel", "reset", "new", "clear", "quit")
 ARGUMENTS = {
     # Another sender has a conversation in another state.
     "as": ("",),
+    "agent": ("", "no_such_agent"),
+    "export": ("", "/no/such/directory/file"),
     "history": ("", "0", "99999999999"),
     "steer": ("", "faster, please"),
     "allow": ("9", "all please", "x"),
@@ -82,7 +84,7 @@ def chat(shared_daemon: Daemon, tmp_path: Path) -> Iterator[Callable[[str], Term
             "--as",
             sender,
         ]
-        terminals.append(Terminal(command, {"XDG_STATE_HOME": str(tmp_path)}, columns=100, rows=40))
+        terminals.append(Terminal(command, {"XDG_STATE_HOME": str(tmp_path)}, columns=140, rows=40))
         return terminals[-1]
 
     yield open_chat
@@ -93,9 +95,10 @@ def chat(shared_daemon: Daemon, tmp_path: Path) -> Iterator[Callable[[str], Term
 def drive(terminal: Terminal) -> None:
     """Give every command, and see every few of them that the chat still answers; then leave."""
     terminal.sees("/help lists the commands")
+    names = [*COMMANDS, *(alias for alias, name in ALIASES.items() if name != "quit")]
     lines = [
         f"/{name} {argument}".strip()
-        for name in [*(name for name in (*COMMANDS, *ALIASES) if name not in LAST), *LAST[:-1]]
+        for name in [*(name for name in names if name not in LAST), *LAST[:-1]]
         for argument in ARGUMENTS.get(name, ("word",))
     ]
     for number, line in enumerate(lines):

@@ -220,8 +220,9 @@ def troubled() -> Iterator[Daemon]:
 
 
 def is_gone(home: Path, mode: str) -> bool:
-    """Whether the child that a hook has put into a session of its own has ended."""
-    return not Path("/proc", (home / f"{mode}.pid").read_text().strip()).exists()
+    """Whether the child that a hook has put into a session of its own has ended, if there was one."""
+    path = home / f"{mode}.pid"
+    return not path.exists() or not Path("/proc", path.read_text().strip()).exists()
 
 
 def test_bad_hooks_and_a_restart_during_each(troubled: Daemon) -> None:
@@ -230,7 +231,9 @@ def test_bad_hooks_and_a_restart_during_each(troubled: Daemon) -> None:
     for mode, (tool, arguments, _, _) in BAD_HOOKS.items():
         sent = troubled.call("conversation.send", content=order(tool, **arguments), sender=mode)
         sessions[mode] = sent["session_id"]
-    until(lambda: all((troubled.home / f"{mode}.pid").exists() for mode in BAD_HOOKS), "all hooks run")
+    # On a slow machine, the one with a short time may be over before it has done anything.
+    patient = BAD_HOOKS.keys() - {"hang"}
+    until(lambda: all((troubled.home / f"{mode}.pid").exists() for mode in patient), "all hooks run")
     troubled.kill()
     until(lambda: all(is_gone(troubled.home, mode) for mode in BAD_HOOKS), "their children have ended")
     (troubled.home / "hooks/missing.sh").unlink()

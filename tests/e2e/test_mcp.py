@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from kheishd.hooks.os.shell.keeper import start_ticks_of
 from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon, RpcError, short_home, until
-from tests.support.mcp_servers import TOY_COMMAND
+from tests.support.mcp_servers import MODERN_COMMAND, TOY_COMMAND
 from tests.support.waiting_runs import order
 
 SERVERS = Path(__file__).parent / "node" / "node_modules" / ".bin"
@@ -70,6 +71,11 @@ def ask(daemon: Daemon, tool: str, **arguments: Any) -> str:
 def row_of(daemon: Daemon, name: str) -> dict[str, Any]:
     """Return a server as shown."""
     return next(row for row in daemon.call("mcp.list")["servers"] if row["name"] == name)
+
+
+def tools_of(daemon: Daemon, server: str) -> set[str]:
+    """Return the server's own names of its tools."""
+    return {row["tool"] for row in daemon.call("mcp.tools", server=server)["tools"]}
 
 
 def pid_of(daemon: Daemon, name: str) -> int:
@@ -154,7 +160,11 @@ def test_bad_manners(daemon: Daemon) -> None:
     assert warning.startswith("the tool 'bad' is left out: inputSchema.required: ")
     assert "the tool's own output schema: $.n: " in ask(daemon, "mcp__invalid__good")
     assert "a-secret" not in ask(daemon, "mcp__toy__env")
-    assert "the answer has" in ask(daemon, "mcp__toy__huge", text="5000000")
+    assert "the answer has" in ask(daemon, "mcp__toy__huge", text="50000000")
+    assert "Elicitation not supported" in ask(daemon, "mcp__toy__ask", text="elicitation/create")
+    assert "no valid JSON-RPC message" in ask(daemon, "mcp__toy__garbage")
+    ask(daemon, "mcp__toy__change", text="added")
+    until(lambda: "added" in tools_of(daemon, "toy"), "the new tool is offered")
     assert "may have taken effect" in ask(daemon, "mcp__toy__die")
     until(lambda: states(daemon)["toy"] == "ready", "the server is connected again")
     assert '"content":["on"]' in ask(daemon, "mcp__toy__echo", text="on")
@@ -227,6 +237,36 @@ def test_a_killed_daemon_leaves_no_server(daemon: Daemon) -> None:
     assert daemon.call("daemon.doctor", deep=True)["findings"] == []
 
 
+def test_a_restart_during_bad_manners(daemon: Daemon) -> None:
+    """A crash of the daemon, while calls meet bad manners, leaves no process, no open run and no damage."""
+    until(lambda: states(daemon)["toy"] == "ready", "the server is connected")
+    hostile = {
+        "hang": "",
+        "garbage": "",
+        "ask": "elicitation/create",
+        "huge": "50000000",
+        "log": "x",
+        "change": "y",
+    }
+    for tool, text in hostile.items():
+        daemon.call("conversation.send", content=order(f"mcp__toy__{tool}", text=text), sender=tool)
+    until(lambda: len(called(daemon)) == len(hostile), "the calls have begun")
+    old = pid_of(daemon, "toy")
+    daemon.kill()
+    until(lambda: start_ticks_of(old) is None, "the server has ended")
+    daemon.restart()
+    until(lambda: states(daemon)["toy"] == "ready", "the server is connected again")
+    until(lambda: not daemon.call("run.list", status="running")["runs"], "no run goes on")
+    doubts = {doubt["tool"] for doubt in daemon.call("indoubt.list")["indoubts"]}
+    assert "mcp__toy__hang" in doubts <= {f"mcp__toy__{tool}" for tool in hostile}
+    assert daemon.call("daemon.doctor", deep=True)["findings"] == []
+
+
+def called(daemon: Daemon) -> list[dict[str, Any]]:
+    """Return the events of calls that have begun."""
+    return [event for event in daemon.events() if event["type"] == "tool_called"]
+
+
 def call(daemon: Daemon, tool: str, text: str = "") -> Any:
     """Call a tool of the toy as an operator."""
     return daemon.call("mcp.call", server="toy", tool=tool, input={"text": text})
@@ -246,3 +286,119 @@ def test_reload_and_stop(daemon: Daemon) -> None:
     toy = pid_of(daemon, "toy")
     daemon.stop()
     assert start_ticks_of(toy) is None
+
+
+@contextmanager
+def modern_web_server(directory: Path, port: int) -> Iterator[None]:
+    """Run the server of the newer generation on a port."""
+    process = subprocess.Popen([*MODERN_COMMAND, str(directory), str(port)], stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def free_port() -> int:
+    """Return a port of the loopback that nothing uses."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def modern() -> Iterator[tuple[Daemon, Path]]:
+    """Provide a daemon with a server of the newer generation by both transports, and its directory."""
+    with short_home() as home:
+        directory, port = home / "tasks", free_port()
+        directory.mkdir(parents=True)
+        web = f'[mcp.web]\nurl = "http://127.0.0.1:{port}/mcp"\n'
+        write_config(home, server("std", [*MODERN_COMMAND, str(directory)], tool_timeout_s=300), web)
+        with modern_web_server(directory, port), Daemon(home) as daemon:
+            yield daemon, directory
+
+
+@pytest.fixture(params=["std", "web"])
+def new_server(request: pytest.FixtureRequest, modern: tuple[Daemon, Path]) -> tuple[Daemon, str, Path]:
+    """Provide the daemon, the name of a ready server, and the server's directory."""
+    daemon, directory = modern
+    name = str(request.param)
+    until(lambda: states(daemon)[name] == "ready", "the server is connected")
+    return daemon, name, directory
+
+
+def test_the_newer_generation(new_server: tuple[Daemon, str, Path]) -> None:
+    """A server of 2026-07-28 is used like one of the older generation: tools, resources, prompts, changes."""
+    daemon, name, _ = new_server
+    assert row_of(daemon, name)["protocol_version"] == "2026-07-28"
+    with daemon.connect() as client:
+        client.call("journal.subscribe", deltas=True)
+        assert '"result":3' in ask(daemon, f"mcp__{name}__count", n=3)
+        texts = ""
+        while "3/3 at 3\n" not in texts:
+            texts += client.note("journal.delta").get("text", "")
+    listed = daemon.call("mcp.resources", server=name)["resources"]
+    assert {(row["uri"], row.get("is_template", False)) for row in listed} == {
+        *(("fact://one", False), ("note://{name}", True))
+    }
+    assert "one is odd" in ask(daemon, "read_mcp_resource", server=name, uri="fact://one")
+    assert "about cats" in ask(daemon, "read_mcp_resource", server=name, uri="note://cats")
+    (prompt,) = daemon.call("mcp.prompts", server=name)["prompts"]
+    assert (prompt["name"], prompt["arguments"]) == ("greet", ["who"])
+    ask(daemon, f"mcp__{name}__grow", name="shout")
+    until(lambda: "shout" in tools_of(daemon, name), "the tool is offered")
+    assert "HI" in ask(daemon, f"mcp__{name}__shout", text="hi")
+
+
+def test_cancellation_reaches_the_newer_generation(new_server: tuple[Daemon, str, Path]) -> None:
+    """A call that is stopped is cancelled at the server, and so is the task of one."""
+    daemon, name, directory = new_server
+    for mark in ("waits", "cancelled"):
+        (directory / mark).unlink(missing_ok=True)
+    sent = daemon.call("conversation.send", content=order(f"mcp__{name}__wait"))
+    until((directory / "waits").exists, "the call runs")
+    daemon.call("run.cancel", run_id=sent["run_id"])
+    until((directory / "cancelled").exists, "the call is cancelled")
+    task = directory / f"job-stopped-{name}"
+    sent = daemon.call("conversation.send", content=order(f"mcp__{name}__job", name=f"stopped-{name}"))
+    until(task.exists, "the task exists")
+    daemon.call("run.cancel", run_id=sent["run_id"])
+    until(lambda: json.loads(task.read_text())["status"] == "cancelled", "the task is cancelled")
+
+
+def end_task(directory: Path, name: str) -> None:
+    """Let a task end."""
+    step = {"status": "completed", "result": {"content": [{"type": "text", "text": f"did {name}"}]}}
+    (directory / "new").write_text(json.dumps(step))
+    (directory / "new").rename(directory / f"job-{name}.step")
+
+
+def output_of(daemon: Daemon, run_id: str) -> str:
+    """Return the output of a run, once it has ended."""
+    until(lambda: daemon.call("run.get", run_id=run_id)["status"] == "completed", "the run has ended")
+    return str(daemon.call("run.get", run_id=run_id)["output"])
+
+
+def test_a_task_survives_its_server(modern: tuple[Daemon, Path]) -> None:
+    """The result of a call that became a task is polled, also from the next process of the server."""
+    daemon, directory = modern
+    until(lambda: states(daemon)["std"] == "ready", "the server is connected")
+    sent = daemon.call("conversation.send", content=order("mcp__std__job", name="long"))
+    until((directory / "job-long").exists, "the task exists")
+    old = pid_of(daemon, "std")
+    os.kill(old, signal.SIGKILL)
+    until(lambda: row_of(daemon, "std").get("pid") not in (None, old), "the server runs again")
+    end_task(directory, "long")
+    assert "did long" in output_of(daemon, sent["run_id"])
+
+
+def test_a_killed_daemon_leaves_its_task_in_doubt(modern: tuple[Daemon, Path]) -> None:
+    """A call with a task that a crash of the daemon interrupts is in doubt: the task may have an effect."""
+    daemon, directory = modern
+    until(lambda: states(daemon)["std"] == "ready", "the server is connected")
+    daemon.call("conversation.send", content=order("mcp__std__job", name="doubt"))
+    until((directory / "job-doubt").exists, "the task exists")
+    daemon.kill()
+    daemon.restart()
+    until(lambda: daemon.call("indoubt.list")["indoubts"] != [], "the call is in doubt")
+    (doubt,) = daemon.call("indoubt.list")["indoubts"]
+    assert doubt["tool"] == "mcp__std__job"

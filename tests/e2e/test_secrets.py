@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import trio
 
+from protocol.rpc.catalogue import METHODS
 from tests.support.daemons import Daemon, RpcError, short_home
 from tests.support.model_server import running_model_server
+from tests.support.samples import sample
 from tests.support.spellings import spell
 from tests.support.stores import needs_strace
 from tests.support.victims import Script, Victim, strace
@@ -161,6 +163,52 @@ async def test_a_slot_is_a_credential_at_once_and_never_shown(home: Path) -> Non
     async with running_model_server() as server:
         (home / "config.toml").write_text(SLOT_CONFIG.format(url=server.base_url))
         await trio.to_thread.run_sync(use_a_slot, home)
+
+
+def yield_places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the place of each text in a JSON value."""
+    if isinstance(value, str):
+        yield place
+    elif isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from yield_places(inner, (*place, key))
+
+
+def insert(value: Any, place: tuple[Any, ...], text: str) -> Any:
+    """Return a JSON value with another text at a place."""
+    if not place:
+        return text
+    changed = dict(value) if isinstance(value, dict) else list(value)
+    changed[place[0]] = insert(value[place[0]], place[1:], text)
+    return changed
+
+
+def test_no_method_repeats_a_secret() -> None:
+    """A secret in any required param of any method, in a name or in an id of a request, is in no answer."""
+    with short_home() as home:
+        home.mkdir(mode=0o700)
+        with Daemon(home, "--log-level", "debug") as daemon:
+            daemon.call("secret.put", slot_id="a", value=SECRET)
+            requests: list[tuple[str, Any]] = [(SECRET, {}), ("run.get", {SECRET: 1})]
+            for name, row in METHODS.items():
+                params = sample(row.params, full=False)
+                places = yield_places(params) if name != "daemon.shutdown" else ()
+                requests += [(name, insert(params, place, SECRET)) for place in places]
+            assert len(requests) > 100
+            with daemon.connect() as client:
+                client.socket.settimeout(30)
+                for number, (name, params) in enumerate(requests):
+                    client.send({"jsonrpc": "2.0", "id": number, "method": name, "params": params})
+                    message = client.receive()
+                    while message.get("id") != number:
+                        message = client.receive()
+                    assert not has_secret(json.dumps(message)), (name, params)
+                client.send({"jsonrpc": "2.0", "id": SECRET, "method": "session.create", "params": {}})
+                client.receive()
+            assert not has_secret(json.dumps(daemon.events()))
+            daemon.stop()
+            assert not has_secret(daemon.read_log())
+        assert not any(has_secret(path.read_bytes()) for path in (home / "state").iterdir())
 
 
 @needs_strace

@@ -28,6 +28,8 @@ from protocol.objects.mcp import McpServer, McpServerSettings, McpServerState
 TOY = Path(__file__).with_name("toy_mcp_server.py")
 TOY_COMMAND = [sys.executable, "-I", "-S", str(TOY)]
 
+MODERN_COMMAND = [sys.executable, str(Path(__file__).with_name("modern_mcp_server.py"))]
+
 PATIENCE_S = 30.0
 
 
@@ -70,12 +72,11 @@ async def open_pool(
     slots: MemorySlots | None = None,
     now_ms: Callable[[], int] = lambda: 0,
     scrub_cut: Callable[[bytes], bytes] = bytes,
+    resolve: Callable[[str], str] = lambda reference: f"value-of-{reference}",
 ) -> AsyncIterator[McpPool]:
     """Provide a pool that has tried to connect to these servers."""
     slots = slots or MemorySlots()
-    pool = McpPool(
-        home, environ, lambda reference: f"value-of-{reference}", now_ms, slots, slots.save, scrub_cut
-    )
+    pool = McpPool(home, environ, resolve, now_ms, slots, slots.save, scrub_cut)
     with trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:
             await nursery.start(pool.serve)

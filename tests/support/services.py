@@ -67,6 +67,8 @@ def make_services(
         runtimes,
         captures or CaptureService(CaptureFiles(home / "debug")),
         shells or ShellFiles(home / "shells"),
-        lifecycle=Lifecycle(lambda: LifecycleRunner(state, used, read_credential, os.environ)),
+        lifecycle=Lifecycle(
+            lambda: LifecycleRunner(state, used, read_credential, os.environ, f"test.{os.getpid()}")
+        ),
         secrets=vault,
     )

@@ -21,6 +21,15 @@ ANSWERS = {
 }
 MANNERS = {text for text in sys.argv[1:] if text[0] != "{"}
 LOCK = threading.Lock()
+ANSWERED = threading.Event()
+LAST_ANSWER: dict[str, Any] = {}
+REQUESTS: dict[str, dict[str, Any]] = {
+    "ping": {},
+    "roots/list": {},
+    "sampling/createMessage": {"messages": [], "maxTokens": 1},
+    "elicitation/create": {"message": "Password?", "requestedSchema": {"type": "object", "properties": {}}},
+    "no/such/method": {},
+}
 CANCELLED: defaultdict[Any, threading.Event] = defaultdict(threading.Event)
 EXTRA: list[str] = []
 
@@ -43,6 +52,7 @@ def tools() -> list[dict[str, Any]]:
     if "many" in MANNERS:
         return [tool(f"tool-{number:04}") for number in range(5_000)]
     names = ["env", "die", "huge", "child", "ask", "change", "fail", "odd name!", "odd_name_", "slow"]
+    names += ["log", "hang", "garbage"]
     safe = tool("read", {"readOnlyHint": True})
     return [tool("echo"), safe, *map(tool, [*names, *EXTRA])]
 
@@ -63,7 +73,15 @@ def call(request_id: Any, params: dict[str, Any]) -> None:
             child = subprocess.Popen(["sleep", text], start_new_session=True)
             text = str(child.pid)
         case "ask":
-            send({"id": "q1", "method": "sampling/createMessage", "params": {"messages": [], "maxTokens": 1}})
+            # A request to the client; the call's result is the client's answer.
+            ANSWERED.clear()
+            send({"id": "q1", "method": text, "params": REQUESTS[text]})
+            ANSWERED.wait()
+            text = json.dumps(LAST_ANSWER.get("error") or LAST_ANSWER["result"])
+        case "log":
+            for number in range(2_000):
+                data = {"level": "error", "data": f"{number} {text}" + "x" * 1_000}
+                send({"method": "notifications/message", "params": data})
         case "change":
             EXTRA.append(text)
             send({"method": "notifications/tools/list_changed"})
@@ -77,6 +95,11 @@ def call(request_id: Any, params: dict[str, Any]) -> None:
             text = json.dumps(params.get("_meta", {}))
         case "read":
             text = str(os.getpid())
+        case "hang":
+            return
+        case "garbage":
+            send({"id": request_id, "result": 5})
+            return
         case "fail":
             send({"id": request_id, "error": {"code": -32000, "message": f"no \x1b[31m{text}"}})
             return
@@ -112,9 +135,9 @@ def answer(message: dict[str, Any]) -> None:
         case "notifications/cancelled":
             CANCELLED[params["requestId"]].set()
         case None:
-            # The client's answer to "ask".
-            sys.stderr.write(f"answered {json.dumps(message)}\n")
-            sys.stderr.flush()
+            LAST_ANSWER.clear()
+            LAST_ANSWER.update(message)
+            ANSWERED.set()
         case _:
             if request_id is not None:
                 send({"id": request_id, "error": {"code": -32601, "message": "Method not found"}})

@@ -41,7 +41,7 @@ def test_list(servers: Ctl) -> None:
     assert broken[-1] == "it ended with code 1: cannot open its database"
     assert gone[:3] == ["gone", "failed", "0"]
     assert gone[-1] == "there is no program 'no-such-program' in the PATH"
-    assert toy[:4] == ["toy", "ready", "11", "file"]
+    assert toy[:4] == ["toy", "ready", "14", "file"]
 
 
 def test_show(servers: Ctl) -> None:

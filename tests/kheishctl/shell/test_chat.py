@@ -74,6 +74,21 @@ def test_turn(daemon: Daemon, sender: str) -> None:
     assert f"{sender} > hello" in run_chat(daemon, sender, body)
 
 
+def test_an_unknown_command_is_rejected_once(daemon: Daemon, sender: str) -> None:
+    """An unknown command stays on the line; Enter on the unchanged line sends it, as a second slash does."""
+
+    async def body(person: Person) -> None:
+        person.type("/xyzzy one\r")
+        await person.sees("no command /xyzzy; /help lists the commands")
+        person.type("\r")
+        await person.sees("You say: “/xyzzy one”")
+        person.type("//xyzzy two\r")
+        await person.sees("You say: “/xyzzy two”")
+        person.type("/exit\r")
+
+    run_chat(daemon, sender, body)
+
+
 def test_commands(daemon: Daemon, sender: str) -> None:
     """Every slash command has its effect on a real daemon."""
     daemon.say("before", agent="default", sender=sender)
@@ -98,6 +113,13 @@ def test_commands(daemon: Daemon, sender: str) -> None:
             ("/route offline", "the route is now offline"),
             ("/model another", "the model is now another"),
             ("/model", "the model is another, on route offline"),
+            ("/agent", "the agent is default"),
+            ("/agent nosuch", "no agent"),
+            ("/cost", "no cost: the route has no prices"),
+            ("/context", "the context of the last answer"),
+            ("/permissions", "daemon: "),
+            ("/copy", "was sent to the terminal's clipboard"),
+            ("/export", "usage: /export FILE"),
             ("/why write_file a.txt", "verdict: deny, by"),
             ("/compact", "not compacted"),
             ("/reset", "was reset"),
@@ -105,6 +127,9 @@ def test_commands(daemon: Daemon, sender: str) -> None:
         ):
             person.type(f"{line}\r")
             await person.sees(output if line != "/history 1" else "“before”")
+            if line == "/hlep":
+                # The rejected line stays, to be corrected.
+                person.type("\x03")
         person.type("/quit\r")
 
     run_chat(daemon, sender, body)

@@ -55,6 +55,22 @@ def test_terminal_is_restored() -> None:
     run_prompt(body)
 
 
+def test_commands_are_listed_while_they_are_typed() -> None:
+    """The commands that the line may become are above it with their summaries, in a few lines."""
+
+    async def body(owner: FakeOwner) -> None:
+        line = asyncio.ensure_future(owner.prompt.read())
+        await owner.paper.sees("ada >")
+        owner.keyboard.send_text("/")
+        await owner.paper.sees("… and ")
+        owner.keyboard.send_text("cos")
+        await owner.paper.sees(COMMANDS["cost"].summary)
+        owner.keyboard.send_text("t\r")
+        assert await line == "/cost"
+
+    run_prompt(body)
+
+
 def test_ctrl_d_leaves() -> None:
     """Ctrl-D on an empty line ends the prompt."""
 

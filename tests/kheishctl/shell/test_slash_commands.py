@@ -1,6 +1,7 @@
 """Tests of the slash commands."""
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,12 +17,15 @@ from kheishctl.shell.slash_commands import (
     ALIASES,
     COMMANDS,
     DECISION_STYLES,
+    DIRECTIVES,
     SlashCommand,
     SlashHandler,
+    UnknownCommand,
     format_help,
     parse,
     unescape,
 )
+from kheishd.providers import offline
 from protocol.objects.permission import Decision
 
 OPTIONS = [{"option_id": "r", "label": "red"}, {"option_id": "b", "label": "blue"}]
@@ -46,7 +50,7 @@ class FakeChat:
         self.queue: dict[str, str] = {}
         self.outbox: list[tuple[str, str]] = []
         self.sending = ""
-        self.sender = "ada"
+        self.sender, self.agent = "ada", "default"
         self.workspace: str | None = "/srv/shop"
         self.has_unsent = False
         self.answers = AnswerSender(self.call, self)
@@ -56,16 +60,25 @@ class FakeChat:
 
     def address(self) -> Json:
         """Return the params that name the conversation."""
-        return {"agent": "default", "sender": self.sender}
+        return {"agent": self.agent, "sender": self.sender}
+
+    def send(self, text: str) -> None:
+        """Record a message."""
+        self.output.append(f"sent {text}")
+
+    def copy(self, text: str) -> None:
+        """Record a text for the clipboard."""
+        self.output.append(f"copied {text}")
 
     async def move(self, path: str) -> None:
         """Move, or fail as the result of session.update says."""
         await self.call("session.update", {"session_id": self.session_id, "workspace": path})
         self.workspace = path
 
-    def switch_sender(self, sender: str) -> bool:
+    def switch_sender(self, sender: str, agent: str | None = None) -> bool:
         """Switch, unless messages are unsent."""
         self.sender = self.sender if self.has_unsent else sender
+        self.agent = agent or self.agent
         return not self.has_unsent
 
     def preset(self, **properties: Any) -> None:
@@ -169,8 +182,9 @@ def test_every_command_is_parsed_and_explained(name: str) -> None:
 @pytest.mark.parametrize("alias", ALIASES)
 def test_alias(alias: str) -> None:
     """An alias means its command, whose summary names it."""
-    assert parse(f"/{alias}") == SlashCommand("reset")
-    assert f"/{alias}" in COMMANDS["reset"].summary
+    name = ALIASES[alias]
+    assert parse(f"/{alias}") == SlashCommand(name)
+    assert f"/{alias}" in COMMANDS[name].summary
 
 
 @pytest.mark.parametrize(
@@ -192,14 +206,28 @@ def test_other_lines_are_messages(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "suggestion"), [("/hlep", "/help"), ("/resett", "/reset"), ("/quiet", "/quit")]
+    ("text", "suggestion"),
+    [
+        ("/hlep", "did you mean /help?"),
+        ("/resett now", "did you mean /reset?"),
+        ("/quiet", "did you mean /quit?"),
+        ("/perm", "did you mean /permissions?"),
+        ("/xyzzy", "/help lists the commands"),
+        ("/tmp", "no command /tmp"),
+    ],
 )
-def test_mistyped_command_is_not_sent(text: str, suggestion: str) -> None:
-    """The error for a mistyped command suggests a command and explains how to send the line."""
-    error = parse(text)
-    assert isinstance(error, str)
-    assert f"did you mean {suggestion}?" in error
-    assert f"/{text}" in error
+def test_unknown_command_is_not_sent(text: str, suggestion: str) -> None:
+    """The problem of an unknown command suggests similar ones and explains how to send the line."""
+    unknown = parse(text)
+    assert isinstance(unknown, UnknownCommand)
+    assert (f"/{unknown.name} {unknown.argument}".strip(), suggestion in unknown.problem) == (text, True)
+    assert "Enter sends the line" in unknown.problem
+
+
+def test_directives_of_the_stand_in_are_messages() -> None:
+    """The words to which the offline stand-in reacts, other than a command's, are those of its directives."""
+    documented = set(re.findall(r"^``/([a-z]+)", str(offline.__doc__), re.MULTILINE))
+    assert documented - COMMANDS.keys() == DIRECTIVES
 
 
 def test_unescape() -> None:

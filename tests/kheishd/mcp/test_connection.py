@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,10 +11,12 @@ import anyio
 import pytest
 import trio
 from mcp import Client, MCPError
+from mcp.server import Server
 from mcp.server.mcpserver import Context, MCPServer
+from mcp_types import InputRequiredResult
 
 from kheishd.hooks.os.shell.process import NotStarted
-from kheishd.kernel.mcp import ServerFailure, ServerSpec
+from kheishd.kernel.mcp import RemoteResult, ServerFailure, ServerSpec
 from kheishd.mcp.connection import ServerConnection, describe_failure, open_connection, silence_library
 from kheishd.mcp.transport import ServerEnded
 from protocol.limits.mcp import MAX_LIST_BYTES, MAX_LIST_PAGES, MAX_LISTED_SERVER_TOOLS
@@ -32,6 +34,15 @@ async def connected(*manners: str, **settings: Any) -> AsyncIterator[ServerConne
             yield connection
 
 
+async def call(
+    connection: ServerConnection, name: str, arguments: dict[str, Any], progress: Callable[[str], None]
+) -> RemoteResult:
+    """Call a tool, and return its result."""
+    result = await connection.call_tool(name, arguments, progress)
+    assert isinstance(result, RemoteResult)
+    return result
+
+
 async def test_a_server_of_the_older_generation() -> None:
     """A server that knows only the handshake is connected, lists its tools and runs them."""
     async with connected() as connection:
@@ -39,10 +50,11 @@ async def test_a_server_of_the_older_generation() -> None:
         assert connection.pid is not None
         tools = {tool["name"]: tool for tool in (await connection.list_tools()).rows}
         assert tools["read"]["annotations"] == {"readOnlyHint": True}
-        result = await connection.call_tool("echo", {"text": "hi"}, print)
+        result = await call(connection, "echo", {"text": "hi"}, print)
         assert (result.content, result.is_error) == ([{"type": "text", "text": "hi"}], False)
-        result = await connection.call_tool("read", {"text": "meta"}, print, {"run_id": "run_1"})
-        assert '"kheish/run_id": "run_1"' in result.content[0]["text"]
+        traced = await connection.call_tool("read", {"text": "meta"}, print, {"run_id": "run_1"})
+        assert isinstance(traced, RemoteResult)
+        assert '"kheish/run_id": "run_1"' in traced.content[0]["text"]
 
 
 INVALID = {
@@ -77,6 +89,13 @@ async def test_invalid_rows_are_left_out() -> None:
         assert len(prompts.warnings) == 1
 
 
+async def test_resources_without_templates() -> None:
+    """A server that does not know templates of resources has none."""
+    resources = {"resources/list": {"resources": [{"name": "r", "uri": "a:1"}]}}
+    async with connected(json.dumps(resources)) as connection:
+        assert [row["name"] for row in (await connection.list_resources()).rows] == ["r"]
+
+
 async def test_lists_without_an_end() -> None:
     """Listing ends after a number of pages and of bytes, without rows that are too long."""
     async with connected("endless") as connection:
@@ -105,17 +124,17 @@ async def test_progress_and_cancellation() -> None:
                 lines.append(line)
                 scope.cancel()
 
-            await connection.call_tool("slow", {"text": "half\x1b way"}, show)
+            await call(connection, "slow", {"text": "half\x1b way"}, show)
         assert scope.cancelled_caught
         assert lines == ["1/2 half\u241b way\n"]
-        assert (await connection.call_tool("echo", {"text": "on"}, print)).content[0]["text"] == "on"
+        assert (await call(connection, "echo", {"text": "on"}, print)).content[0]["text"] == "on"
 
 
 async def test_errors_of_a_server() -> None:
     """An error of a server is quoted without characters that act, whatever its code is."""
     async with connected() as connection:
         with pytest.raises(ServerFailure, match=r"^no \u241b\[31mreason \(code -32000\)$") as caught:
-            await connection.call_tool("fail", {"text": "reason"}, print)
+            await call(connection, "fail", {"text": "reason"}, print)
         assert caught.value.reason == "refused"
 
 
@@ -126,23 +145,50 @@ async def test_a_server_that_dies_in_a_call() -> None:
     ):
         async with connected() as connection:
             with pytest.raises(ServerFailure) as caught:
-                await connection.call_tool("die", {}, print)
+                await call(connection, "die", {}, print)
             assert caught.value.reason == "lost"
             await trio.sleep_forever()
 
 
-async def test_requests_of_a_server_are_refused() -> None:
-    """A server cannot use the model: its request is answered with an error, and its call goes on."""
+@pytest.mark.parametrize(
+    ("method", "answer"),
+    [
+        ("ping", {}),
+        ("roots/list", {"code": -32600, "message": "List roots not supported"}),
+        ("sampling/createMessage", {"code": -32600, "message": "Sampling not supported"}),
+        ("elicitation/create", {"code": -32600, "message": "Elicitation not supported"}),
+        ("no/such/method", {"code": -32601, "message": "Method not found", "data": "no/such/method"}),
+    ],
+)
+async def test_requests_of_a_server(method: str, answer: dict[str, Any]) -> None:
+    """A server cannot use the model, ask a person or see roots: it gets an error, and its call goes on."""
     async with connected() as connection:
-        result = await connection.call_tool("ask", {"text": "done"}, print)
-        assert result.content[0]["text"] == "done"
+        result = await call(connection, "ask", {"text": method}, print)
+        assert json.loads(result.content[0]["text"]) == answer
+
+
+async def test_a_flood_of_log_messages(caplog: pytest.LogCaptureFixture) -> None:
+    """The log messages of a server are dropped."""
+    caplog.set_level(logging.DEBUG, "kheishd")
+    async with connected() as connection:
+        result = await call(connection, "log", {"text": "noise"}, print)
+        assert result.content[0]["text"] == "noise"
+    assert "noise" not in caplog.text
+
+
+async def test_an_answer_of_another_type() -> None:
+    """An answer that is no result of a call is refused at once."""
+    async with connected() as connection:
+        with pytest.raises(ServerFailure, match="no valid JSON-RPC message") as caught:
+            await call(connection, "garbage", {}, print)
+        assert caught.value.reason == "refused"
 
 
 async def test_changes_are_announced() -> None:
     """A server that announces another list of tools is noticed."""
     async with connected() as connection:
         assert not connection.changed.is_set()
-        await connection.call_tool("change", {"text": "more"}, print)
+        await call(connection, "change", {"text": "more"}, print)
         await connection.changed.wait()
         assert "more" in {tool["name"] for tool in (await connection.list_tools()).rows}
 
@@ -174,11 +220,27 @@ async def test_a_server_of_the_newer_generation() -> None:
         assert connection.protocol_version == "2026-07-28"
         assert [tool["name"] for tool in (await connection.list_tools()).rows] == ["count"]
         lines: list[str] = []
-        result = await connection.call_tool("count", {"n": 2}, lines.append)
+        result = await call(connection, "count", {"n": 2}, lines.append)
         assert result.structured == {"result": 2}
         assert lines == ["1/2 at 1\n", "2/2 at 2\n"]
-        result = await connection.call_tool("count", {"n": "many"}, lines.append)
+        result = await call(connection, "count", {"n": "many"}, lines.append)
         assert result.is_error
+
+
+async def ask_input(context: Any, params: Any) -> InputRequiredResult:
+    """Ask for input instead of an answer."""
+    return InputRequiredResult(request_state="state")
+
+
+async def test_a_server_that_asks_for_input() -> None:
+    """A call, or the read of a resource, that the server answers by a request for input is refused."""
+    asking = Server("asking", on_call_tool=ask_input, on_read_resource=ask_input)
+    async with Client(asking, cache=None) as client:
+        connection = ServerConnection(client, None)
+        for request in (connection.call_tool("a", {}, print), connection.read_resource("a:1")):
+            with pytest.raises(ServerFailure, match="it asks for input") as caught:
+                await request
+            assert caught.value.reason == "refused"
 
 
 @pytest.mark.parametrize(

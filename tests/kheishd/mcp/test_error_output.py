@@ -2,6 +2,7 @@
 
 import pytest
 
+from kheishd.core.text.scrub import Scrubber
 from kheishd.mcp.error_output import ErrorOutput
 from protocol.limits.mcp import MAX_ERROR_LINE_BYTES, MAX_FIRST_ERROR_LINES, MAX_LAST_ERROR_LINES
 
@@ -83,3 +84,16 @@ def test_lines_in_pieces() -> None:
     assert errors.feed(b"can") == []
     assert errors.feed(b"not\n  open\nrest") == ["cannot", "  open"]
     assert errors.find_cause() == "cannot"
+
+
+def test_a_secret_at_the_cut_of_a_line() -> None:
+    """Of a line that is too long, no part of a secret is left at its end, in pieces of any size."""
+    secret = b"sk-" + b"0123456789" * 5
+    for size in (7, 100, MAX_ERROR_LINE_BYTES + 500):
+        errors = ErrorOutput(Scrubber([secret.decode()]).scrub_cut)
+        content = b"x" * (MAX_ERROR_LINE_BYTES - 20) + secret + b"y" * 400 + b"\nnext\n"
+        for start in range(0, len(content), size):
+            errors.feed(content[start : start + size])
+        first, second = errors.lines
+        assert first.strip("x") == ""
+        assert second == "next"

@@ -19,6 +19,7 @@ GOOD = {"name": "good", "inputSchema": {"type": "object"}}
         ({"tools": [GOOD, {"name": "b"}]}, [GOOD], ["the tool 'b' is left out: inputSchema: Field required"]),
         ({"tools": [GOOD], "_meta": {WARNINGS_KEY: 5}}, [GOOD], []),
         ({"tools": [5] * 20}, [], 17),
+        ({"tools": [GOOD] * 400_000}, [GOOD] * 5_000, ["its tools beyond 5000 are left out"]),
         # Problems of the list itself are the library's.
         ({"tools": [5], "nextCursor": 5}, [5], None),
         ({"tools": 5}, 5, None),

@@ -29,8 +29,8 @@ async def test_servers_and_their_tools() -> None:
     disabled = spec_of("off", enabled=False)
     async with open_pool(spec_of("b", "prints"), spec_of("a"), spec_of("bad", "dies"), disabled) as pool:
         assert [(view.name, view.state, view.tools) for view in pool.views()] == [
-            ("a", "ready", 11),
-            ("b", "ready", 11),
+            ("a", "ready", 14),
+            ("b", "ready", 14),
             ("bad", "failed", 0),
             ("off", "disabled", 0),
         ]

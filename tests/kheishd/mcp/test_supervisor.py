@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import trio
+from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from kheishd.kernel.mcp import KeeperKilled, Listing, RemoteResult, ServerFailure, ServerSpec
+from kheishd.kernel.mcp import KeeperKilled, Listing, RemoteResult, RemoteTask, ServerFailure, ServerSpec
 from kheishd.mcp.error_output import ErrorOutput
 from kheishd.mcp.supervisor import RELIST_SECONDS, STABLE_SECONDS, Supervisor
 from protocol.limits.mcp import MAX_KEEPER_KILLS, MAX_RECONNECT_SECONDS
@@ -24,7 +25,7 @@ async def pass_time(seconds: float) -> None:
 
 async def call(supervisor: Supervisor) -> RemoteResult:
     """Call a tool."""
-    return await supervisor.request(lambda connection: connection.call_tool("echo", {}, print))
+    return await supervisor.call("echo", {}, print)
 
 
 class Line:
@@ -44,6 +45,9 @@ class Line:
         self.wrote = b""
         self.hold = trio.Event()
         self.end = trio.Event()
+        self.answer: RemoteResult | RemoteTask = RemoteResult([])
+        self.polls: list[RemoteTask | ServerFailure] = []
+        self.cancelled: list[str] = []
 
     @asynccontextmanager
     async def connect(self, spec: ServerSpec, errors: ErrorOutput) -> AsyncIterator[Any]:
@@ -69,10 +73,23 @@ class Line:
         """Return the tools."""
         return Listing(self.tools)
 
-    async def call_tool(self, name: str, arguments: Any, progress: Any) -> RemoteResult:
+    async def call_tool(
+        self, name: str, arguments: Any, progress: Any, origin: Any = None
+    ) -> RemoteResult | RemoteTask:
         """Wait until the test lets the call end."""
         await self.hold.wait()
-        return RemoteResult([])
+        return self.answer
+
+    async def get_task(self, task_id: str) -> RemoteTask:
+        """Return the next state of a task; the last one stays."""
+        state = self.polls.pop(0) if len(self.polls) > 1 else self.polls[0]
+        if isinstance(state, ServerFailure):
+            raise state
+        return state
+
+    async def cancel_task(self, task_id: str) -> None:
+        """Record the task."""
+        self.cancelled.append(task_id)
 
 
 @asynccontextmanager
@@ -314,3 +331,93 @@ async def test_repeated_changes_are_followed_ever_more_slowly(autojump_clock: Mo
         line.changed.set()
         await pass_time(600)
     assert lists < 20
+
+
+DONE = RemoteResult([{"type": "text", "text": "done"}])
+WORKING = RemoteTask("t", "working", "begun")
+LOST = ServerFailure("lost", "no answer")
+
+
+@asynccontextmanager
+async def with_task(*polls: RemoteTask | ServerFailure, **settings: Any) -> AsyncIterator[Supervisor]:
+    """Provide a supervisor of a server that makes a task of each call."""
+    line = Line()
+    line.answer, line.polls = WORKING, [*polls]
+    line.hold.set()
+    async with supervised(line, **settings) as supervisor:
+        await supervisor.settled.wait()
+        yield supervisor
+    assert line.cancelled == (["t"] if polls[-1] in (WORKING, ASKING) else [])
+
+
+ASKING = RemoteTask("t", "input_required")
+
+
+async def test_a_call_becomes_a_task(autojump_clock: MockClock) -> None:
+    """The task of a call is polled until it ends, and its messages are progress."""
+    lines: list[str] = []
+    states = [WORKING, replace(WORKING, message="half"), replace(WORKING, state="completed", result=DONE)]
+    async with with_task(*states) as supervisor:
+        assert await supervisor.call("echo", {}, lines.append) == DONE
+    assert lines == ["begun\n", "half\n"]
+    assert trio.current_time() >= 3
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "text"),
+    [
+        (RemoteTask("t", "failed", "no disk (code 5)"), "refused", "its task is failed: no disk (code 5)"),
+        (RemoteTask("t", "cancelled"), "refused", "its task is cancelled: without a reason"),
+        (ASKING, "refused", "its task asks for input, which is not supported; it was cancelled"),
+        (WORKING, "timed_out", "its task did not end within 9 s, and was cancelled"),
+        (ServerFailure("refused", "no such task"), "lost", "state of its task cannot be read: no such task"),
+    ],
+)
+async def test_tasks_that_fail(
+    state: RemoteTask | ServerFailure, reason: str, text: str, autojump_clock: MockClock
+) -> None:
+    """A task that fails, takes too long or is gone fails its call; one that goes on is cancelled."""
+    async with with_task(state, tool_timeout_s=9) as supervisor:
+        with pytest.raises(ServerFailure) as caught:
+            await call(supervisor)
+    assert caught.value.reason == reason
+    assert text in str(caught.value)
+
+
+async def test_a_call_that_is_stopped_cancels_its_task(autojump_clock: MockClock) -> None:
+    """Cancellation of a call is passed on to its task."""
+    async with with_task(WORKING) as supervisor:
+        with trio.move_on_after(2.5):
+            await call(supervisor)
+
+
+async def test_a_task_survives_its_connection(autojump_clock: MockClock) -> None:
+    """A task is polled by the next connection, if the server still has it."""
+    line = Line(None, ValueError("down"), ValueError("down"))
+    line.answer, line.polls = WORKING, [WORKING, LOST, WORKING]
+    line.hold.set()
+    async with supervised(line, tool_timeout_s=60) as supervisor, trio.open_nursery() as nursery:
+        await supervisor.settled.wait()
+        results: list[RemoteResult] = []
+
+        async def run() -> None:
+            results.append(await call(supervisor))
+
+        nursery.start_soon(run)
+        await pass_time(2.5)
+        line.end.set()
+        line.end = trio.Event()
+        await pass_time(10)
+        assert (results, supervisor.view().restarts) == ([], 1)
+        line.polls = [replace(WORKING, state="completed", result=DONE)]
+    assert results == [DONE]
+
+
+async def test_a_removed_server_ends_after_its_task(autojump_clock: MockClock) -> None:
+    """A server that is closed keeps its connection until the task of its last call has ended."""
+    async with with_task(WORKING, replace(WORKING, state="completed", result=DONE)) as supervisor:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call, supervisor)
+            await wait_all_tasks_blocked()
+            supervisor.close()
+        assert supervisor.view().state == "closing"

@@ -18,6 +18,7 @@ from protocol.objects.session import SessionEnd
 from tests.support.desk import Desk, Scripted, fails, gives, open_desk, says, working
 from tests.support.hooked import shell_hook
 from tests.support.runtimes import change_runtime
+from tests.support.stories import add_daemon_event
 from tests.support.workshop import Workshop, write
 
 
@@ -100,6 +101,19 @@ async def test_events_reach_their_hooks(tmp_path: Path) -> None:
     assert inputs["stop_failure"]["payload"]["error"]["reason"] == "bad_request"
     assert (inputs["notification"]["subject"], inputs["notification"]["run_id"]) == ("approval", run_id)
     assert inputs["session_end"]["session_id"] == session_id
+
+
+async def test_hooks_learn_of_events_since_the_start(tmp_path: Path) -> None:
+    """What happened between the start of the daemon and that of this worker reaches its hooks."""
+    models = Scripted([lambda request: fails("bad_request", retryable=False)])
+    async with observed(tmp_path, models, ()) as desk:
+        await desk.ask("before")
+        await desk.state.update(add_daemon_event)
+        await desk.ask("after")
+    async with observed(tmp_path, models, spies(tmp_path, "stop_failure")) as desk:
+        await catch_up(desk)
+    (content,) = seen(tmp_path)
+    assert content["event"] == "stop_failure"
 
 
 async def test_a_hook_that_was_cut_short_runs_again_under_the_same_key(tmp_path: Path) -> None:

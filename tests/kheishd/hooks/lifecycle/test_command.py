@@ -18,12 +18,14 @@ from kheishd.hooks.lifecycle.command import (
 from kheishd.hooks.os.shell.zygote import MARK_VARIABLE
 from protocol.limits.hook import MAX_HOOK_OUTPUT_BYTES
 
+# Tests that run at the same time must not take each other's processes for their own.
+MARK = f"test.{os.getpid()}"
 ENVIRONMENT = make_environment({"PATH": os.environ["PATH"], "HOME": "/h", "SECRET": "x"}, "stop")
 
 
 async def run(line: str, content: bytes = b"{}", directory: str = "/") -> CommandResult:
     """Run a line of the shell."""
-    return await run_command(("/bin/sh", "-c", line), directory, ENVIRONMENT, content, "test")
+    return await run_command(("/bin/sh", "-c", line), directory, ENVIRONMENT, content, MARK)
 
 
 async def await_end(pid: int) -> None:
@@ -57,7 +59,7 @@ async def test_programs_are_found(tmp_path: Path) -> None:
     (tmp_path / "guard").write_text("#!/bin/sh\necho guarded $1\n")
     (tmp_path / "guard").chmod(0o700)
     for argv in (("./guard", "it"), (f"{tmp_path}/guard", "it"), ("sh", "./guard", "it")):
-        result = await run_command(argv, str(tmp_path), ENVIRONMENT, b"", "test")
+        result = await run_command(argv, str(tmp_path), ENVIRONMENT, b"", MARK)
         assert result.stdout == b"guarded it\n"
 
 
@@ -73,7 +75,7 @@ async def test_programs_are_found(tmp_path: Path) -> None:
 async def test_missing_programs(argv: tuple[str, ...], directory: str, problem: str) -> None:
     """A program or a directory that is missing, or not to be executed, is named."""
     with pytest.raises(CommandFailed, match=problem):
-        await run_command(argv, directory, ENVIRONMENT, b"", "test")
+        await run_command(argv, directory, ENVIRONMENT, b"", MARK)
 
 
 async def test_a_flood_is_ended() -> None:
