@@ -239,7 +239,7 @@ def _format_field(name: str, value: Any, display: Display) -> str | None:
             return None
         case bool():
             return "yes" if value else "no"
-        case int() if name.endswith(("_at_ms", "due_ms")):
+        case int() if name.endswith(("_at_ms", "due_ms", "_until_ms")) or name == "at_ms":
             return display.format_time(value)
         case int() if name.endswith("_bytes") and display.width is not None:
             return format_size(value)

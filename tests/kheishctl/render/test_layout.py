@@ -163,6 +163,8 @@ def test_record() -> None:
     """Times, sizes, lists and nested values of a record are formatted."""
     record = {
         "x_at_ms": NOW,
+        "at_ms": NOW,
+        "deferred_until_ms": NOW,
         "y_bytes": 1024,
         "on": True,
         "names": ["a", "b"],
@@ -171,6 +173,8 @@ def test_record() -> None:
     }
     assert format_record(record, PIPE).splitlines() == [
         f"x_at_ms\t{format_utc(NOW)}",
+        f"at_ms\t{format_utc(NOW)}",
+        f"deferred_until_ms\t{format_utc(NOW)}",
         "y_bytes\t1024",
         "on\tyes",
         "names\ta, b",
