@@ -18,7 +18,7 @@ group = make_group("memory", "Memory: the notes of agents.")
 
 COLUMNS = (
     Column("NAME", "name"),
-    Column("ALIASES", "aliases"),
+    Column("ALIASES", lambda row: ", ".join(row.get("aliases", ()))),
     Column("VERSION", "version", "count"),
     Column("UPDATED", "updated_at_ms", "time"),
 )

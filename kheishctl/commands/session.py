@@ -66,6 +66,7 @@ SEARCH_COLUMNS = (
     Column("AT", "at_ms", "time"),
     Column("AUTHOR", lambda row: row.get("author") or row.get("sender") or row.get("origin")),
     Column("CURSOR", "cursor", "count"),
+    Column("TITLE", "title"),
     Column("EXCERPT", "snippet"),
 )
 

@@ -56,7 +56,8 @@ def chat(
     appears above the prompt with the keys that answer it.
 
     Settings for every chat are in ~/.config/kheish/client.toml: editing_mode ("emacs", "vi"), notice ("auto",
-    "bell", "osc9", "osc777", "off"), notice_command (a list), terminal_title (true, false).
+    "bell", "osc9", "osc777", "off"), notice_command (a list), terminal_title (true, false), theme ("auto",
+    "light", "dark").
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.UsageError("chat needs a terminal; 'kheishctl send' is made for pipes")

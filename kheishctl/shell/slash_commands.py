@@ -13,6 +13,7 @@ from kheishctl.contract import DEFAULT_GOAL_CONTINUATIONS, INDOUBT_OUTCOMES, PER
 from kheishctl.render.agent import format_tree
 from kheishctl.render.claims import format_claim
 from kheishctl.render.daemon import format_daemon_status
+from kheishctl.render.layout import wrap
 from kheishctl.shell.session_commands import SessionCommands
 from kheishctl.shell.workspace_commands import WorkspaceCommands
 from protocol.structs import Value
@@ -58,6 +59,7 @@ KEYS = (
     ("Up, Down", "recall earlier lines, from an empty line"),
     ("Alt-Up", "take the last queued message back into the line"),
     ("Ctrl-R", "search the earlier lines"),
+    ("Ctrl-O", "show the conversation in full, with search"),
     ("Ctrl-G", "edit the line in $EDITOR"),
     ("PageUp, PageDown", "scroll the pending approval or question"),
     ("a r s d D e A X", "answer an approval, on an empty line; the panel explains the keys"),
@@ -190,6 +192,14 @@ class CommandView(Protocol):
         """Switch between the keys of vi and of emacs; whether those of vi are effective now."""
         ...
 
+    def expand(self, number: int) -> bool:
+        """Show the whole of a text of which a part was shown, 1 being the last; False: there is none."""
+        ...
+
+    async def view_transcript(self) -> None:
+        """Show the whole conversation, full screen. Errors: RequestRefused, ConnectionLost."""
+        ...
+
     @property
     def queue(self) -> Mapping[str, str]:
         """The queued messages, by run, in order."""
@@ -237,7 +247,7 @@ class SlashHandler(WorkspaceCommands):
 
     async def show_help(self, _: str) -> None:
         """Show all commands and keys."""
-        self._view.print(format_help() + "\n\n")
+        self._view.print(format_help(self._view.display().width) + "\n\n")
 
     async def show_history(self, argument: str) -> None:
         """Show the last messages."""
@@ -290,6 +300,18 @@ class SlashHandler(WorkspaceCommands):
         result = await self._conversation.call("conversation.compact", params)
         if note := result.get("note"):
             self._view.note(f"not compacted: {note}")
+
+    async def expand(self, argument: str) -> None:
+        """Show the whole of a text of which a part was shown."""
+        number = int(argument) if argument.isdecimal() else 0 if argument else 1
+        if not number:
+            self._view.note("usage: /expand [NUMBER]; 1 is the last text of which a part was shown", "yellow")
+        elif not self._view.expand(number):
+            self._view.note("there is no such text; Ctrl-O shows the whole conversation")
+
+    async def view_transcript(self, _: str) -> None:
+        """Show the whole conversation, full screen."""
+        await self._view.view_transcript()
 
     # The queue.
 
@@ -600,6 +622,12 @@ class SlashHandler(WorkspaceCommands):
 COMMANDS: dict[str, CommandRow] = {
     "help": CommandRow("show this help", SlashHandler.show_help),
     "history": CommandRow("show the last messages ('/history 50': the last 50)", SlashHandler.show_history),
+    "transcript": CommandRow(
+        "show the conversation in full, with search, like Ctrl-O", SlashHandler.view_transcript
+    ),
+    "expand": CommandRow(
+        "show all of the last long output or message; '/expand 2': of the one before", SlashHandler.expand
+    ),
     "cd": CommandRow(
         "show the directory of the conversation, or change it: '/cd ~/src/shop'",
         SlashHandler.change_directory,
@@ -719,16 +747,17 @@ def unescape(text: str) -> str:
     return text[1:] if text.startswith("//") else text
 
 
-def format_help() -> str:
-    """Return all commands and keys, one per line."""
-    return _format_rows([*((f"/{name}", row.summary) for name, row in COMMANDS.items()), *KEYS])
+def format_help(columns: int | None = None) -> str:
+    """Return all commands and keys, one per line, wrapped at words."""
+    return _format_rows([*((f"/{name}", row.summary) for name, row in COMMANDS.items()), *KEYS], columns)
 
 
-def format_keys() -> str:
-    """Return the keys, one per line."""
-    return _format_rows(KEYS)
+def format_keys(columns: int | None = None) -> str:
+    """Return the keys, one per line, wrapped at words."""
+    return _format_rows(KEYS, columns)
 
 
-def _format_rows(rows: Sequence[tuple[str, str]]) -> str:
+def _format_rows(rows: Sequence[tuple[str, str]], columns: int | None) -> str:
     longest = max(len(name) for name, _ in rows)
-    return "\n".join(f"  {name.ljust(longest)}  {summary}" for name, summary in rows)
+    lines = (f"  {name.ljust(longest)}  {summary}" for name, summary in rows)
+    return "\n".join(part for line in lines for part in wrap(line, columns, longest + 4))

@@ -3,7 +3,7 @@
 from protocol.limits.units import MIB
 
 # All entries of a daemon. One timer serves them; the record of an entry is under 1 KiB without its history,
-# so that they take 10 MiB of disk, and no memory.
+# so that they take 10 MiB of disk, and as much memory at most.
 MAX_CRONS = 10_000
 
 # The entries that the agents of one tree have, and how often one of theirs fires at most.

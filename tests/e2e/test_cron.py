@@ -62,4 +62,8 @@ def test_firings_happen_once_over_kills(home: Path) -> None:
         daemon.call("daemon.reload")
         assert daemon.call("cron.get", cron_id="filed")["status"] == "completed"
         assert (home / "cron" / "crons.toml").read_text() == "[[cron"
+        daemon.kill()
+        daemon.start()
+        assert daemon.call("cron.get", cron_id="filed")["status"] == "completed"
+        assert any("crons.toml" in warning for warning in daemon.call("daemon.status")["warnings"])
         assert Ctl(home)("daemon", "doctor").code == 0

@@ -10,6 +10,8 @@ import msgspec
 import pytest
 
 from kheishd.config.sections.config import Config
+from kheishd.core.cron.file import CRON_FILE
+from kheishd.core.subscriptions import SUBSCRIPTION_FILE
 from tests.support.daemons import short_home
 from tests.support.programs import BIN, ROOT, environment
 
@@ -55,6 +57,17 @@ def test_the_examples_print_their_output(surroundings: dict[str, str]) -> None:
         )
         output_text = done.stdout + done.stderr
         assert re.fullmatch(pattern(output), output_text), f"$ {command}\n{output_text}\ninstead of\n{output}"
+
+
+def test_the_files_of_the_examples_are_valid() -> None:
+    """Every row that the pages show for the files of entries and of triggers is read without a warning."""
+    kinds: dict[str, Any] = {"cron": CRON_FILE, "subscription": SUBSCRIPTION_FILE}
+    blocks = [block for page in PAGES for block in re.findall(r"```toml\n(.*?)```", page, re.DOTALL)]
+    read = [
+        kind.parse(block, name) for name, kind in kinds.items() for block in blocks if f"[[{name}]]" in block
+    ]
+    assert [file.warnings for file in read] == [()] * len(read)
+    assert len(read) >= len(kinds)
 
 
 def test_every_path_named_exists() -> None:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from shutil import copytree
 from typing import Any, cast
 
 import msgspec
@@ -424,3 +425,25 @@ def full_disk() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def copy_at_commits(desk: Desk, home: Path) -> list[Path]:
+    """Copy the store below a directory now and after each commit from now on, as kills there would leave it.
+
+    Shape:  the list grows by a home for ``open_desk`` with each commit.
+    """
+    source = home / "state"
+    copies: list[Path] = []
+    deliver = desk.state.deliver
+
+    def copy() -> None:
+        copies.append(home / f"copy{len(copies)}")
+        copytree(source, copies[-1] / "state")
+
+    def copy_and_deliver(group: Group) -> None:
+        copy()
+        deliver(group)
+
+    copy()
+    desk.state.deliver = copy_and_deliver  # type: ignore[method-assign]
+    return copies

@@ -566,7 +566,7 @@ def find_cron_warnings(store: Snapshot) -> Iterator[str]:
     for cron in failing[:MAX_WARNED]:
         remedy = "see cron.explain"
         if cron.status == "disabled":
-            remedy = "see cron.explain, then resume it"
+            remedy = "see cron.explain, correct the cause, then cron.resume"
         times = "once" if cron.failures == 1 else f"{cron.failures} times in a row"
         state = "is disabled" if cron.status == "disabled" else f"failed {times}"
         yield f"the cron entry '{cron.cron_id}' {state}; {remedy}"

@@ -127,6 +127,15 @@ class FakeChat:
         """Return whether a run is running."""
         return self.is_running
 
+    def expand(self, number: int) -> bool:
+        """Record an expansion; there are two texts."""
+        self.output.append(f"expand {number}")
+        return number <= 2
+
+    async def view_transcript(self) -> None:
+        """Record the view."""
+        self.output.append("transcript")
+
     def unsend(self, key: str) -> bool:
         """Remove a message, unless it is being sent."""
         self.outbox = [row for row in self.outbox if row[0] != key or key == self.sending]
@@ -681,3 +690,22 @@ def test_withdraw_that_is_refused() -> None:
     chat.results["run.cancel"] = Failure("it has ended")
     chat.run("withdraw")
     assert chat.output == ["it has ended"]
+
+
+def test_expand() -> None:
+    """``/expand`` shows the last text of which a part was shown, or an earlier one."""
+    chat = FakeChat()
+    for line in ("expand", "expand 2", "expand 3", "expand 0", "expand x", "transcript"):
+        chat.run(line)
+    usage = "usage: /expand [NUMBER]; 1 is the last text of which a part was shown"
+    none = "there is no such text; Ctrl-O shows the whole conversation"
+    assert chat.output == ["expand 1", "expand 2", "expand 3", none, usage, usage, "transcript"]
+
+
+def test_help_is_wrapped_at_words() -> None:
+    """No line of the help is wider than the terminal, and no word is broken."""
+    words = set(format_help().split())
+    for columns in (40, 80):
+        lines = format_help(columns).split("\n")
+        assert max(map(len, lines)) <= columns
+        assert set(" ".join(lines).split()) == words

@@ -14,15 +14,16 @@ from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.events import EventTools
 from kheishd.objects.talk.session import end
 from kheishd.objects.wake.event import publish
-from kheishd.store.tables import BUS_LISTENERS, DEADLINES, EVENT_WAITS, RUNS_READY, TRIGGERS
+from kheishd.store.tables import BUS_FANOUT, BUS_LISTENERS, DEADLINES, EVENT_WAITS, RUNS_READY, TRIGGERS
 from kheishd.workers.bus import BusWorker
 from kheishd.workers.expiry import ExpiryWorker
+from protocol.events.call import ToolReturned
 from protocol.events.event import EventPublished
 from protocol.limits.event import MAX_AWAITED_SOURCES, MAX_SESSION_TRIGGERS
 from protocol.objects.event import EventPublish
 from protocol.objects.session import SessionEnd
 from protocol.transcript import ToolCall, ToolResult
-from tests.support.desk import Desk, gives, open_desk, says, wall_clock, working
+from tests.support.desk import Desk, copy_at_commits, gives, open_desk, says, wall_clock, working
 
 
 @asynccontextmanager
@@ -185,6 +186,26 @@ async def test_a_wait_survives_a_restart(tmp_path: Path, autojump_clock: Any) ->
             await desk.until(lambda: desk.ended(run_id))
         assert desk.run(run_id).status == "completed"
         assert '"payload":"news"' in str(desk.models.requests[-1].messages[-1])
+
+
+async def test_a_wait_ends_once_over_a_kill_at_any_commit(tmp_path: Path, autojump_clock: Any) -> None:
+    """Whatever the commit after which the daemon dies, the run gets the event, once."""
+    hooks = CompositeHook((EventTools(offered=True),))
+    async with open_desk(tmp_path, hooks=hooks) as desk, serving(desk):
+        run_id = await begin(desk, "wait_for_event", {"source": "ci"})
+        copies = copy_at_commits(desk, tmp_path)
+        await emit(desk, "ci", "news")
+        await desk.until(lambda: desk.ended(run_id))
+        session_id = desk.run(run_id).session_id
+    assert len(copies) > 3
+    for home in copies[1:]:
+        async with open_desk(home, hooks=hooks) as desk, serving(desk):
+            await desk.until(lambda: desk.ended(run_id))
+            assert desk.run(run_id).status == "completed"
+            events = [event for _, event in desk.journal(session_id)]
+            (returned,) = (event for event in events if isinstance(event, ToolReturned))
+            assert '"payload":"news"' in returned.text
+            assert desk.count(BUS_LISTENERS) == desk.count(BUS_FANOUT) == 0
 
 
 async def test_a_message_or_a_cancel_ends_a_wait(desk: Desk) -> None:

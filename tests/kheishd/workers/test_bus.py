@@ -33,7 +33,7 @@ from protocol.objects.session import SessionCreate, SessionEnd
 from protocol.objects.trigger import Trigger, TriggerChange, TriggerCreate
 from protocol.objects.wake import WakeTarget
 from protocol.transcript import text_of
-from tests.support.desk import Desk, open_desk, wall_clock, working
+from tests.support.desk import Desk, copy_at_commits, open_desk, wall_clock, working
 
 
 @asynccontextmanager
@@ -172,6 +172,23 @@ async def test_two_agents_that_wake_each_other_stop(tmp_path: Path, autojump_clo
             await desk.ask(sender="person")
             await settle(desk)
         assert len(runs(desk, "ping")) == 16
+
+
+async def test_a_loop_of_agents_stops_over_a_kill(tmp_path: Path, autojump_clock: Any) -> None:
+    """The next daemon goes on with the chain where it was, and stops it at the same limit."""
+    async with open_desk(tmp_path) as desk:
+        first = await create(desk, "agent:default:done", sender="ping")
+        async with delivering(desk):
+            copies = copy_at_commits(desk, tmp_path)
+            sent = await desk.ask(sender="person")
+            await settle(desk)
+    for home in copies[2::7]:
+        async with open_desk(home) as desk, delivering(desk):
+            await desk.until(lambda: desk.ended(sent.run_id))
+            await settle(desk)
+            assert [run.hops for run in runs(desk, "ping")] == list(range(1, 9))
+            stopped = need(desk, first.trigger_id)
+            assert (stopped.stopped, stopped.delivered) == (1, 8)
 
 
 async def test_events_of_a_pause_are_not_delivered(tmp_path: Path, autojump_clock: Any) -> None:

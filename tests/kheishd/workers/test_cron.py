@@ -11,17 +11,20 @@ import trio
 from msgspec.structs import replace
 from trio.testing import wait_all_tasks_blocked
 
+from kheishd.core.cron import schedule
 from kheishd.core.cron.file import CRON_FILE
+from kheishd.core.cron.schedule import ScheduleError, parse_schedule
 from kheishd.objects.wake import cron as handlers
 from kheishd.records.doctor import examine
 from kheishd.store.tables import CRONS, CRONS_FAILING, CRONS_LIVE, RUNS, SESSIONS
 from kheishd.workers.cron import CronWorker
 from protocol.events.cron import CronReported
+from protocol.events.run import InputReceived
 from protocol.limits.cron import MAX_CRON_FAILURES, RETRY_MS
 from protocol.objects.cron import Cron, CronChange, CronCreate, CronFire, Occurrence
 from protocol.objects.wake import WakeTarget
 from tests.support.clocks import SetClock
-from tests.support.desk import Desk, Gate, Scripted, fails, open_desk, working
+from tests.support.desk import Desk, Gate, Scripted, copy_at_commits, fails, open_desk, working
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -328,6 +331,75 @@ async def test_a_firing_survives_a_kill_and_happens_once(tmp_path: Path, autojum
         await house.desk.until(lambda: [row.outcome for row in house.entry().recent] == ["completed"] * 2)
         assert house.desk.count(RUNS) == 2
         await house.check()
+
+
+async def test_a_firing_is_single_over_a_kill_at_any_commit(tmp_path: Path, autojump_clock: Any) -> None:
+    """Whatever the commit after which the daemon dies, the entry fires once, and its run is recorded."""
+    clock = SetClock()
+    async with cron_house(tmp_path, clock=clock) as house:
+        await house.create("at 2026-12-01T09:00")
+        copies = copy_at_commits(house.desk, tmp_path)
+        await house.wake_at("2026-12-01T09:00:30+01:00")
+    assert len(copies) > 4
+    for home in copies:
+        async with cron_house(home, start="2026-12-01T09:00:30+01:00", clock=SetClock()) as house:
+            await house.desk.until(lambda: house.rows() == [("completed", "")])
+            (session_id,) = {row.session_id or "" for row in house.entry().recent}
+            events = [event for _, event in house.desk.journal(session_id)]
+            assert sum(isinstance(event, InputReceived) for event in events) == house.desk.count(RUNS) == 1
+            assert house.entry().status == "completed"
+            await house.check()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "start", "restart", "due"),
+    [
+        # Asleep for a week.
+        (NINE, "2026-12-01T08:00+01:00", "2026-12-08T08:00+01:00", "2026-12-07T09:00+01:00"),
+        # A local time that does not exist, and one that occurs twice, of which the second is no due time.
+        ("30 2 * * *", "2026-03-29T00:00+01:00", "2026-03-29T03:30+02:00", "2026-03-29T03:00+02:00"),
+        ("30 2 * * *", "2026-10-25T00:00+02:00", "2026-10-25T02:45+01:00", "2026-10-25T02:30+02:00"),
+    ],
+)
+async def test_due_times_while_no_daemon_ran(
+    tmp_path: Path, autojump_clock: Any, schedule: str, start: str, restart: str, due: str
+) -> None:
+    """The next daemon makes up for the latest one; the daemon after it fires nothing again."""
+    clock = SetClock()
+    async with cron_house(tmp_path, start=start, clock=clock) as house:
+        await house.create(schedule)
+    for _ in range(2):
+        async with cron_house(tmp_path, start=restart, clock=clock) as house:
+            await house.wake_at(restart)
+            assert house.rows() == [("completed", "late")]
+            assert house.due() == [ms(due)]
+            await house.check()
+
+
+async def test_an_entry_whose_zone_is_gone_is_disabled_over_a_restart(
+    tmp_path: Path, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new version of the time zones lacks it: the entry says so, others fire, and the daemon goes on."""
+    clock = SetClock()
+    async with cron_house(tmp_path, clock=clock) as house:
+        await house.create()
+        await house.create(cron_id="other", timezone="Europe/Berlin")
+    zone_of = schedule.zone_of
+
+    def find_zone(name: str) -> Any:
+        if name == "Europe/Paris":
+            raise ScheduleError("timezone", "there is no time zone 'Europe/Paris'")
+        return zone_of(name)
+
+    monkeypatch.setattr(schedule, "zone_of", find_zone)
+    parse_schedule.cache_clear()
+    for _ in range(2):
+        async with cron_house(tmp_path, start="", clock=clock) as house:
+            await house.wake_at("2026-12-01T09:00+01:00")
+            assert house.rows() == [("refused", "cron_invalid")]
+            assert (house.entry().status, "no time zone" in house.entry().note) == ("disabled", True)
+            assert [row.outcome for row in house.entry("other").recent] == ["completed"]
+    parse_schedule.cache_clear()
 
 
 async def test_a_daemon_without_entries_has_no_timer(tmp_path: Path, autojump_clock: Any) -> None:
