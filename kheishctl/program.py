@@ -20,6 +20,7 @@ _COMMANDS = "kheishctl.commands"
 ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
     "Talk": (
         ("chat", "kheishctl.shell.command:chat", "Chat with an agent in the terminal."),
+        ("resume", "kheishctl.shell.command:resume", "Choose an earlier session and continue it in a chat."),
         ("send", f"{_COMMANDS}.send:send", "Send a message to an agent and print its answer."),
     ),
     "Inspect": (
@@ -68,6 +69,11 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("mcp", f"{_COMMANDS}.mcp:group", "MCP servers, whose tools agents use."),
         ("secret", f"{_COMMANDS}.secret:group", "Secrets: encrypted slots for credentials."),
         ("token", f"{_COMMANDS}.token:group", "Tokens for connections over TCP."),
+        (
+            "checkpoint",
+            f"{_COMMANDS}.checkpoint:group",
+            "Former contents of workspace files: diff, undo, redo.",
+        ),
         ("workspace", f"{_COMMANDS}.workspace:group", "Trusted roots."),
         ("hook", f"{_COMMANDS}.hook:group", "Lifecycle hooks: programs and servers of the operator."),
     ),

@@ -63,13 +63,18 @@ def sanitize(text: str) -> str:
     return _ACTIVE.sub(_symbol, text)
 
 
-def reveal(text: str) -> str:
-    """Replace characters that a person would not see by their names, such as ``⟨HANGUL FILLER⟩``.
+def reveal(text: str, *, prose: bool = False) -> str:
+    """Replace characters that a person would not see, or takes for others, by their names.
 
-    For text that a person is to approve: nothing in it may look like less than it is. Newlines stay.
+    For text that a person is to approve: nothing in it may look like less than it is, or like something else.
+    Newlines stay. ``prose``: text for people, such as a diff, may have dashes and quotation marks.
     """
-    # Compiled here, because few starts of the client show an approval; ``re`` keeps it.
-    return re.sub(_UNSEEN, _name, text)
+    if text.isascii() and text.isprintable():
+        return text
+    # Imported and compiled here, because few starts of the client show an approval; ``re`` keeps it.
+    from protocol.lookalikes import name_lookalikes
+
+    return name_lookalikes(re.sub(_UNSEEN, _name, text), prose=prose)
 
 
 def reveal_line(text: str) -> str:

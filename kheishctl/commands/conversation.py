@@ -20,6 +20,7 @@ from kheishctl.options import (
     options,
     paged,
     sender_option,
+    session_argument,
     text_argument,
     timeout_option,
 )
@@ -182,3 +183,17 @@ def reset(app: App, **params: Any) -> None:
     """Start over: the next message starts a new session; the old one stays readable."""
     result = app.call("conversation.reset", drop_unset(**params))
     app.emit(result, lambda r, _: f"the next message starts a new session; the old one is {r['session_id']}")
+
+
+@command(
+    group,
+    "resume",
+    method="conversation.resume",
+    examples=("kheishctl conversation resume ses_0EXAMPLE default --as ci",),
+)
+@session_argument
+@address
+@mutating
+def resume(app: App, **params: Any) -> None:
+    """Continue an earlier session, or a fork; the one that the address meant until now stays readable."""
+    app.emit(app.call("conversation.resume", drop_unset(**params)), format_record)

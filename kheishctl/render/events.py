@@ -228,6 +228,12 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
         ("declined" if e.get("declined") else format_answers(e["answers"])) + _actor(e)
     ),
     "question_lapsed": lambda e: f"{e['question_id']} {e['how']}",
+    "checkpoint_saved": lambda e: (
+        f"{e['checkpoint_id']} {e.get('tool') or e.get('kind')}, "
+        f"{len(e.get('files', ()))} files" + _note(e.get("note"))
+    ),
+    "checkpoint_reverted": lambda e: f"{e['checkpoint_id']} reverts {', '.join(e['reverts'])}",
+    "checkpoint_dropped": lambda e: str(e["checkpoint_id"]),
     "indoubt_opened": lambda e: f"{e['indoubt_id']} {e['tool']}" + _note(e.get("note")),
     "indoubt_resolved": lambda e: (
         f"{e['tool']} {e['outcome']}" + _actor(e) + _note(e.get("justification") or e.get("note"))

@@ -23,6 +23,9 @@ from protocol.text import one_line, sanitize
 
 _STYLE = re.compile(r"(\x1b\[[0-9;]*m)")
 
+# A word with the blanks that follow it; the first one also with those that precede it.
+_WORD = re.compile(r"^ *\S* *|\S+ *")
+
 STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
 
 
@@ -108,19 +111,33 @@ def fold(text: str, columns: int) -> list[str]:
 
 
 def wrap(text: str, columns: int | None, indent: int = 0) -> list[str]:
-    """Break text between words into lines of at most ``columns``; lines after the first are indented."""
-    if columns is None or count_columns(text) <= columns:
-        return [text]
-    from textwrap import wrap as wrap_words
+    """Break text at blanks into lines of at most ``columns``; only a word longer than a line is split.
 
-    lines = wrap_words(
-        text,
-        max(columns, indent + 20),
-        subsequent_indent=" " * indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    return lines or [text]
+    The continuation of a line is indented. ``columns`` is None for a pipe, where nothing is broken.
+    """
+    if columns is None:
+        return [text]
+    wrapped: list[str] = []
+    indent = min(indent, columns // 2)
+    for line in text.expandtabs(4).split("\n"):
+        if count_columns(line) <= columns:
+            wrapped.append(line)
+            continue
+        current = ""
+        for word in _WORD.findall(line):
+            letters = word.rstrip()
+            blanks = word[len(letters) :]
+            if current.strip() and count_columns(current) + count_columns(letters) > columns:
+                wrapped.append(current.rstrip())
+                current = " " * indent
+            if count_columns(current) + count_columns(letters) > columns:
+                # The first part has the room of the others, so that every part can be folded at once.
+                *parts, letters = fold(letters, max(2, columns - indent))
+                wrapped += (" " * indent + part for part in parts)
+                current = " " * indent
+            current += letters + blanks
+        wrapped.append(current.rstrip())
+    return wrapped
 
 
 # Tables and records.

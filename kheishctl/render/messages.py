@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kheishctl.contract import Json
-from kheishctl.render.layout import Display, paint
+from kheishctl.render.calls import summarize_arguments
+from kheishctl.render.layout import Display, fit, paint, wrap
+from kheishctl.render.results import read_result
 from kheishctl.render.units import format_local, format_utc
 from protocol.text import one_line, sanitize
 
@@ -52,6 +54,30 @@ def name_author(name: str, message: Mapping[str, Any]) -> str:
         return name
     source = f" {message['source']}" if message.get("source") else ""
     return f"{name} [{str(origin).replace('_', ' ')}{source}]".lstrip()
+
+
+def format_transcript(entries: Sequence[Json], columns: int) -> str:
+    """Format messages in full for a viewer: lines of at most ``columns``, with calls and their results."""
+    lines: list[str] = []
+    for entry in entries:
+        message = entry["message"]
+        name = name_author(str(message.get("agent") or entry.get("sender") or message["role"]), message)
+        if message["role"] != "tool":
+            lines += ["", fit(f"{one_line(name)} · {format_local(entry['at_ms'])}", columns)]
+        for item in message.get("items", ()):
+            match item.get("kind"):
+                case "tool_call":
+                    summary = summarize_arguments(item.get("arguments"))
+                    lines += wrap(one_line(f"→ {item.get('name')}  {summary}"), columns, 2)
+                case "tool_result":
+                    result = read_result(str(item.get("text", "")))
+                    end = " ".join(filter(None, (result.end, "failed" if item.get("is_error") else "")))
+                    lines.append(fit(one_line(f"← {item.get('name')}  {end}"), columns))
+                    room = max(1, columns - 2)
+                    lines += (f"  {part}" for line in result.lines for part in wrap(line, room))
+                case _:
+                    lines += wrap(sanitize(format_item(item)), columns)
+    return "\n".join(lines)
 
 
 def format_history(messages: Sequence[Json], display: Display) -> str:

@@ -154,8 +154,9 @@ def _format_call(approval: Json, display: Display) -> str:
     preview = approval.get("preview")
     if preview is None:
         return f"input:\n{_format_json(approval['arguments'])}" if approval.get("arguments") else ""
-    lines = reveal(str(preview.get("text", ""))).rstrip("\n").split("\n")
-    if preview.get("kind") == "diff":
+    is_diff = preview.get("kind") == "diff"
+    lines = reveal(str(preview.get("text", "")), prose=is_diff).rstrip("\n").split("\n")
+    if is_diff:
         styles = [DIFF_STYLE.get(line[:1]) for line in lines]
         lines = [
             paint(line, style, display.color) if style else line

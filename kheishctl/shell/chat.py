@@ -13,11 +13,12 @@ from kheishctl.client import ConnectionLost, RequestRefused
 from kheishctl.render.changes import AnswerText, CallOutput, DisplayChange, ReasoningText, RunEnd
 from kheishctl.render.follower import list_calls
 from kheishctl.render.layout import Display, fit, paint
-from kheishctl.render.messages import format_message, join_answer_text, name_author
+from kheishctl.render.messages import format_message, format_transcript, join_answer_text, name_author
 from kheishctl.shell.answers import AnswerSender
 from kheishctl.shell.conversation import ConversationClient
+from kheishctl.shell.images import find_image
 from kheishctl.shell.keys import HELP_KEY
-from kheishctl.shell.markdown import make_renderer, preload
+from kheishctl.shell.markdown import is_light, make_renderer, preload
 from kheishctl.shell.notices import NoticeSender
 from kheishctl.shell.panel import RequestPanel, format_title
 from kheishctl.shell.pending import GRACE_SECONDS, Actions, PendingRequest
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
     from prompt_toolkit.output import Output
 
     from kheishctl.contract import Json
+
+
+# Messages of one page of the full-screen view; an earlier page is loaded on the way up.
+TRANSCRIPT_MESSAGES = 200
 
 
 class Chat:
@@ -78,7 +83,7 @@ class Chat:
         report = partial(self.note, style="yellow")
         self._notifier = NoticeSender(settings, os.environ, self._prompt.write, report)
         self._transcript = TranscriptView(
-            make_renderer(color=color),
+            make_renderer(color=color, light=is_light(settings.theme, os.environ)),
             lambda: self._prompt.columns,
             color=color,
             thinking=thinking,
@@ -117,6 +122,9 @@ class Chat:
                 return
             previous, rejected = rejected, ""
             match parse(text):
+                case None if image := find_image(text):
+                    note = f"images cannot be sent yet: {image}; an agent can read text files by their path"
+                    self.note(note, "yellow")
                 case None:
                     self._conversation.send(unescape(text))
                     self.redraw()
@@ -156,10 +164,11 @@ class Chat:
         agent, sender = one_line(self._conversation.agent or ""), one_line(self._conversation.sender)
         state = "" if messages else ", a new conversation"
         workspace, directory = self._conversation.workspace, self._conversation.directory
-        place = f", in {one_line(workspace)}" if workspace else ""
-        self.note(f"{agent} as {sender}{state}{place}; /help lists the commands, Ctrl-D leaves")
-        if messages and workspace and directory and workspace != os.path.realpath(directory):
-            self.note(f"you are in {one_line(directory)}; '/cd .' moves the conversation there")
+        self.note(f"{agent} as {sender}{state}; /help lists the commands, Ctrl-D leaves")
+        if workspace:
+            moves = directory is not None and messages and workspace != os.path.realpath(directory)
+            hint = f"; you are in {one_line(directory or '')}, '/cd .' moves it there" if moves else ""
+            self.note(f"works in {one_line(workspace)}{hint}")
         if has_more:
             self.note("earlier messages: /history")
         self.print_messages(messages)
@@ -239,6 +248,10 @@ class Chat:
         """Open the line in the person's editor."""
         self._start(self._edit_line())
 
+    def open_transcript(self) -> None:
+        """Show the conversation in full."""
+        self._start(self._slash.run(SlashCommand("transcript")))
+
     def suspend(self) -> None:
         """Suspend the chat."""
         self._start(self._prompt.suspend())
@@ -246,6 +259,34 @@ class Chat:
     def set_focus(self, is_in_front: bool) -> None:
         """Learn whether the terminal is in front."""
         self._notifier.is_in_front = is_in_front
+
+    def expand(self, number: int) -> bool:
+        """Show the whole of a text of which a part was shown, 1 being the last; False: there is none."""
+        try:
+            self.print(self._transcript.format_collapsed(number))
+        except IndexError:
+            return False
+        return True
+
+    async def view_transcript(self) -> None:
+        """Show the whole conversation, full screen. Errors: RequestRefused, ConnectionLost."""
+        address = self._conversation.address() | {"order": "newest", "limit": TRANSCRIPT_MESSAGES}
+        position: Json = {}
+
+        async def load() -> str:
+            if position.get("after") is None and position:
+                return ""
+            page = await self._conversation.call("conversation.history", address | position)
+            position["after"] = page["next"]
+            return format_transcript(page["messages"][::-1], self._prompt.columns)
+
+        async def load_earlier() -> str:
+            try:
+                return await load()
+            except (RequestRefused, ConnectionLost) as failure:
+                return f"(earlier messages could not be loaded: {one_line(str(failure))})"
+
+        await self._prompt.view(await load(), load_earlier)
 
     def withdraw(self) -> None:
         """Take the last queued message back into the line."""
@@ -260,7 +301,7 @@ class Chat:
     def press_key(self, key: str) -> bool:
         """Handle a key on an empty line; whether it had a meaning."""
         if key == HELP_KEY and not self._accepts_answer and self._pending.line_entry is None:
-            self.print(format_keys() + "\n\n")
+            self.print(format_keys(self._prompt.columns) + "\n\n")
             return True
         actions = self._pending.press(key) if self._conversation.is_connected else None
         if actions is None:

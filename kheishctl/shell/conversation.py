@@ -216,12 +216,17 @@ class ConversationClient:
             while (session_id := await sessions.get()) is not None:
                 if session_id == self._session_id:
                     continue
+                earlier = await self._is_earlier(connection, session_id)
                 previous, self._follower = self._subscription, StreamFollower()
                 self.status = ConversationStatus()
                 previous_children, self._children_subscription = self._children_subscription, ""
                 self._children = None
                 self._listener.replace_pending([], [])
-                await self._subscribe(connection, session_id, 0)
+                if earlier:
+                    # Its events are not shown anew, only its last messages.
+                    await self._start(connection)
+                else:
+                    await self._subscribe(connection, session_id, 0)
                 if previous:
                     await connection.call("journal.unsubscribe", {"subscription": previous})
                 if previous_children:
@@ -230,6 +235,14 @@ class ConversationClient:
             # A close by this side must not be reported as a loss.
             self._is_up.clear()
             connection.close()
+
+    async def _is_earlier(self, connection: ChatConnection, session_id: str) -> bool:
+        """Whether the conversation was bound to a session that existed before, such as a fork."""
+        conversation = await connection.call("conversation.get", self.address())
+        session = conversation["session"]
+        self.workspace = conversation.get("workspace")
+        is_older = conversation.get("bound_at_ms", 0) > session.get("created_at_ms", 0)
+        return conversation["session_id"] == session_id and (is_older or bool(session.get("fork_of")))
 
     def _on_lost(self, sessions: asyncio.Queue[str | None]) -> None:
         was_up = self.is_connected
@@ -471,7 +484,7 @@ class ConversationClient:
             return
         if event["type"] == "conversation_bound":
             self._sessions.put_nowait(str(event["session_id"]))
-        elif event.get("session_id") == self._session_id:
+        elif event.get("session_id") == self._session_id and not event.get("moved"):
             self._listener.note("the conversation was reset; the next message starts a new session")
 
     # The outbox.

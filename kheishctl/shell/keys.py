@@ -6,6 +6,7 @@ Every key acts on the line alone while a search through the history is open: the
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Protocol
 
 from prompt_toolkit.document import Document
@@ -25,6 +26,10 @@ ESCAPE_SECONDS = 0.1
 SEQUENCE_SECONDS = 0.4
 
 HELP_KEY = "?"
+
+# A paste beyond either is represented by a short text, so that the line and the status stay on the screen.
+MAX_PASTED_LINES = 10
+MAX_PASTED_CHARACTERS = 2_000
 
 # Reports of the terminal, once it was asked for them, and the keys that stand for them: no keyboard has them.
 FOCUS_REPORTS = {"\x1b[I": Keys.F23, "\x1b[O": Keys.F24}
@@ -62,6 +67,10 @@ class KeyOwner(Protocol):
         """Open the line in the person's editor."""
         ...
 
+    def open_transcript(self) -> None:
+        """Show the conversation in full."""
+        ...
+
     def suspend(self) -> None:
         """Suspend the chat, as Ctrl-Z does with a program."""
         ...
@@ -75,11 +84,41 @@ class KeyOwner(Protocol):
         ...
 
 
+class PasteShelf:
+    """Long pastes, each represented by a short text in the line until the line is sent."""
+
+    def __init__(self) -> None:
+        self._pastes: dict[str, str] = {}
+
+    def add(self, text: str) -> str:
+        """Return the text that represents a paste in the line: the paste itself if it is short."""
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+        lines = text.count("\n") + 1
+        if lines <= MAX_PASTED_LINES and len(text) <= MAX_PASTED_CHARACTERS:
+            return text
+        size = f"{lines} lines" if lines > 1 else f"{len(text)} characters"
+        label = f"[paste {len(self._pastes) + 1}: {size}]"
+        self._pastes[label] = text
+        return label
+
+    def expand(self, line: str) -> str:
+        """Return a line with its pastes in full."""
+        if not self._pastes:
+            return line
+        labels = "|".join(map(re.escape, self._pastes))
+        return re.sub(labels, lambda match: self._pastes[match.group()], line)
+
+    def clear(self) -> None:
+        """Forget the pastes, because their line was sent or cleared."""
+        self._pastes.clear()
+
+
 class LineKeys:
     """The keys of one prompt."""
 
     def __init__(self, owner: KeyOwner) -> None:
         self._owner = owner
+        self.pastes = PasteShelf()
         # The text that was recalled last: Up and Down continue from it until it is changed.
         self._recalled = ""
 
@@ -103,6 +142,10 @@ class LineKeys:
         keys.add("pageup", filter=on_line)(lambda _: self._scroll_page(-1))
         keys.add("pagedown", filter=on_line)(lambda _: self._scroll_page(1))
         keys.add("escape", "up", filter=on_empty_line)(lambda _: self._owner.withdraw())
+        keys.add(Keys.BracketedPaste, filter=on_line)(
+            lambda event: event.current_buffer.insert_text(self.pastes.add(event.data))
+        )
+        keys.add("c-o", filter=on_line)(lambda _: self._owner.open_transcript())
         keys.add("c-g", filter=on_line)(lambda _: self._owner.open_editor())
         keys.add("c-z")(lambda _: self._owner.suspend())
         ANSI_SEQUENCES.update(FOCUS_REPORTS)
@@ -119,11 +162,15 @@ class LineKeys:
 
     def _enter(self, event: KeyPressEvent) -> None:
         buffer = event.current_buffer
-        rest = self._owner.take_line(buffer.text)
+        text = self.pastes.expand(buffer.text)
+        rest = self._owner.take_line(text)
         if rest is not None:
-            buffer.document = Document(rest)
+            # A line that stays may be long; it keeps its short form if it is the same.
+            buffer.document = Document(buffer.text if rest == text else rest)
         elif buffer.text.strip():
             self._recalled = ""
+            self.pastes.clear()
+            buffer.document = Document(text)
             buffer.validate_and_handle()
         elif not buffer.text:
             self._owner.press_key("enter")
@@ -133,6 +180,7 @@ class LineKeys:
         buffer = event.app.current_buffer
         had_text = bool(buffer.text)
         buffer.reset()
+        self.pastes.clear()
         if not self._owner.cancel_line() and not had_text:
             self._owner.interrupt()
 

@@ -6,12 +6,21 @@ block is rendered again as it grows. Of rich's output only the styles survive: e
 terminal, such as a control character written as an entity, is sanitized after rendering.
 """
 
+from __future__ import annotations
+
 import io
 import re
-from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, ClassVar
 
 from kheishctl.render.layout import fold, sanitize_styled
 from protocol.text import sanitize
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from rich.console import Console, ConsoleOptions, JustifyMethod, RenderResult
+    from rich.markdown import MarkdownElement
 
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
 
@@ -91,8 +100,40 @@ def _track_fence(fence: str | None, line: str) -> str | None:
     return None if closes else fence
 
 
-def make_renderer(*, color: bool) -> Callable[[str, int], str]:
-    """Return a function that renders markdown at a width: lines joined by newlines, none after the last."""
+@cache
+def _load_elements() -> dict[str, type[MarkdownElement]]:
+    """Return the elements that are drawn otherwise than rich draws them."""
+    from rich.markdown import CodeBlock, Heading
+    from rich.syntax import Syntax
+
+    class TightCode(CodeBlock):
+        """A code block without blank lines of its own: those of the paragraphs around it are enough."""
+
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            code = str(self.text).rstrip()
+            yield Syntax(code, self.lexer_name, theme=self.theme, word_wrap=True, padding=(0, 1))
+
+    class LeftHeading(Heading):
+        """A heading at the left, whatever its level."""
+
+        LEVEL_ALIGN: ClassVar[dict[str, JustifyMethod]] = {}
+
+    return {"fence": TightCode, "code_block": TightCode, "heading_open": LeftHeading}
+
+
+def is_light(theme: str, environ: Mapping[str, str]) -> bool:
+    """Whether the terminal's background is light: by the setting, else as the terminal says in COLORFGBG."""
+    if theme != "auto":
+        return theme == "light"
+    # Foreground and background as numbers of colors, "0;15": white, and the light gray, are light.
+    return environ.get("COLORFGBG", "").rpartition(";")[2] in ("7", "15")
+
+
+def make_renderer(*, color: bool, light: bool = False) -> Callable[[str, int], str]:
+    """Return a function that renders markdown at a width: lines joined by newlines, none after the last.
+
+    ``light``: the colors of code suit a light background.
+    """
 
     def render(text: str, width: int) -> str:
         if len(text) > MAX_RENDER_CHARACTERS:
@@ -112,7 +153,10 @@ def make_renderer(*, color: bool) -> Callable[[str, int], str]:
             _environ={},
         )
         # The address of a link is written out: a link that shows another address than its own is a trap.
-        console.print(Markdown(keep_line_breaks(sanitize(text)), code_theme="ansi_dark", hyperlinks=False))
+        theme = "ansi_light" if light else "ansi_dark"
+        markdown = Markdown(keep_line_breaks(sanitize(text)), code_theme=theme, hyperlinks=False)
+        markdown.elements = markdown.elements | _load_elements()  # type: ignore[misc]
+        console.print(markdown)
         lines = out.getvalue().strip("\n").split("\n")
         return sanitize_styled("\n".join(line.rstrip() for line in lines))
 

@@ -6,6 +6,7 @@ it. Every line is sanitized and prefixed with a bar, so that no line can imitate
 
 import json
 from collections.abc import Iterator
+from functools import partial
 
 from kheishctl.contract import Json
 from kheishctl.render.children import shorten_path
@@ -132,11 +133,13 @@ class RequestPanel:
         if self._cache[0] != key:
             width = max(1, columns - len(BAR))
             bar = paint(BAR, "dim", self._color)
+            is_prose = (request.record.get("preview") or {}).get("kind") == "diff"
+            show = sanitize if request.is_question else partial(reveal, prose=is_prose)
             lines = _question_lines(request) if request.is_question else _approval_lines(request.record)
             folded = [
                 bar + paint(part, style, self._color and bool(style))
                 for line, style in lines
-                for part in fold(sanitize(line) if request.is_question else reveal(line), width)
+                for part in fold(show(line), width)
             ]
             self._cache = (key, folded)
         return self._cache[1]

@@ -24,6 +24,7 @@ from prompt_toolkit.enums import EditingMode
 from prompt_toolkit.formatted_text import ANSI
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.input.defaults import create_input
+from prompt_toolkit.input.typeahead import get_typeahead
 from prompt_toolkit.output.defaults import create_output
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.shortcuts import CompleteStyle
@@ -34,7 +35,7 @@ from kheishctl.shell.slash_commands import COMMANDS
 from protocol.text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 
     from prompt_toolkit.input import Input
     from prompt_toolkit.output import Output
@@ -139,7 +140,8 @@ class ChatPrompt:
             input=keyboard,
             output=output,
         )
-        self._session.key_bindings = LineKeys(owner).bind(self._session.default_buffer)
+        self._keys = LineKeys(owner)
+        self._session.key_bindings = self._keys.bind(self._session.default_buffer)
         self._session.app.ttimeoutlen, self._session.app.timeoutlen = ESCAPE_SECONDS, SEQUENCE_SECONDS
 
     @property
@@ -169,7 +171,8 @@ class ChatPrompt:
         """Edit the line in the person's editor. Errors: ValueError if that is impossible."""
         async with self._lend_terminal():
             loop = asyncio.get_running_loop()
-            text = await loop.run_in_executor(None, edit_text, self._session.default_buffer.text)
+            line = self._keys.pastes.expand(self._session.default_buffer.text)
+            text = await loop.run_in_executor(None, edit_text, line)
         self.set_text(text)
 
     @asynccontextmanager
@@ -187,6 +190,18 @@ class ChatPrompt:
             held, self._held = self._held, None
             self.write(REPORT_FOCUS)
             self.print("".join(held))
+
+    async def view(self, text: str, load: Callable[[], Awaitable[str]]) -> None:
+        """Show a text full screen until the person closes it; ``load`` returns the text before it."""
+        # Imported here, because most chats need no viewer.
+        from kheishctl.shell.viewer import ConversationViewer
+
+        async with self._lend_terminal():
+            await ConversationViewer(text, load, self._session.input, self._output).run()
+        if self._session.app.is_running:
+            # Keys that were typed behind the one that closed the viewer.
+            self._session.app.key_processor.feed_multiple(get_typeahead(self._session.input))
+            self._session.app.key_processor.process_keys()
 
     async def suspend(self) -> None:
         """Stop the process until the shell continues it."""

@@ -23,6 +23,7 @@ class ChatSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     notice: NoticeKind = "auto"
     notice_command: tuple[str, ...] = ()
     terminal_title: bool = True
+    theme: Literal["auto", "light", "dark"] = "auto"
 
     def prefer(self, *, vi: bool) -> Self:
         """Return the settings under the options of a command, which take precedence."""

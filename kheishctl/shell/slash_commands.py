@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kheishctl.client import Failure, RequestRefused
 from kheishctl.contract import DEFAULT_GOAL_CONTINUATIONS, INDOUBT_OUTCOMES, PERMISSION_MODES
-from kheishctl.directories import resolve_directory
 from kheishctl.render.agent import format_tree
 from kheishctl.render.claims import format_claim
 from kheishctl.render.daemon import format_daemon_status
+from kheishctl.render.layout import wrap
 from kheishctl.shell.session_commands import SessionCommands
+from kheishctl.shell.workspace_commands import WorkspaceCommands
 from protocol.structs import Value
-from protocol.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -59,6 +59,7 @@ KEYS = (
     ("Up, Down", "recall earlier lines, from an empty line"),
     ("Alt-Up", "take the last queued message back into the line"),
     ("Ctrl-R", "search the earlier lines"),
+    ("Ctrl-O", "show the conversation in full, with search"),
     ("Ctrl-G", "edit the line in $EDITOR"),
     ("PageUp, PageDown", "scroll the pending approval or question"),
     ("a r s d D e A X", "answer an approval, on an empty line; the panel explains the keys"),
@@ -191,6 +192,14 @@ class CommandView(Protocol):
         """Switch between the keys of vi and of emacs; whether those of vi are effective now."""
         ...
 
+    def expand(self, number: int) -> bool:
+        """Show the whole of a text of which a part was shown, 1 being the last; False: there is none."""
+        ...
+
+    async def view_transcript(self) -> None:
+        """Show the whole conversation, full screen. Errors: RequestRefused, ConnectionLost."""
+        ...
+
     @property
     def queue(self) -> Mapping[str, str]:
         """The queued messages, by run, in order."""
@@ -204,14 +213,19 @@ class CommandView(Protocol):
         """End the chat."""
         ...
 
+    def edit_text(self, text: str) -> None:
+        """Put a text into the prompt, unless the person has typed meanwhile."""
+        ...
 
-class SlashHandler:
+
+class SlashHandler(WorkspaceCommands):
     """The handler of all slash commands of one chat."""
 
     def __init__(self, conversation: CommandTarget, answers: AnswerSender, view: CommandView) -> None:
-        self._conversation = conversation
+        super().__init__(conversation, view)
+        self._conversation: CommandTarget = conversation
+        self._view: CommandView = view
         self._answers = answers
-        self._view = view
         self.session = SessionCommands(conversation, view)
 
     async def use_skill(self, command: UnknownCommand) -> bool:
@@ -233,7 +247,7 @@ class SlashHandler:
 
     async def show_help(self, _: str) -> None:
         """Show all commands and keys."""
-        self._view.print(format_help() + "\n\n")
+        self._view.print(format_help(self._view.display().width) + "\n\n")
 
     async def show_history(self, argument: str) -> None:
         """Show the last messages."""
@@ -271,20 +285,6 @@ class SlashHandler:
         """End the chat."""
         self._view.leave()
 
-    async def change_directory(self, argument: str) -> None:
-        """Move the conversation to a directory; without one, show the current one."""
-        if not argument:
-            place = self._conversation.workspace or "the default workspace"
-            self._view.note(f"the conversation works in {one_line(place)}", "")
-            return
-        view = await self._conversation.call("workspace.get", {"path": resolve_directory(argument)})
-        if view.get("problem"):
-            raise Failure(str(view["problem"]))
-        await self._conversation.move(str(view["path"]))
-        note = f"the conversation works in {one_line(str(view['path']))}"
-        untrusted = ", which is not trusted; 'kheishctl workspace trust DIRECTORY' trusts one"
-        self._view.note(note + ("" if view.get("root") else untrusted), "")
-
     # The run.
 
     async def steer(self, text: str) -> None:
@@ -300,6 +300,18 @@ class SlashHandler:
         result = await self._conversation.call("conversation.compact", params)
         if note := result.get("note"):
             self._view.note(f"not compacted: {note}")
+
+    async def expand(self, argument: str) -> None:
+        """Show the whole of a text of which a part was shown."""
+        number = int(argument) if argument.isdecimal() else 0 if argument else 1
+        if not number:
+            self._view.note("usage: /expand [NUMBER]; 1 is the last text of which a part was shown", "yellow")
+        elif not self._view.expand(number):
+            self._view.note("there is no such text; Ctrl-O shows the whole conversation")
+
+    async def view_transcript(self, _: str) -> None:
+        """Show the whole conversation, full screen."""
+        await self._view.view_transcript()
 
     # The queue.
 
@@ -518,9 +530,6 @@ class SlashHandler:
         elif not self._conversation.switch_sender(sender):
             self._view.note("messages are still being sent; try again after them", "yellow")
 
-    def _note_no_session(self) -> None:
-        self._view.note("the conversation has no session yet; send a message first", "yellow")
-
     # Tasks, permissions and routes.
 
     async def list_tasks(self, _: str) -> None:
@@ -613,10 +622,30 @@ class SlashHandler:
 COMMANDS: dict[str, CommandRow] = {
     "help": CommandRow("show this help", SlashHandler.show_help),
     "history": CommandRow("show the last messages ('/history 50': the last 50)", SlashHandler.show_history),
+    "transcript": CommandRow(
+        "show the conversation in full, with search, like Ctrl-O", SlashHandler.view_transcript
+    ),
+    "expand": CommandRow(
+        "show all of the last long output or message; '/expand 2': of the one before", SlashHandler.expand
+    ),
     "cd": CommandRow(
         "show the directory of the conversation, or change it: '/cd ~/src/shop'",
         SlashHandler.change_directory,
     ),
+    "sessions": CommandRow(
+        "list your sessions; '/sessions TEXT' searches, '/sessions 2' returns to one (also: /resume)",
+        SlashHandler.list_sessions,
+    ),
+    "fork": CommandRow("continue in a copy; the session stays as it is", SlashHandler.fork),
+    # In the background, so that the line is empty for the message's text.
+    "rewind": CommandRow(
+        "go back to before a message: '/rewind', then '/rewind 2'", SlashHandler.rewind, in_background=True
+    ),
+    "diff": CommandRow("show how the conversation has changed files", SlashHandler.show_diff),
+    "undo": CommandRow(
+        "undo the newest change of files, even of one that changed since: '/undo force'", SlashHandler.undo
+    ),
+    "redo": CommandRow("revert the newest undo", SlashHandler.redo),
     "status": CommandRow("show the status of the daemon", SlashHandler.show_status),
     "cancel": CommandRow("stop the answer, like Ctrl-C", SlashHandler.cancel),
     "steer": CommandRow("send a message to the current run: '/steer skip the tests'", SlashHandler.steer),
@@ -687,7 +716,7 @@ COMMANDS: dict[str, CommandRow] = {
     "quit": CommandRow("leave, like Ctrl-D; the run continues (also: /exit, /q)", SlashHandler.leave),
 }
 
-ALIASES = {"new": "reset", "clear": "reset", "exit": "quit", "q": "quit"}
+ALIASES = {"resume": "sessions", "new": "reset", "clear": "reset", "exit": "quit", "q": "quit"}
 """Other names of commands."""
 
 
@@ -718,16 +747,17 @@ def unescape(text: str) -> str:
     return text[1:] if text.startswith("//") else text
 
 
-def format_help() -> str:
-    """Return all commands and keys, one per line."""
-    return _format_rows([*((f"/{name}", row.summary) for name, row in COMMANDS.items()), *KEYS])
+def format_help(columns: int | None = None) -> str:
+    """Return all commands and keys, one per line, wrapped at words."""
+    return _format_rows([*((f"/{name}", row.summary) for name, row in COMMANDS.items()), *KEYS], columns)
 
 
-def format_keys() -> str:
-    """Return the keys, one per line."""
-    return _format_rows(KEYS)
+def format_keys(columns: int | None = None) -> str:
+    """Return the keys, one per line, wrapped at words."""
+    return _format_rows(KEYS, columns)
 
 
-def _format_rows(rows: Sequence[tuple[str, str]]) -> str:
+def _format_rows(rows: Sequence[tuple[str, str]], columns: int | None) -> str:
     longest = max(len(name) for name, _ in rows)
-    return "\n".join(f"  {name.ljust(longest)}  {summary}" for name, summary in rows)
+    lines = (f"  {name.ljust(longest)}  {summary}" for name, summary in rows)
+    return "\n".join(part for line in lines for part in wrap(line, columns, longest + 4))

@@ -5,6 +5,7 @@ mark or a bar, so that no line can imitate a prompt.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import assert_never
 
@@ -37,10 +38,12 @@ from kheishctl.render.changes import (
     SteerText,
 )
 from kheishctl.render.children import format_progress, shorten_path
-from kheishctl.render.layout import count_columns, fit, paint
+from kheishctl.render.layout import count_columns, fit, paint, wrap
 from kheishctl.render.messages import STOP_NOTES
+from kheishctl.render.results import ResultText, read_result
 from kheishctl.render.units import format_duration
 from kheishctl.shell.markdown import MAX_LIVE_CHARACTERS, BlockSplitter, fold_end
+from protocol.structs import Value
 from protocol.text import one_line, sanitize
 
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
@@ -52,7 +55,13 @@ MAX_NOTE_LINES = 3
 MAX_CHILD_LINES = 8
 MAX_OUTPUT_LINES = 3
 MAX_ERROR_LINES = 3
+MAX_RESULT_LINES = 5
 MAX_VERBOSE_LINES = 10
+
+# Lines of a message that are shown of a longer one, and the number of texts that can still be expanded: they
+# take 64 KiB each at most, the limit of a result.
+MAX_MESSAGE_LINES = 12
+MAX_COLLAPSED = 20
 
 # The mark, color and label of each kind of result; None for results that another line reports.
 RESULTS: dict[str, tuple[str, str, str] | None] = {
@@ -78,6 +87,13 @@ RequestChange = (
 )
 
 
+class Collapsed(Value, frozen=True):
+    """Text of which only a part was shown: its title and all of its lines, sanitized."""
+
+    title: str
+    lines: Sequence[str]
+
+
 class _RunningCall(Struct):
     """A running call. ``at_ms`` is None while only its output has arrived."""
 
@@ -98,6 +114,8 @@ class CallView:
         self._color = color
         self._verbose = verbose
         self._running: dict[str, _RunningCall] = {}
+        # Texts of which a part was shown, the newest first.
+        self.collapsed: deque[Collapsed] = deque(maxlen=MAX_COLLAPSED)
 
     def clear(self) -> None:
         """Forget the running calls, because their run has ended."""
@@ -133,16 +151,35 @@ class CallView:
         if row is None or (result.outcome == "denied" and result.denial_shown):
             return ""
         mark, style, label = row
+        output = read_result(result.text)
+        if result.outcome == "returned" and output.is_command:
+            mark, style, label = ("✗", "red", output.end) if output.has_failed else (mark, style, output.end)
         if result.denied_by:
             # A denial names its source; for a call that was never made, ``denied_by`` is the problem.
             label = f"{label} by {result.denied_by}" if result.outcome == "denied" else result.denied_by
         duration = format_duration(result.took_ms / 1000) if result.took_ms is not None else ""
         end = " after ".join(filter(None, (label, duration)))
         line = self.format_line(mark, style, result.tool, end, result.summary)
+        if output.has_failed and self._color:
+            line = line.replace(output.end, paint(output.end, "red", self._color), 1)
         if result.outcome in ("failed", "denied"):
             return line + self.format_details(take_first_lines(result.text, MAX_ERROR_LINES))
-        count = MAX_VERBOSE_LINES if self._verbose else 0
-        return line + self.format_details(take_first_lines(result.text, count))
+        return line + self._show_output(result.tool, output)
+
+    def _show_output(self, tool: str, output: ResultText) -> str:
+        """Return the last lines of a command's output; of another result, the first ones if it is verbose."""
+        count = MAX_VERBOSE_LINES if self._verbose else MAX_RESULT_LINES if output.is_command else 0
+        lines = output.lines
+        if not lines:
+            return ""
+        self.collapsed.appendleft(Collapsed(tool, lines))
+        if len(lines) <= count + 1:
+            return self.format_details(lines) if count else ""
+        note = f"… {len(lines) - count} more lines: /expand, Ctrl-O"
+        if not count:
+            return ""
+        visible = [note, *lines[-count:]] if output.is_command else [*lines[:count], note]
+        return self.format_details(visible)
 
     def format_line(self, mark: str, style: str, tool: str, *parts: str) -> str:
         """Format a line about a call: a mark, the tool, and as much of the other parts as fits."""
@@ -341,16 +378,31 @@ class TranscriptView:
 
     def format_input(self, text: str, sender: str) -> str:
         """Format a message to the agent."""
-        label = paint(f"{one_line(sender) or 'unknown'} >", "green", self._color)
-        return self._add_paragraph(f"{label} {sanitize(text).rstrip()}\n\n")
+        name = f"{one_line(sender) or 'unknown'} >"
+        lines = wrap(f"{name} {sanitize(text).rstrip()}", self._width())
+        if len(lines) > MAX_MESSAGE_LINES + 1:
+            self.calls.collapsed.appendleft(Collapsed(name, lines))
+            hidden = f"{BAR}… {len(lines) - MAX_MESSAGE_LINES} more lines: /expand, Ctrl-O"
+            lines = [*lines[:MAX_MESSAGE_LINES], paint(fit(hidden, self._width()), "dim", self._color)]
+        body = "\n".join(lines).removeprefix(name)
+        return self._add_paragraph(f"{paint(name, 'green', self._color)}{body}\n\n")
 
     def format_answer(self, text: str) -> str:
         """Format a complete answer; empty without text."""
         return self._add_paragraph(self._render(text, self._width()) + "\n\n") if text.strip() else ""
 
     def format_note(self, text: str, style: str = "dim") -> str:
-        """Format a note about the conversation on one line."""
-        return paint(f"· {one_line(text)}", style, self._color) + "\n"
+        """Format a note about the conversation, wrapped at words."""
+        lines = wrap(f"· {one_line(text)}", self._width(), 2)
+        return "".join(f"{paint(line, style, self._color)}\n" for line in lines)
+
+    def format_collapsed(self, number: int) -> str:
+        """Format the whole of a text of which a part was shown; 1 is the last one. Errors: IndexError."""
+        text = self.calls.collapsed[number - 1]
+        head = paint(one_line(text.title), "bold", self._color)
+        room = max(1, self._width() - len(BAR))
+        lines = [paint(BAR, "dim", self._color) + part for line in text.lines for part in wrap(line, room)]
+        return "\n".join([head, *lines]) + "\n\n"
 
     def format_doubt(self, doubt: Json) -> str:
         """Format a call in doubt with a hint on how to resolve it."""

@@ -35,7 +35,7 @@ def handlers() -> tuple[Handler, ...]:
         transfer,
     )
     from kheishd.objects.wake import cron, event, trigger
-    from kheishd.objects.work import task
+    from kheishd.objects.work import checkpoint, task
 
     talk = (
         conversation,
@@ -54,5 +54,5 @@ def handlers() -> tuple[Handler, ...]:
     people = (approval, question, indoubt, permission, audit)
     node = (rpc, daemon, journal, definition, route, mcp, mcp_login, secret, token, workspace, hook)
     agents = (agent, mailbox, memory, memory_context, persona, skill, goal)
-    modules = (*talk, *people, task, *agents, *node, cron, event, trigger)
+    modules = (*talk, *people, task, checkpoint, *agents, *node, cron, event, trigger)
     return tuple(handler for module in modules for handler in module.HANDLERS)

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from kheishd.core.permissions.claims import Claim
+    from kheishd.kernel.hook import CheckpointDraft, WorkspaceFiles
     from protocol.objects.approval import Preview
 
 log = logging.getLogger("kheishd.hooks")
@@ -351,6 +352,22 @@ class CompositeHook:
         except Exception:
             log.exception("a tool failed to collect its evidence", extra=_about(call))
             return {}
+
+    async def checkpoint(self, call: Invocation) -> CheckpointDraft | None:
+        """Return the files that the call will change, as they are now; None if it declares none."""
+        try:
+            return await self._owner(call).checkpoint(call)
+        except ToolError:
+            # The dispatched call will report the same error.
+            return None
+        except Exception:
+            log.exception("a tool failed to collect the files that it changes", extra=_about(call))
+            return None
+
+    @property
+    def files(self) -> WorkspaceFiles | None:
+        """The files of workspaces; None if no sub-hook has tools for them."""
+        return next((part.files for part in self._parts if part.files is not None), None)
 
     async def dispatch(self, call: Invocation) -> Outcome:
         """Run the call within its timeout. Errors: Stale; every other error is an outcome."""

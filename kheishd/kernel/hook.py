@@ -10,7 +10,8 @@ The life of a call:
    wins. A call that is itself a question to a person is asked unless it is denied, and never dispatched.
 2. If a person must approve, ``preview`` of the tool's sub-hook shows the effect and binds the approval to it.
    If the binding differs when the call is about to run, the person is asked again.
-3. ``evidence`` is journaled together with the start of the call.
+3. ``evidence`` is journaled together with the start of the call, and so is the ``checkpoint`` of the files
+   that it is about to change.
 4. ``dispatch`` runs the call.
 5. ``after_call`` of every sub-hook, in order, may amend the text for the model; the result is journaled.
 6. If the daemon dies between 3 and 5, the next one calls ``probe`` with the evidence to find out whether the
@@ -35,7 +36,7 @@ from protocol.structs import Value
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-    from contextlib import AbstractContextManager
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
     from kheishd.config.sections.workspace import SandboxMode
     from kheishd.core.permissions.claims import Claim
@@ -125,6 +126,7 @@ class ToolMethods(Value, frozen=True):
     evidence: Callable[[Invocation, Any], Awaitable[dict[str, Any]]] | None = None
     probe: Callable[[Invocation, Any, Mapping[str, Any]], Awaitable[ProbeResult]] | None = None
     read_subject: Callable[[str], SubjectReading] | None = None
+    checkpoint: Callable[[Invocation, Any], Awaitable[CheckpointDraft | None]] | None = None
 
 
 class SubjectReading(Value, frozen=True):
@@ -191,13 +193,16 @@ def tool(
     evidence: Callable[[Any, Invocation, Any], Awaitable[dict[str, Any]]] | None = None,
     probe: Callable[[Any, Invocation, Any, Mapping[str, Any]], Awaitable[ProbeResult]] | None = None,
     read_subject: Callable[[Any, str], SubjectReading] | None = None,
+    checkpoint: Callable[[Any, Invocation, Any], Awaitable[CheckpointDraft | None]] | None = None,
 ) -> Callable[[Callable[[Any, Invocation, Any], Awaitable[Outcome]]], DeclaredTool]:
     """Declare a method of a sub-hook as a tool; its facts are those of :class:`Tool`.
 
     The arguments' struct is the annotation of the method's parameter ``arguments``. ``subject`` returns the
     text that permission rules match besides the tool's name, such as a path. ``claims``, ``preview``,
-    ``evidence`` and ``probe`` are as in :class:`SubHook`, for this tool. ``read_subject`` reads the subject
-    of a call that a person asks about, if people write it in several ways. Errors: ToolError.
+    ``evidence``, ``checkpoint`` and ``probe`` are as in :class:`SubHook`, for this tool. ``read_subject``
+    reads the subject of a call that a person asks about, if people write it in several ways.
+
+    Errors: ToolError.
     """
 
     def declare(run: Callable[[Any, Invocation, Any], Awaitable[Outcome]]) -> DeclaredTool:
@@ -225,10 +230,74 @@ def tool(
             "evidence": evidence,
             "probe": probe,
             "read_subject": read_subject,
+            "checkpoint": checkpoint,
         }
         return DeclaredTool(row, functions)
 
     return declare
+
+
+# Checkpoints of files.
+
+
+class SavedFile(Value, frozen=True):
+    """A version of a file of the workspace, and the digest of the one that follows it.
+
+    ``digest`` is the SHA-256 in hex; None: there is no such file; empty: it is not known. ``content`` is None
+    also where ``problem`` says why it was not saved.
+    """
+
+    path: str
+    content: bytes | None
+    digest: str | None
+    mode: int = 0
+    after: str | None = None
+    problem: str = ""
+
+
+class CheckpointDraft(Value, frozen=True):
+    """The files that a call changes, as they were before, for a checkpoint.
+
+    ``more`` counts changed files that are left out; ``note`` says what is not covered.
+    """
+
+    workspace: str
+    files: Sequence[SavedFile]
+    more: int = 0
+    note: str = ""
+
+
+class FileWrite(Value, frozen=True):
+    """A file to bring to a content; None deletes it. ``expected`` is its digest until then."""
+
+    path: str
+    content: bytes | None
+    mode: int
+    expected: str | None
+
+
+class WorkspaceFiles(Protocol):
+    """Access to files of workspaces, for restoring checkpoints."""
+
+    def lock(self, paths: Iterable[str]) -> AbstractAsyncContextManager[None]:
+        """Lock paths against other changes of this daemon."""
+        ...
+
+    async def read(self, workspace: str, paths: Sequence[str]) -> list[SavedFile]:
+        """Return the current versions of files. Errors: ToolError if the workspace is gone."""
+        ...
+
+    async def write(self, workspace: str, writes: Sequence[FileWrite], key: str) -> None:
+        """Write files, if all are as expected. Errors: ToolError, Stale."""
+        ...
+
+    async def diff(self, pairs: Sequence[tuple[SavedFile, SavedFile]]) -> str:
+        """Return a unified diff of pairs of versions."""
+        ...
+
+
+async def _discard_draft(draft: CheckpointDraft) -> None:
+    pass
 
 
 # Calls.
@@ -295,6 +364,8 @@ class Invocation(Value, frozen=True):
     ``yield_slot`` is entered while the call waits for another run: meanwhile this one takes no slot.
     ``judge_claim`` judges a claim of the running call by the current rules, such as a connection. A claim
     that was approved together with the call is allowed unless a rule denies it now.
+    ``save`` commits a checkpoint of files that the running call has changed. ``saved`` are the digests of the
+    files in the checkpoint that was committed with its start, by path; empty for a file that did not exist.
     ``scrub`` replaces secrets: for a text that is cut, because a part of a secret is not recognized later.
     ``scrub_cut`` does so in the beginning of a longer text, and leaves out what the cut made of a secret.
     """
@@ -308,6 +379,8 @@ class Invocation(Value, frozen=True):
     observe: Callable[[Mapping[str, Any]], Awaitable[None]] = _discard_evidence
     closed_patterns: Callable[[], Sequence[str]] = tuple
     judge_claim: Callable[[Claim], Ruling] = _deny_claim
+    save: Callable[[CheckpointDraft], Awaitable[None]] = _discard_draft
+    saved: Mapping[str, str] = {}
     yield_slot: Callable[[], AbstractContextManager[None]] = nullcontext
     scrub: Callable[[bytes], bytes] = bytes
     scrub_cut: Callable[[bytes], bytes] = bytes
@@ -426,6 +499,7 @@ class SubHook:
 
     name: str
     prefix: ClassVar[str] = ""
+    files: WorkspaceFiles | None = None
     _declared: ClassVar[tuple[str, ...]] = ()
     _rows: tuple[Tool, ...] | None = None
 
@@ -511,6 +585,13 @@ class SubHook:
         if methods is None or methods.evidence is None:
             return {}
         return await methods.evidence(call, call.arguments)
+
+    async def checkpoint(self, call: Invocation) -> CheckpointDraft | None:
+        """Return the files that a call of an own tool will change, as they are now. Errors: ToolError."""
+        methods = call.tool.methods
+        if methods is None or methods.checkpoint is None:
+            return None
+        return await methods.checkpoint(call, call.arguments)
 
     async def dispatch(self, call: Invocation) -> Outcome:
         """Run a call of an own tool. If cancelled, the call has stopped when this ends.
@@ -604,6 +685,15 @@ class Hook(Protocol):
 
     async def evidence(self, call: Invocation) -> dict[str, Any]:
         """Return data that helps to find out later whether the call took effect."""
+        ...
+
+    async def checkpoint(self, call: Invocation) -> CheckpointDraft | None:
+        """Return the files that the call will change, as they are now; None if it declares none."""
+        ...
+
+    @property
+    def files(self) -> WorkspaceFiles | None:
+        """The files of workspaces; None if no sub-hook has tools for them."""
         ...
 
     async def dispatch(self, call: Invocation) -> Outcome:

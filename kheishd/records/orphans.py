@@ -22,6 +22,8 @@ from kheishd.store.tables import (
     CHECKPOINT_CHUNKS,
     CHECKPOINTS,
     CURSORS,
+    FILE_CONTENT_TOTALS,
+    FILE_CONTENTS,
     MESSAGE_POSTINGS,
     NOTE_POSTINGS,
     NOTES,
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
     from kheishd.records.projection import DerivedIndex, Projection
     from kheishd.store.environment import Snapshot
     from kheishd.store.records import SearchTotals
+
+CONTENT_NAME_CHARACTERS: Final = 64
+"""The characters of a SHA-256 in hex."""
 
 IsExplained = Callable[["Snapshot", Key, Any], bool]
 
@@ -161,6 +166,9 @@ CHECKS: Final[tuple[OrphanCheck, ...]] = (
         lambda store, key, receipt: store.get(RECEIPTS_BY_AGE, receipt.at_ms, *key) is not None,
     ),
     OrphanCheck(RECEIPTS_BY_AGE, _is_receipt_age_explained),
+    # A content without a use is of a checkpoint that is being saved, or was when the daemon was killed.
+    OrphanCheck(FILE_CONTENTS, lambda store, key, _: len(key[0]) == CONTENT_NAME_CHARACTERS),
+    OrphanCheck(FILE_CONTENT_TOTALS, lambda store, key, total: key == (WHOLE_INDEX,) and total >= 0),
     OrphanCheck(SECRET_VALUES, lambda store, key, _: store.get(SECRETS, *key) is not None),
     OrphanCheck(
         CHECKPOINTS,

@@ -10,6 +10,7 @@ from kheishd.records.conversation import CONVERSATION_RECORDS
 from kheishd.records.cron import CRON_RECORDS
 from kheishd.records.definition import DEFINITION_RECORDS
 from kheishd.records.event import EVENT_WAIT_RECORDS, PUBLICATION_RECORDS, TRIGGER_RECORDS
+from kheishd.records.file_checkpoint import FILE_CHECKPOINT_RECORDS
 from kheishd.records.goal import GOAL_RECORDS
 from kheishd.records.hook import HOOK_RECORDS
 from kheishd.records.indoubt import INDOUBT_RECORDS
@@ -62,6 +63,7 @@ PROJECTIONS: Final[tuple[Projection[Any], ...]] = (
     EVENT_WAIT_RECORDS,
     NOTE_RECORDS,
     NOTEBOOK_RECORDS,
+    FILE_CHECKPOINT_RECORDS,
 )
 
 DERIVED: Final[tuple[DerivedIndex[Any], ...]] = (READY_RUNS,)

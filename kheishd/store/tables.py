@@ -24,6 +24,7 @@ from kheishd.store.records import (
 from kheishd.store.table import Table
 from protocol.objects.agent import ManagedAgent
 from protocol.objects.approval import Approval
+from protocol.objects.checkpoint import Checkpoint
 from protocol.objects.cron import Cron
 from protocol.objects.event import EventWait, Publication
 from protocol.objects.goal import Goal
@@ -126,6 +127,19 @@ RECORDS_BY_RUN = Table("records_by_run", (str, str, int), str)
 """(run id, kind, cursor of its beginning) → id of an approval, question or in-doubt call."""
 DEADLINES = Table("deadlines", (int, str, str), bytes)
 """(time in ms, kind, id) → nothing: a record that expires then."""
+
+# Checkpoints of workspace files.
+
+FILE_CHECKPOINTS = Table("file_checkpoints", (str,), Checkpoint)
+"""(checkpoint id) → the checkpoint, without contents."""
+FILE_CHECKPOINTS_BY_AGE = Table("file_checkpoints_by_age", (int,), str)
+"""(cursor of its beginning) → checkpoint id."""
+FILE_CONTENTS = Table("file_contents", (str, int), bytes)
+"""(SHA-256 of a file's content, hex; number of the chunk) → the chunk."""
+FILE_CONTENT_USES = Table("file_content_uses", (str, str), bytes)
+"""(SHA-256 of a file's content, hex; checkpoint id) → nothing."""
+FILE_CONTENT_TOTALS = Table("file_content_totals", (str,), int)
+"""("*") → the bytes of all contents."""
 
 # Mail.
 

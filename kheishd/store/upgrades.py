@@ -37,6 +37,8 @@ from kheishd.store.tables import (
     CHECKPOINT_CHUNKS,
     CURSORS,
     DEADLINES,
+    FILE_CONTENT_TOTALS,
+    FILE_CONTENTS,
     INDOUBTS,
     INDOUBTS_OPEN,
     JOURNAL,
@@ -141,6 +143,11 @@ def u008_services(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
     u001_first_tables(env, txn)
 
 
+def u009_file_checkpoints(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
+    """Add the tables of checkpoints of workspace files."""
+    u001_first_tables(env, txn)
+
+
 UPGRADES: Final[tuple[Upgrade, ...]] = (
     u001_first_tables,
     u002_permissions,
@@ -150,12 +157,16 @@ UPGRADES: Final[tuple[Upgrade, ...]] = (
     u006_checkpoint_chunks,
     u007_agents,
     u008_services,
+    u009_file_checkpoints,
 )
 SCHEMA: Final = len(UPGRADES)
 """The schema that this version reads and writes."""
 
 NOT_RECORDS: Final[frozenset[Table[Any]]] = frozenset(
-    (JOURNAL, CURSORS, RECEIPTS, RECEIPTS_BY_AGE, BLOBS, SECRET_VALUES, META)
+    (
+        *(JOURNAL, CURSORS, RECEIPTS, RECEIPTS_BY_AGE, BLOBS, SECRET_VALUES),
+        *(FILE_CONTENTS, FILE_CONTENT_TOTALS, META),
+    )
 )
 """The tables that no rebuild can restore. All others are projections of the journal, or caches of it."""
 

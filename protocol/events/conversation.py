@@ -11,7 +11,11 @@ class ConversationBound(Event, frozen=True, tag="conversation_bound"):
 
 
 class ConversationUnbound(Event, frozen=True, tag="conversation_unbound"):
-    """(agent, sender) no longer resolves to this session; the next send creates a new one."""
+    """(agent, sender) no longer resolves to this session; the next send creates a new one.
+
+    ``moved``: it is bound to another session in the same transaction.
+    """
 
     agent: str
     sender: str
+    moved: bool = False

@@ -24,6 +24,7 @@ from protocol.events.agent import (
 from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested, ApprovalVoted
 from protocol.events.budget import BudgetReserved, BudgetSettled
 from protocol.events.call import CallProbed, CallsJudged, ToolCalled, ToolObserved, ToolReturned
+from protocol.events.checkpoint import CheckpointDropped, CheckpointReverted, CheckpointSaved
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.cron import CronEvent, CronReported
@@ -160,6 +161,9 @@ JournalEvent = (
     | ToolObserved
     | ToolReturned
     | IndoubtOpened
+    | CheckpointSaved
+    | CheckpointReverted
+    | CheckpointDropped
     | IndoubtResolved
     | CallProbed
     | Steered
@@ -227,7 +231,7 @@ TAG_VALUES: dict[str, frozenset[str]] = {
     "kind": frozenset(
         "text thinking tool_call tool_result asset input compaction mailbox task shell diff command call"
         " network output request events answer query mutation control note archive"
-        " opaque api_key oauth".split()
+        " opaque api_key oauth undo redo".split()
     ),
     "role": frozenset(("user", "assistant", "tool")),
 }

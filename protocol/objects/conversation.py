@@ -17,6 +17,7 @@ from protocol.errors.session import (
     QueueFull,
     SessionAlreadyEnded,
     SessionBusy,
+    SessionNotFound,
     WorkspaceForbidden,
     WorkspaceMissing,
 )
@@ -133,6 +134,14 @@ class CancelResult(Struct, frozen=True, omit_defaults=True):
 class ConversationReset(Mutation, frozen=True, kw_only=True):
     """Params of ``conversation.reset``."""
 
+    agent: Agent | None = None
+    sender: Sender = DEFAULT_SENDER
+
+
+class ConversationResume(Mutation, frozen=True, kw_only=True):
+    """Params of ``conversation.resume``: a session of the same agent and sender, such as a fork of one."""
+
+    session_id: Id
     agent: Agent | None = None
     sender: Sender = DEFAULT_SENDER
 
@@ -255,5 +264,22 @@ RESET = Method(
     scope="converse",
     errors=(*_ADDRESS, SessionBusy, StorageFull),
 )
+RESUME = Method(
+    "conversation.resume",
+    "mutation",
+    ConversationResume,
+    Conversation,
+    "Continue an earlier session, or a fork: from now on the address means it. The other one stays readable.",
+    scope="converse",
+    errors=(
+        AgentForbidden,
+        SenderForbidden,
+        SenderInvalid,
+        SessionNotFound,
+        SessionAlreadyEnded,
+        SessionBusy,
+        StorageFull,
+    ),
+)
 
-METHODS = (SEND, STEER, LIST, GET, HISTORY, CANCEL, COMPACT, RESET)
+METHODS = (SEND, STEER, LIST, GET, HISTORY, CANCEL, COMPACT, RESET, RESUME)

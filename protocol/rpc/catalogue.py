@@ -3,6 +3,7 @@
 from protocol.objects import (
     agent,
     approval,
+    checkpoint,
     conversation,
     cron,
     daemon,
@@ -52,6 +53,7 @@ METHODS: dict[str, AnyMethod] = {
         indoubt,
         permission,
         task,
+        checkpoint,
         goal,
         cron,
         mailbox,

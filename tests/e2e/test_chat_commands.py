@@ -15,6 +15,8 @@ LAST = ("cancel", "reset", "new", "clear", "quit")
 """Commands that change the state, in their order."""
 
 ARGUMENTS = {
+    # It opens a viewer, which takes the keys until it is closed.
+    "transcript": (),
     # Another sender has a conversation in another state.
     "as": ("",),
     "agent": ("", "no_such_agent"),
@@ -94,7 +96,7 @@ def chat(shared_daemon: Daemon, tmp_path: Path) -> Iterator[Callable[[str], Term
 
 def drive(terminal: Terminal) -> None:
     """Give every command, and see every few of them that the chat still answers; then leave."""
-    terminal.sees("/help lists the commands")
+    terminal.sees("/help lists")
     names = [*COMMANDS, *(alias for alias, name in ALIASES.items() if name != "quit")]
     lines = [
         f"/{name} {argument}".strip()
@@ -125,7 +127,7 @@ def test_commands_without_a_daemon(shared_daemon: Daemon, chat: Callable[[str], 
     """While the daemon is down, commands say so, and the chat can be left."""
     shared_daemon.say("hello", sender="in-down")
     terminal = chat("in-down")
-    terminal.sees("/help lists the commands")
+    terminal.sees("/help lists")
     shared_daemon.stop()
     try:
         terminal.sees("connecting …")

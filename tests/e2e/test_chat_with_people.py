@@ -1,5 +1,6 @@
 """Pending requests in the terminal of a chat: shown, answered by keys, removed when they are closed."""
 
+import json
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -80,6 +81,55 @@ def test_output_of_a_running_call(daemon: ChatDaemon, chat: OpenChat) -> None:
     )
     assert "  │ exit 2" in text
     assert "\x1b[2J" not in terminal.raw
+
+
+def test_output_of_a_command_stays(daemon: ChatDaemon, chat: OpenChat) -> None:
+    """The last lines of a command and its exit code stay; all of its lines can be shown; words stay whole."""
+    terminal = chat(columns=60)
+    daemon.request_call("call_1", command="make tests")
+    daemon.emit("tool_called", call_id="call_1", tool="bash", attempt=1)
+    output = "".join(f"line {number}\n" for number in range(30))
+    result = {"command": "make tests", "exit_code": 2, "stdout": output, "stderr": "it failed\n"}
+    daemon.emit(
+        "tool_returned", call_id="call_1", tool="bash", how="returned", text=json.dumps(result), took_ms=12
+    )
+    text = terminal.sees("  │ it failed")
+    assert "✗ bash  exit 2 after 0.0 s · make tests" in text
+    assert "  │ … 26 more lines: /expand, Ctrl-O" in text
+    assert "line 25" not in text
+    assert "\x1b[31mexit 2\x1b[0m" in terminal.raw
+    terminal.say("/expand")
+    terminal.sees("  │ line 0\n  │ line 1\n")
+    terminal.say("/help")
+    terminal.sees("on an empty line;\n                    the panel explains the keys")
+    assert max(map(len, terminal.lines)) <= 60
+
+
+def test_lookalikes_are_named(daemon: ChatDaemon, chat: OpenChat) -> None:
+    """A letter that passes for another one, and a hidden character, are shown by name in an approval."""
+    terminal = chat()
+    request_approval(daemon, 1, "cat r\u043eot\u200b.txt")
+    terminal.sees("  │ cat r⟨CYRILLIC SMALL LETTER O⟩ot⟨ZERO WIDTH SPACE⟩.txt")
+
+
+def test_page_keys_scroll_a_request(daemon: ChatDaemon, chat: OpenChat) -> None:
+    """PageDown scrolls an approval with a draft in the line, and recalls nothing; then a key allows it."""
+    terminal = chat(rows=20)
+    terminal.say("earlier")
+    daemon.wait_for_call("conversation.send")
+    request_approval(daemon, 1, "\n".join(f"line {number}" for number in range(40)))
+    terminal.sees("more (1-")
+    terminal.type("draft")
+    terminal.sees("> draft")
+    for _ in range(5):
+        terminal.type("\x1b[6~")
+    terminal.sees("  │ line 39")
+    assert "draft" in terminal.lines[-1] or "> draft" in terminal.text
+    terminal.press("ctrl-c")
+    terminal.press("up")
+    terminal.until(lambda _: terminal.text.endswith(">"), "an empty line")
+    terminal.type("a")
+    daemon.wait_for_call("approval.resolve")
 
 
 def test_denial_with_note(daemon: ChatDaemon, chat: OpenChat) -> None:

@@ -31,7 +31,12 @@ NOT_OPTIONS = {
     "session.create": {"budget"},
     "session.update": {"budget"},
     # Given by the command itself.
-    "conversation.send": {"content", "wait", "stream", "timeout_s", "budget", "completion_requirements"},
+    "conversation.send": {
+        *("content", "wait", "stream", "timeout_s", "budget", "completion_requirements"),
+        # The directory in which the command runs.
+        "cwd",
+    },
+    "workspace.get": {"path"},
     "session.send": {"content", "wait", "stream", "timeout_s", "budget", "completion_requirements"},
     "conversation.steer": {"content"},
     "conversation.compact": {"wait", "timeout_s"},

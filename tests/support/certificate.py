@@ -207,6 +207,7 @@ RECOVERY = frozenset(
         "indoubt_opened",
         "call_probed",
         "indoubt_resolved",
+        "checkpoint_saved",
         "tool_called",
         "tool_observed",
         "task_started",

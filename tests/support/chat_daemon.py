@@ -22,6 +22,7 @@ class ChatDaemon:
     """A daemon with prepared results by method, and events that the test emits."""
 
     def __init__(self) -> None:
+        self.home = Path()
         self.history: list[Message] = []
         self.approvals: list[Message] = []
         self.questions: list[Message] = []
@@ -68,6 +69,7 @@ class ChatDaemon:
             "conversation.history": {"messages": self.history[::-1], "next": None},
             "run.get": self.run,
             "agent.list": {"agents": [], "next": None},
+            "workspace.get": {"path": "/", "workspace": "/", "default": True},
             "approval.list": {"approvals": self.approvals, "next": None},
             "question.list": {"questions": self.questions, "next": None},
             "indoubt.list": {"indoubts": self.doubts, "next": None},
@@ -133,8 +135,12 @@ def make_approval(number: int, command: str, **fields: Any) -> Message:
 
 @contextmanager
 def serve_chat(home: Path, connections: int = 1) -> Iterator[ChatDaemon]:
-    """Serve a chat on the socket of a home, after the first connection, which checks for a daemon."""
+    """Serve a chat on the socket of a home.
+
+    The first connection checks for a daemon, and the second one asks about the trust in the directory.
+    """
     daemon = ChatDaemon()
+    daemon.home = home
     (home / "run").mkdir(parents=True)
-    with serve_scripts(home / "run" / "kheishd.sock", lambda peer: None, *[daemon] * connections):
+    with serve_scripts(home / "run" / "kheishd.sock", lambda peer: None, *[daemon] * (1 + connections)):
         yield daemon

@@ -11,6 +11,7 @@ from kheishd.core.sealing import seal
 from kheishd.objects.agents.notes import forget_note, write_note
 from kheishd.objects.talk.persona import bind
 from kheishd.records.writer import BY_DAEMON, SessionWriter, StreamWriter
+from kheishd.store.contents import put_content
 from kheishd.store.environment import Transaction
 from kheishd.store.records import Receipt
 from kheishd.store.table import Table
@@ -18,6 +19,8 @@ from kheishd.store.tables import (
     BLOBS,
     CHECKPOINT_CHUNKS,
     CHECKPOINTS,
+    FILE_CONTENT_TOTALS,
+    FILE_CONTENTS,
     JOURNAL,
     MESSAGE_POSTINGS,
     PERSONAS,
@@ -41,6 +44,7 @@ from protocol.events.agent import (
 )
 from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested
 from protocol.events.call import CallsJudged, ToolCalled, ToolReturned
+from protocol.events.checkpoint import CheckpointDropped, CheckpointReverted, CheckpointSaved
 from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.cron import CronCreated, CronDeleted, CronOccurred, CronPaused
 from protocol.events.daemon import DaemonStarted
@@ -91,6 +95,7 @@ from protocol.journal.envelope import BUS_STREAM, DAEMON_STREAM
 from protocol.journal.line import JournalEvent
 from protocol.objects.agent import AgentWorktree
 from protocol.objects.approval import Remember
+from protocol.objects.checkpoint import FileVersion
 from protocol.objects.cron import Occurrence
 from protocol.objects.mcp import McpServerSettings
 from protocol.objects.memory import NoteProperties
@@ -312,6 +317,23 @@ def rich_history(store: Store) -> None:
     update(store, _crons)
     update(store, _notes)
     update(store, _bus)
+    update(store, _checkpoints)
+
+
+def _checkpoints(tx: Transaction) -> None:
+    """Save checkpoints: of a call, of its undo, and one that was dropped."""
+    writer = SessionWriter(tx, "ses_a", session=tx.get(SESSIONS, "ses_a"))
+    names = [hashlib.sha256(content).hexdigest() for content in (b"one", b"two")]
+    for content in (b"one", b"two"):
+        put_content(tx, content)
+    files = [FileVersion(path="a", before=names[0], after=names[1], bytes=3), FileVersion(path="b")]
+    writer.append(CheckpointSaved(checkpoint_id="chk_a", workspace="/w", files=files))
+    back = [FileVersion(path="a", before=names[1], after=names[0], bytes=3)]
+    undo = CheckpointSaved(checkpoint_id="chk_b", workspace="/w", kind="undo", files=back, reverts=["chk_a"])
+    writer.append_all([undo, CheckpointReverted(checkpoint_id="chk_b", reverts=["chk_a"])])
+    writer.append(CheckpointSaved(checkpoint_id="chk_c", workspace="/w"))
+    writer.append(CheckpointDropped(checkpoint_id="chk_c"))
+    writer.write()
 
 
 def _crons(tx: Transaction) -> None:
@@ -624,6 +646,8 @@ def spoil_line(store: Store, stream: str, place: int, change: Callable[[bytes], 
 
 
 CACHES = (CHECKPOINT_CHUNKS, CHECKPOINTS, MESSAGE_POSTINGS, SEARCH_TOTALS)
+CONTENTS = (FILE_CONTENTS, FILE_CONTENT_TOTALS)
+"""The tables of former contents of files, which no event has."""
 """The tables that hold what was read from the journal lately: they may lack rows."""
 
 

@@ -35,7 +35,7 @@ from kheishd.objects.talk import (
     transfer,
 )
 from kheishd.objects.wake import cron, event, trigger
-from kheishd.objects.work import task
+from kheishd.objects.work import checkpoint, task
 from kheishd.server.listeners import TcpListen
 from kheishd.store.tables import SESSIONS
 from kheishd.workers.agents import AgentWorker
@@ -70,6 +70,7 @@ HANDLERS: tuple[Handler, ...] = (
     *question.HANDLERS,
     *indoubt.HANDLERS,
     *task.HANDLERS,
+    *checkpoint.HANDLERS,
     *goal.HANDLERS,
     *mailbox.HANDLERS,
     *agents.HANDLERS,

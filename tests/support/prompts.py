@@ -80,6 +80,11 @@ class FakeOwner:
         task = asyncio.ensure_future(self.prompt.edit_line())
         task.add_done_callback(lambda task: self.edit.set_result(task.result()))
 
+    def open_transcript(self) -> None:
+        """Show the conversation."""
+        self.acts.append("transcript")
+        self._has_acted.set()
+
     def suspend(self) -> None:
         """Suspend the program."""
         self.acts.append("suspend")

@@ -85,19 +85,24 @@ class GitDirectory:
 
     async def run(self, *arguments: str, codes: tuple[int, ...] = (0,)) -> str:
         """Run a command of git; return its output. Errors: GitFailed."""
+        return (await self.read(*arguments, codes=codes)).decode(errors="surrogateescape")
+
+    async def read(self, *arguments: str, codes: tuple[int, ...] = (0,), stdin: bytes = b"") -> bytes:
+        """Run a command of git with an input; return its output as it is. Errors: GitFailed."""
         if self._overrides is None:
-            listed = await self._run(
-                _SETTINGS, "config", "--null", "--name-only", "--get-regexp", _FILTER, codes=(0, 1)
-            )
+            names = ("config", "--null", "--name-only", "--get-regexp", _FILTER)
+            listed = (await self._run(_SETTINGS, *names, codes=(0, 1))).decode(errors="surrogateescape")
             drivers = {name.rpartition(".")[0] for name in listed.split("\0") if name}
             if len(drivers) > MAX_FILTERS:
                 raise GitFailed(f"the repository's configuration has more than {MAX_FILTERS} filters")
             filters = {f"{driver}.{key}": "" for driver in drivers for key in ("clean", "smudge", "process")}
             required = {f"{driver}.required": "false" for driver in drivers}
             self._overrides = {**_SETTINGS, **filters, **required}
-        return await self._run(self._overrides, *arguments, codes=codes)
+        return await self._run(self._overrides, *arguments, codes=codes, stdin=stdin)
 
-    async def _run(self, settings: Mapping[str, str], *arguments: str, codes: tuple[int, ...]) -> str:
+    async def _run(
+        self, settings: Mapping[str, str], *arguments: str, codes: tuple[int, ...], stdin: bytes = b""
+    ) -> bytes:
         program = find_program("git")
         if program is None:
             raise GitFailed("git is not installed in a directory of the system")
@@ -109,7 +114,7 @@ class GitDirectory:
                 completed = await trio.run_process(
                     [program, *arguments],
                     check=False,
-                    stdin=subprocess.DEVNULL,
+                    stdin=stdin or subprocess.DEVNULL,
                     capture_stdout=True,
                     capture_stderr=True,
                     env=environment,
@@ -126,7 +131,7 @@ class GitDirectory:
         if completed.returncode not in codes:
             text = " ".join(completed.stderr.decode(errors="replace").split())
             raise GitFailed(text.removeprefix("fatal: ")[:MAX_SHOWN] or f"git {arguments[0]} failed")
-        return completed.stdout.decode(errors="surrogateescape")
+        return completed.stdout
 
 
 async def _kill(process: trio.Process) -> None:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from kheishd.core.session import leave_plan_mode
 from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.objects.pages import not_a_token, page_of
-from kheishd.objects.talk.address import find_binding
+from kheishd.objects.talk.address import find_binding, find_session, require_valid_sender
 from kheishd.objects.talk.persona import is_same_snapshot
 from kheishd.objects.talk.workspace import find_workspace_of
 from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import CONVERSATIONS, GOALS, SESSIONS
-from protocol.errors.session import SessionBusy
-from protocol.events.conversation import ConversationUnbound
+from protocol.errors.session import SessionAlreadyEnded, SessionBusy, SessionNotFound
+from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.goal import GoalUpdated
 from protocol.events.session import SessionCreated
 from protocol.ids import ID_PATTERN
@@ -31,6 +31,7 @@ from protocol.objects.conversation import (
     ConversationRef,
     ConversationReset,
     ConversationResetResult,
+    ConversationResume,
 )
 from protocol.objects.goal import GOAL_OPEN
 
@@ -128,6 +129,47 @@ def reset(tx: Transaction, call: Call, params: ConversationReset) -> Conversatio
     Errors: SessionBusy while runs are open, as their answers would go unseen; ScopeMissing.
     """
     agent, binding = find_binding(tx, call, params.agent, params.sender)
+    _unbind(tx, call, agent, params.sender, binding)
+    return ConversationResetResult(agent=agent, sender=params.sender, session_id=binding.session_id)
+
+
+@mutation(rows.RESUME)
+def resume(tx: Transaction, call: Call, params: ConversationResume) -> Conversation:
+    """Bind an address to an existing session of the same agent and sender.
+
+    Errors: AgentForbidden, SenderForbidden, SenderInvalid, SessionNotFound, SessionAlreadyEnded, SessionBusy
+    and ScopeMissing as for ``conversation.reset``.
+    """
+    agent = params.agent if params.agent is not None else call.runtime.config.default_agent
+    require_valid_sender(params.sender)
+    call.caller.require_agent(agent)
+    call.caller.require_sender(params.sender)
+    session = find_session(tx, call, params.session_id)
+    if (session.agent, session.sender, session.parent_session_id) != (agent, params.sender, None):
+        raise SessionNotFound(
+            f"'{agent}' and '{params.sender}' have no session '{params.session_id}'",
+            field="$.params.session_id",
+        )
+    if session.status == "ended":
+        raise SessionAlreadyEnded(
+            f"{session.session_id} was ended and takes no more input; a fork of it does",
+            field="$.params.session_id",
+        )
+    binding = tx.get(CONVERSATIONS, agent, params.sender)
+    if binding is None or binding.session_id != session.session_id:
+        if binding is not None:
+            _unbind(tx, call, agent, params.sender, binding, moved=True)
+        writer = SessionWriter(tx, session.session_id, session=session, origin=origin_of(call, params.sender))
+        writer.append(ConversationBound(agent=agent, sender=params.sender))
+        writer.write()
+        binding = tx.need(CONVERSATIONS, agent, params.sender)
+    return _view(tx, call.runtime, agent, params.sender, binding)
+
+
+def _unbind(
+    tx: Transaction, call: Call, agent: str, sender: str, binding: Binding, *, moved: bool = False
+) -> None:
+    """Unbind an address from its session, and pause the goal of that. Errors: SessionBusy, ScopeMissing."""
     session = tx.need(SESSIONS, binding.session_id)
     if session.open_runs:
         raise SessionBusy(
@@ -136,15 +178,16 @@ def reset(tx: Transaction, call: Call, params: ConversationReset) -> Conversatio
         )
     if session.status == "open" and _has_new_bounds(tx, session):
         call.caller.require_scope("operate")
-    writer = SessionWriter(tx, binding.session_id, session=session, origin=origin_of(call, params.sender))
-    writer.append(ConversationUnbound(agent=agent, sender=params.sender))
+    writer = SessionWriter(tx, binding.session_id, session=session, origin=origin_of(call, sender))
+    writer.append(ConversationUnbound(agent=agent, sender=sender, moved=moved))
     goal = tx.get(GOALS, session.session_id) if session.goal_id is not None else None
     if goal is not None and goal.status in GOAL_OPEN:
         # Otherwise the daemon would go on in a session that the person has left.
-        note = "the conversation was started over"
+        note = (
+            "the conversation continues in another session" if moved else "the conversation was started over"
+        )
         writer.append(GoalUpdated(goal_id=goal.goal_id, status="paused", note=note))
     writer.write()
-    return ConversationResetResult(agent=agent, sender=params.sender, session_id=binding.session_id)
 
 
 # Not the workspace: each message may name another one.
@@ -167,4 +210,4 @@ def _has_new_bounds(tx: Transaction, session: Session) -> bool:
     return any(getattr(current, name) != getattr(created, name) for name in _BOUNDS)
 
 
-HANDLERS = (get, list_, reset)
+HANDLERS = (get, list_, reset, resume)

@@ -26,8 +26,10 @@ from kheishd.core.run.machine import foresee
 from kheishd.kernel.hook import Deny, Invocation, Outcome, Stale, ToolError
 from kheishd.kernel.live import TOOL_KINDS
 from kheishd.kernel.log_fields import LogScope, set_log_scope
+from kheishd.objects.work.checkpoint import prepare_checkpoint, save_checkpoint
 from kheishd.workers.runs.judge import CallJudge
 from kheishd.workers.runs.results import MAX_INLINE_SCRUB_BYTES, cut_to_end, fit_evidence, fit_outcome
+from protocol import ids
 from protocol.events.approval import ApprovalAnswered
 from protocol.events.hook import CallInputChanged
 from protocol.limits.store import MAX_BEGIN_BYTES
@@ -40,8 +42,9 @@ if TYPE_CHECKING:
     from kheishd.core.run.commands import AwaitEvent
     from kheishd.core.run.record import RunRecord
     from kheishd.core.text.scrub import Scrubber
-    from kheishd.kernel.hook import Tool
+    from kheishd.kernel.hook import CheckpointDraft, Tool
     from kheishd.kernel.live import LiveText
+    from kheishd.objects.work.checkpoint import PreparedCheckpoint
     from kheishd.records.writer import SessionWriter
     from kheishd.store.environment import Transaction
     from kheishd.workers.runs.active import ActiveRun
@@ -138,6 +141,17 @@ class CallExecutor:
             {invocation.call_id: fit_evidence(await hooks.evidence(invocation)) for _, invocation in ready}
         )
 
+        drafts = {
+            invocation.call_id: draft
+            for _, invocation in ready
+            if (draft := await hooks.checkpoint(invocation)) is not None and draft.files
+        }
+        tools = {invocation.call_id: invocation.tool.name for _, invocation in ready}
+        checkpoints = [
+            await self._prepare_checkpoint(call_id, tools[call_id], draft)
+            for call_id, draft in drafts.items()
+        ]
+
         def begin(writer: SessionWriter) -> bool:
             if not judge.is_current(writer.tx):
                 return False
@@ -147,6 +161,8 @@ class CallExecutor:
                 if not isinstance(effect, ExecuteCalls) or writer.tx.free_bytes < MAX_BEGIN_BYTES:
                     return False
             writer.carry_out(command)
+            for checkpoint in checkpoints:
+                save_checkpoint(writer, checkpoint)
             return True
 
         has_begun = await self._active.transact(begin)
@@ -155,7 +171,24 @@ class CallExecutor:
             return
         async with trio.open_nursery() as nursery:
             for index, invocation in ready:
+                draft = drafts.get(invocation.call_id)
+                if draft is not None:
+                    saved = {file.path: file.digest or "" for file in draft.files}
+                    invocation = replace(invocation, saved=saved)
                 nursery.start_soon(self._run, run, index, invocation, judge)
+
+    async def _prepare_checkpoint(
+        self, call_id: str, tool: str, draft: CheckpointDraft
+    ) -> PreparedCheckpoint:
+        active = self._active
+        return await prepare_checkpoint(
+            active.update, active.state.new_id(ids.CHECKPOINT), draft, call_id=call_id, tool=tool
+        )
+
+    async def _save_checkpoint(self, call_id: str, tool: str, draft: CheckpointDraft) -> None:
+        """Commit the files that a running call has changed, as they were before."""
+        checkpoint = await self._prepare_checkpoint(call_id, tool, draft)
+        await self._active.transact(lambda writer: save_checkpoint(writer, checkpoint))
 
     async def _clear(
         self, run: RunRecord, judge: CallJudge, indexes: tuple[int, ...], tool_calls: list[ToolCall]
@@ -196,6 +229,7 @@ class CallExecutor:
                 lambda evidence: self._observe(call.call_id, evidence),
                 judge.closed_patterns,
                 yield_slot=self._active.yield_slot,
+                save=partial(self._save_checkpoint, call.call_id, tool.name),
                 scrub=self._active.live.scrubber.scrub_bytes,
                 scrub_cut=self._active.live.scrubber.scrub_cut,
             )

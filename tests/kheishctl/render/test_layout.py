@@ -17,6 +17,7 @@ from kheishctl.render.layout import (
     paint,
     sanitize_styled,
     strip_styles,
+    wrap,
 )
 from kheishctl.render.units import (
     format_utc,
@@ -36,6 +37,24 @@ def test_fold_keeps_everything(text: str, columns: int) -> None:
     lines = fold(sanitize(text), columns)
     assert "".join(lines) == sanitize(text).replace("\n", "")
     assert all(count_columns(line) <= columns for line in lines)
+
+
+@given(st.text(st.characters(exclude_characters="\t")), st.integers(4, 40), st.sampled_from([0, 2]))
+def test_wrap_keeps_everything(text: str, columns: int, indent: int) -> None:
+    """Wrapped lines fit the width and together hold every word."""
+    lines = wrap(sanitize(text), columns, indent)
+    assert "".join("".join(lines).split()) == "".join(sanitize(text).split())
+    assert all(count_columns(line) <= columns for line in lines)
+
+
+def test_wrap_at_words() -> None:
+    """Lines are split at blanks, keep their indentation, and a word that is too long is split."""
+    assert wrap("one two three", 8) == ["one two", "three"]
+    assert wrap("one two three", 8, 2) == ["one two", "  three"]
+    assert wrap("  one two\n\nthree", 7) == ["  one", "two", "", "three"]
+    assert wrap("an abcdefgh ij", 6) == ["an", "abcdef", "gh ij"]
+    assert wrap("漢字 かな", 5) == ["漢字", "かな"]
+    assert wrap("one two three", None) == ["one two three"]
 
 
 def test_fold_lines() -> None:

@@ -12,6 +12,7 @@ from kheishctl.render.messages import (
     format_history,
     format_item,
     format_message,
+    format_transcript,
     join_answer_text,
     name_author,
 )
@@ -87,3 +88,32 @@ def test_an_input_that_no_person_wrote_is_marked() -> None:
     message = {"role": "user", "items": [{"kind": "text", "text": "hi"}], "origin": "event"}
     rendered = format_history([{"at_ms": 0, "sender": "ada", "message": message}], PIPE)
     assert rendered.split("\t")[1:] == ["user [event]", "hi"]
+
+
+def test_transcript() -> None:
+    """A transcript has every message, call and result in full, wrapped at words."""
+    call = {"kind": "tool_call", "name": "bash", "arguments": {"command": "make tests"}}
+    output = '{"exit_code": 2, "stdout": "' + "word " * 8 + '", "stderr": ""}'
+    results = [
+        {"kind": "tool_result", "name": "bash", "text": output},
+        {"kind": "tool_result", "name": "read_file", "text": "missing", "is_error": True},
+    ]
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "items": [{"kind": "text", "text": "run \x1b[2J the tests"}]},
+        {"role": "assistant", "items": [{"kind": "text", "text": "Yes."}, call]},
+        {"role": "tool", "items": results},
+    ]
+    entries = [{"message": message, "at_ms": NOW, "sender": "ada"} for message in messages]
+    lines = format_transcript(entries, 30).split("\n")
+    times = [line for line in lines if line.startswith("ada · ")]
+    assert [line for line in lines if line and line not in times] == [
+        "run ␛[2J the tests",
+        "Yes.",
+        "→ bash make tests",
+        "← bash exit 2",
+        "  word word word word word",
+        "  word word word",
+        "← read_file failed",
+        "  missing",
+    ]
+    assert len(times) == 2

@@ -25,9 +25,12 @@ class Person:
         """Type a text."""
         self.keyboard.send_text(text)
 
-    async def sees(self, text: str) -> None:
-        """Wait until the chat has written a text."""
-        await self.paper.sees(text)
+    async def sees(self, text: str, times: int = 1) -> None:
+        """Wait until the chat has written a text, the given number of times."""
+        end = 0
+        for _ in range(times):
+            await self.paper.sees(text, end)
+            end = self.paper.getvalue().index(text, end) + len(text)
 
 
 @pytest.fixture(autouse=True)
@@ -224,6 +227,41 @@ def test_failed_editor(daemon: Daemon, sender: str, monkeypatch: pytest.MonkeyPa
         person.type("\x04")
 
     run_chat(daemon, sender, body)
+
+
+def test_transcript(daemon: Daemon, sender: str) -> None:
+    """Ctrl-O shows the whole conversation, full screen; the chat continues behind it."""
+    daemon.say("before", agent="default", sender=sender)
+
+    async def body(person: Person) -> None:
+        await person.sees("You say: “before”")
+        person.type("draft\x0f")
+        await person.sees("q closes")
+        person.type("q")
+        person.type("\r")
+        await person.sees("“draft”")
+        person.type("/transcript\r")
+        await person.sees("q closes", 2)
+        person.type("q")
+        person.type("/expand\r")
+        await person.sees("there is no such text")
+        person.type("\x04")
+
+    run_chat(daemon, sender, body)
+
+
+def test_image(daemon: Daemon, sender: str, tmp_path: Path) -> None:
+    """An image is rejected by its name, and nothing is sent."""
+    (tmp_path / "shot.png").touch()
+
+    async def body(person: Person) -> None:
+        await person.sees("a new conversation")
+        person.type(f"{tmp_path}/shot.png\r")
+        await person.sees("images cannot be sent yet")
+        person.type("\x04")
+
+    run_chat(daemon, sender, body)
+    assert sender not in str(daemon.call("conversation.list")["conversations"])
 
 
 def test_leaving_during_an_answer(daemon: Daemon, sender: str) -> None:

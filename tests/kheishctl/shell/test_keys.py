@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kheishctl.shell.keys import edit_text
+from kheishctl.shell.keys import MAX_PASTED_CHARACTERS, MAX_PASTED_LINES, PasteShelf, edit_text
 from tests.support.prompts import BLOCK_CURSOR, FakeOwner, run_prompt
 
 
@@ -215,18 +215,70 @@ def test_editor_key() -> None:
 
 
 def test_keys_of_the_chat() -> None:
-    """Alt-Up on an empty line withdraws, Ctrl-Z suspends, and the terminal reports its focus."""
+    """Alt-Up withdraws, Ctrl-Z suspends, Ctrl-O shows all; the terminal reports its focus."""
 
     async def body(owner: FakeOwner) -> None:
         line = asyncio.ensure_future(owner.prompt.read())
         await owner.paper.sees("ada >")
-        for key in ("\x1b\x1b[A", "\x1a", "\x1b[O", "\x1b[I"):
+        for key in ("\x1b\x1b[A", "\x1a", "\x1b[O", "\x1b[I", "\x0f"):
             await owner.press(key)
-        assert owner.acts == ["withdraw", "suspend", "back", "front"]
+        assert owner.acts == ["withdraw", "suspend", "back", "front", "transcript"]
         owner.keyboard.send_text("text\r")
         assert await line == "text"
 
     run_prompt(body)
+
+
+# Long pastes.
+
+LONG = "\n".join(f"line {number}" for number in range(MAX_PASTED_LINES + 1))
+
+
+def paste(text: str) -> str:
+    """Return what a terminal sends for a paste."""
+    return f"\x1b[200~{text}\x1b[201~"
+
+
+def test_long_paste() -> None:
+    """A long paste is short in the line, and sent in full; a cleared one is forgotten."""
+
+    async def body(owner: FakeOwner) -> None:
+        line = asyncio.ensure_future(owner.prompt.read())
+        await owner.paper.sees("ada >")
+        owner.keyboard.send_text("see " + paste(LONG))
+        await owner.paper.sees("[paste 1: 11 lines]")
+        owner.keyboard.send_text(" and " + paste("x" * (MAX_PASTED_CHARACTERS + 1)))
+        await owner.paper.sees("[paste 2: 2001 characters]")
+        owner.keyboard.send_text("\r")
+        assert await line == f"see {LONG} and {'x' * (MAX_PASTED_CHARACTERS + 1)}"
+        owner.keyboard.send_text(paste(LONG) + "\x03[paste 1: 11 lines]\r")
+        assert await owner.prompt.read() == "[paste 1: 11 lines]"
+
+    run_prompt(body)
+
+
+def test_line_that_stays_keeps_its_paste() -> None:
+    """A line that the owner rejects keeps the short form, and the owner sees the paste in full."""
+
+    async def body(owner: FakeOwner) -> None:
+        owner.rests = {LONG: LONG}
+        line = asyncio.ensure_future(owner.prompt.read())
+        await owner.paper.sees("ada >")
+        owner.keyboard.send_text(paste(LONG) + "\r!\r")
+        assert await line == f"{LONG}!"
+
+    run_prompt(body)
+
+
+def test_shelf() -> None:
+    """Line breaks of any system are pasted; a paste that contains the form of another one stays as it is."""
+    shelf = PasteShelf()
+    assert shelf.add("a\r\nb\rc") == "a\nb\nc"
+    first = shelf.add(LONG + "[paste 2: 11 lines]")
+    second = shelf.add(LONG)
+    assert shelf.expand(f"{first} {second}") == f"{LONG}[paste 2: 11 lines] {LONG}"
+    shelf.clear()
+    assert shelf.expand(first) == first
 
 
 # The editor.

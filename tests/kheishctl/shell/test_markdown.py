@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishctl.render.layout import count_columns
+from kheishctl.render.layout import count_columns, strip_styles
 from kheishctl.shell.markdown import (
     MAX_RENDER_CHARACTERS,
     BlockSplitter,
     fold_end,
+    is_light,
     keep_line_breaks,
     make_renderer,
     preload,
@@ -128,3 +129,35 @@ def test_fold_end(text: str, columns: int, lines: int) -> None:
 def test_preload() -> None:
     """The modules for rendering can be imported in advance."""
     preload()
+
+
+def test_code_is_tight() -> None:
+    """One blank line is between a paragraph and the code below it, and headings are at the left."""
+    text = "# Title\n\nbefore\n\n```python\ndef f():\n    return 1\n```\n\nafter"
+    lines = [line.rstrip() for line in make_renderer(color=False)(text, 60).split("\n")]
+    assert lines == ["Title", "", "before", "", " def f():", "     return 1", "", "after"]
+
+
+def test_colors_of_code() -> None:
+    """Code has colors, which differ on a light background."""
+    dark, light = (
+        make_renderer(color=True, light=light)("```python\nreturn 1\n```", 60) for light in (False, True)
+    )
+    assert "\x1b[94mreturn\x1b[0m" in dark
+    assert dark != light
+    assert strip_styles(dark) == strip_styles(light)
+
+
+@pytest.mark.parametrize(
+    ("theme", "colors", "light"),
+    [
+        ("auto", "", False),
+        ("auto", "0;15", True),
+        ("auto", "15;default;0", False),
+        ("light", "15;0", True),
+        ("dark", "0;15", False),
+    ],
+)
+def test_background(theme: str, colors: str, light: bool) -> None:
+    """The setting decides, else the colors that the terminal reports in its environment."""
+    assert is_light(theme, {"COLORFGBG": colors}) is light

@@ -27,9 +27,15 @@ def test_defaults(tmp_path: Path) -> None:
 
 def test_settings(tmp_path: Path) -> None:
     """Settings are read from TOML."""
-    text = 'editing_mode = "vi"\nnotice = "osc9"\nnotice_command = ["notify-send"]\nterminal_title = false\n'
+    text = """
+        editing_mode = "vi"
+        notice = "osc9"
+        notice_command = ["notify-send"]
+        terminal_title = false
+        theme = "dark"
+    """
     (tmp_path / "client.toml").write_text(text)
-    settings = ChatSettings("vi", "osc9", ("notify-send",), False)
+    settings = ChatSettings("vi", "osc9", ("notify-send",), False, "dark")
     assert read_settings(str(tmp_path / "client.toml")) == settings
 
 

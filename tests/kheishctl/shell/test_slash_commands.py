@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -127,6 +126,15 @@ class FakeChat:
     def interrupt(self) -> bool:
         """Return whether a run is running."""
         return self.is_running
+
+    def expand(self, number: int) -> bool:
+        """Record an expansion; there are two texts."""
+        self.output.append(f"expand {number}")
+        return number <= 2
+
+    async def view_transcript(self) -> None:
+        """Record the view."""
+        self.output.append("transcript")
 
     def unsend(self, key: str) -> bool:
         """Remove a message, unless it is being sent."""
@@ -619,24 +627,6 @@ def test_without_a_session_there_is_nothing_to_show(line: str) -> None:
     assert (chat.calls, "send a message first" in chat.output[0]) == ([], True)
 
 
-def test_cd(tmp_path: Path) -> None:
-    """The conversation moves to a directory that exists and is allowed; else the note says why not."""
-    chat = FakeChat()
-    chat.run("cd")
-    chat.results["workspace.get"] = {"path": str(tmp_path), "root": None}
-    chat.run(f"cd {tmp_path}/../{tmp_path.name}")
-    assert chat.calls[0] == ("workspace.get", {"path": str(tmp_path)})
-    assert chat.workspace == str(tmp_path)
-    chat.results["workspace.get"] = {"path": "/gone", "problem": "the workspace /gone does not exist"}
-    chat.run("cd /gone")
-    assert chat.workspace == str(tmp_path)
-    assert [line.split(",")[0] for line in chat.output] == [
-        "the conversation works in /srv/shop",
-        f"the conversation works in {tmp_path}",
-        "the workspace /gone does not exist",
-    ]
-
-
 def test_vi() -> None:
     """``/vi`` switches between the keys of vi and of emacs."""
     chat = FakeChat()
@@ -700,3 +690,22 @@ def test_withdraw_that_is_refused() -> None:
     chat.results["run.cancel"] = Failure("it has ended")
     chat.run("withdraw")
     assert chat.output == ["it has ended"]
+
+
+def test_expand() -> None:
+    """``/expand`` shows the last text of which a part was shown, or an earlier one."""
+    chat = FakeChat()
+    for line in ("expand", "expand 2", "expand 3", "expand 0", "expand x", "transcript"):
+        chat.run(line)
+    usage = "usage: /expand [NUMBER]; 1 is the last text of which a part was shown"
+    none = "there is no such text; Ctrl-O shows the whole conversation"
+    assert chat.output == ["expand 1", "expand 2", "expand 3", none, usage, usage, "transcript"]
+
+
+def test_help_is_wrapped_at_words() -> None:
+    """No line of the help is wider than the terminal, and no word is broken."""
+    words = set(format_help().split())
+    for columns in (40, 80):
+        lines = format_help(columns).split("\n")
+        assert max(map(len, lines)) <= columns
+        assert set(" ".join(lines).split()) == words

@@ -1,5 +1,6 @@
 """Tests of the transcript as terminal text."""
 
+import json
 from typing import get_args
 
 import pytest
@@ -121,7 +122,8 @@ def test_verbose() -> None:
     assert brief.show(allowed) == brief.show(pending) == ""
     lines = "\n".join(f"line {number}" for number in range(20))
     assert verbose.show(make_result("returned", lines)).splitlines()[1:] == [
-        f"{BAR}line {number}" for number in range(10)
+        *(f"{BAR}line {number}" for number in range(10)),
+        f"{BAR}… 10 more lines: /expand, Ctrl-O",
     ]
 
 
@@ -321,6 +323,68 @@ def test_blank_lines() -> None:
         StartedInput("next", "ada", "r"),
     )
     assert text == "so\n\n→ bash  ls\n✓ bash  ls\n\ndone\n\nreally\n\nada > next\n\n"
+
+
+def make_command(exit_code: int, count: int) -> str:
+    """Return the result of a command with a number of lines of output."""
+    lines = "".join(f"line {number}\n" for number in range(1, count + 1))
+    return json.dumps({"exit_code": exit_code, "stdout": lines, "stderr": ""})
+
+
+def test_output_of_a_command_stays() -> None:
+    """The last lines of a command's output stay, with its exit code; all of them can be shown."""
+    view = make_view()
+    text = show(view, make_result("returned", make_command(0, 9), took_ms=1_000))
+    assert text.split("\n")[:3] == [
+        "✓ bash  exit 0 after 1.0 s · make",
+        f"{BAR}… 4 more lines: /expand, Ctrl-O",
+        f"{BAR}line 5",
+    ]
+    assert text.endswith(f"{BAR}line 9\n")
+    assert view.format_collapsed(1) == "bash\n" + "".join(f"{BAR}line {n}\n" for n in range(1, 10)) + "\n"
+    short = show(view, make_result("returned", make_command(0, 6)))
+    assert short.count(BAR) == 6
+    with pytest.raises(IndexError):
+        view.format_collapsed(3)
+
+
+def test_failed_command_is_red() -> None:
+    """A command whose exit code is not 0 has a red cross and a red exit code."""
+    calls = make_calls(color=True)
+    text = calls.show(make_result("returned", make_command(3, 0)))
+    assert text.startswith("\x1b[31m✗\x1b[0m ")
+    assert "\x1b[31mexit 3\x1b[0m" in text
+
+
+def test_result_of_another_tool() -> None:
+    """A result that is no command's is shown if the chat is verbose, as lines; it can always be expanded."""
+    result = make_result("returned", json.dumps({"path": "a.txt", "text": "one\ntwo"}))
+    view = make_view()
+    assert show(view, result) == "✓ bash  make\n"
+    assert view.format_collapsed(1).startswith(f"bash\n{BAR}path: a.txt\n")
+    assert (
+        make_calls(verbose=True).show(result)
+        == f"✓ bash  make\n{BAR}path: a.txt\n{BAR}text:\n{BAR}  one\n{BAR}  two\n"
+    )
+
+
+def test_long_message_is_collapsed() -> None:
+    """Of a long message the first lines are shown; all of it can be expanded."""
+    view = make_view()
+    text = view.format_input("\n".join(f"line {number}" for number in range(30)), "ada")
+    assert text.startswith("ada > line 0\nline 1\n")
+    assert text.endswith(f"line 11\n{BAR}… 18 more lines: /expand, Ctrl-O\n\n")
+    assert f"{BAR}line 29\n" in view.format_collapsed(1)
+
+
+def test_words_are_not_broken() -> None:
+    """Messages and notes are wrapped at words."""
+    view = make_view(columns=20)
+    assert (
+        view.format_input("several words that are longer", "ada")
+        == "ada > several words\nthat are longer\n\n"
+    )
+    assert view.format_note("a note of several words") == "· a note of several\n  words\n"
 
 
 def test_end_of_a_run_ends_its_calls() -> None:

@@ -23,6 +23,7 @@ from protocol.events.daemon import DaemonStarted
 from protocol.journal.envelope import DAEMON_STREAM
 from tests.support.histories import (
     CACHES,
+    CONTENTS,
     derived_tables,
     rich_history,
     session_with_runs,
@@ -51,7 +52,7 @@ def test_an_empty_store(store: Store) -> None:
 
 @pytest.mark.parametrize(
     "table",
-    derived_tables(BLOBS, *CACHES, JOURNAL, META, SECRET_VALUES),
+    derived_tables(BLOBS, *CACHES, JOURNAL, META, SECRET_VALUES, *CONTENTS),
     ids=lambda table: table.name,
 )
 def test_every_lost_row_is_found(store: Store, table: Table[Any]) -> None:

@@ -22,9 +22,18 @@ from kheishd.store.tables import (
 )
 from kheishd.store.writer import Store
 from protocol.journal.line import decode_envelope, decode_event
-from tests.support.histories import CACHES, NOW_MS, derived_tables, dump, rich_history, spoil_line, update
+from tests.support.histories import (
+    CACHES,
+    CONTENTS,
+    NOW_MS,
+    derived_tables,
+    dump,
+    rich_history,
+    spoil_line,
+    update,
+)
 
-REBUILT = derived_tables(JOURNAL, META, BLOBS, *CACHES, RECEIPTS, RECEIPTS_BY_AGE, SECRET_VALUES)
+REBUILT = derived_tables(JOURNAL, META, BLOBS, *CACHES, RECEIPTS, RECEIPTS_BY_AGE, SECRET_VALUES, *CONTENTS)
 
 
 def test_a_healthy_store_is_not_touched(store: Store) -> None:

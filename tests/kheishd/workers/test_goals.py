@@ -12,7 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.goals import GoalTools
-from kheishd.kernel.runtime import ModelEvent, ModelRequest
+from kheishd.kernel.runtime import ModelEvent, ModelRequest, RouteSpec
 from kheishd.objects.agents import goal as methods
 from kheishd.objects.agents.mailbox import post_mail
 from kheishd.objects.talk import conversation as conversations
@@ -318,6 +318,24 @@ async def test_a_judge_that_fails_is_asked_again(tmp_path: Path, clock: MockCloc
         await case.set()
         goal = await case.until("paused")
         assert (goal.failures, goal.note) == (3, "the judge gave no verdict")
+
+
+async def test_another_route_judges(tmp_path: Path, clock: MockClock) -> None:
+    """A judge falls over as a run does: a busy route costs no verdict."""
+    routes = {
+        "a": RouteSpec("a", "openai", "m", fallback=("b",)),
+        "b": RouteSpec("b", "openai", "n"),
+    }
+    async with pursuit(tmp_path, routes=routes, default_route="a") as case:
+        verdict = case.desk.models.summary_answers[0]
+
+        def busy(request: ModelRequest) -> AsyncIterator[ModelEvent]:
+            return fails("overloaded", status=529) if request.pinned.route == "a" else verdict(request)
+
+        case.desk.models.summary_answers = [busy]
+        await case.set()
+        assert (await case.until("done")).failures == 0
+        assert [request.pinned.route for request in case.desk.models.summary_requests] == ["a", "b"]
 
 
 async def leave_unjudged(desk: Desk, **budget: Any) -> Pursuit:

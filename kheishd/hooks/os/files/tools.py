@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, ClassVar, Final, TypeVar
 
@@ -37,21 +38,27 @@ from kheishd.hooks.os.files.search import (
 from kheishd.hooks.os.files.transaction import (
     PathLocks,
     collect_digests,
+    find_changes,
     make_changes,
     preview_changes,
     probe_changes,
 )
+from kheishd.hooks.os.files.versions import diff_versions, read_versions, saved_file, write_versions
 from kheishd.hooks.os.programs import find_program, is_own_code
 from kheishd.kernel.hook import (
+    CheckpointDraft,
+    FileWrite,
     Invocation,
     NeedsApproval,
     Opinion,
     Outcome,
     ProbeResult,
     RunContext,
+    SavedFile,
     Stale,
     SubHook,
     ToolError,
+    WorkspaceFiles,
     tool,
 )
 from protocol.limits.call import MAX_PARALLEL_CALLS
@@ -179,6 +186,12 @@ class Files(SubHook):
         workspace = call.context.workspace
         return await self._run(collect_digests, workspace, edits_of(arguments, workspace))
 
+    async def edit_checkpoint(self, call: Invocation, arguments: EditArguments) -> CheckpointDraft:
+        """Return the files that the call changes, as they are now. Errors: ToolError."""
+        workspace = call.context.workspace
+        changes = await self._run(find_changes, workspace, edits_of(arguments, workspace))
+        return CheckpointDraft(workspace, [saved_file(change) for change in changes])
+
     async def probe_edits(
         self, call: Invocation, arguments: EditArguments, evidence: Mapping[str, Any]
     ) -> ProbeResult:
@@ -198,6 +211,7 @@ class Files(SubHook):
         "subject": edit_subject,
         "preview": preview_edits,
         "evidence": edit_evidence,
+        "checkpoint": edit_checkpoint,
         "probe": probe_edits,
     }
 
@@ -244,7 +258,7 @@ class Files(SubHook):
         # Whole paths: a workspace may lie inside another.
         async with self._locks.lock(os.path.join(workspace, path) for path in paths_of(edits)):
             try:
-                return await self._run(make_changes, workspace, edits, call.key, call.binding)
+                return await self._run(make_changes, workspace, edits, call.key, call.binding, call.saved)
             except Stale as stale:
                 if call.binding is not None:
                     raise
@@ -300,6 +314,30 @@ class Files(SubHook):
         except OSError as error:
             log.warning("ripgrep cannot be run", extra={"program": self._ripgrep, "error": str(error)})
             raise ToolError("the search cannot be run at the moment; use glob_search and read_file") from None
+
+    # Checkpoints.
+
+    @property
+    def files(self) -> WorkspaceFiles:  # type: ignore[override]
+        """The files of workspaces, for restoring checkpoints."""
+        return self
+
+    def lock(self, paths: Iterable[str]) -> AbstractAsyncContextManager[None]:
+        """Lock paths against other changes of this daemon."""
+        return self._locks.lock(paths)
+
+    async def read(self, workspace: str, paths: Sequence[str]) -> list[SavedFile]:
+        """Return the current versions of files. Errors: ToolError if the workspace is gone."""
+        return await self._run(read_versions, workspace, paths)
+
+    async def write(self, workspace: str, writes: Sequence[FileWrite], key: str) -> None:
+        """Write files, if all are as expected. Errors: ToolError, Stale."""
+        async with self._locks.lock(os.path.join(workspace, write.path) for write in writes):
+            await self._run(write_versions, workspace, writes, key)
+
+    async def diff(self, pairs: Sequence[tuple[SavedFile, SavedFile]]) -> str:
+        """Return a unified diff of pairs of versions."""
+        return await self._run(diff_versions, pairs)
 
     async def _run(self, work: Callable[..., T], *arguments: Any) -> T:
         result: T = await self._in_thread(partial(work, *arguments))

@@ -20,6 +20,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
+from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
 import trio
@@ -29,6 +30,7 @@ from kheishd.hooks.os.files.attributes import FileAttributes, copy_attributes
 from kheishd.hooks.os.files.confinement import Root, explain_errors, open_file, open_root, sync_directory
 from kheishd.hooks.os.files.diff import diff_of
 from kheishd.hooks.os.files.edits import (
+    ABSENT,
     PIECE_BYTES,
     Check,
     Edit,
@@ -76,8 +78,7 @@ def preview_changes(workspace: str, edits: Sequence[Edit]) -> Preview:
 def collect_digests(workspace: str, edits: Sequence[Edit]) -> dict[str, Any]:
     """Return the files' digests before and after the changes, by sorted path; {} if those are impossible."""
     try:
-        with open_root(workspace) as root:
-            changes = plan_changes(edits, read_states(root, edits))
+        changes = find_changes(workspace, edits)
     except ToolError:
         return {}
     return {
@@ -86,8 +87,20 @@ def collect_digests(workspace: str, edits: Sequence[Edit]) -> dict[str, Any]:
     }
 
 
-def make_changes(workspace: str, edits: Sequence[Edit], key: str, binding: str | None) -> list[FileChange]:
-    """Make all changes or none.
+def find_changes(workspace: str, edits: Sequence[Edit]) -> list[FileChange]:
+    """Return the changes that edits would make now. Errors: ToolError."""
+    with open_root(workspace) as root:
+        return plan_changes(edits, read_states(root, edits))
+
+
+def make_changes(
+    workspace: str,
+    edits: Sequence[Edit],
+    key: str,
+    binding: str | None,
+    saved: Mapping[str, str] = MappingProxyType({}),
+) -> list[FileChange]:
+    """Make all changes or none. ``saved`` are the digests of the contents that a checkpoint has.
 
     Errors: ToolError; Stale if the files are not in the state that ``binding`` was made from.
     """
@@ -95,6 +108,9 @@ def make_changes(workspace: str, edits: Sequence[Edit], key: str, binding: str |
         states = read_states(root, edits)
         if binding is not None and binding_of(states) != binding:
             raise Stale("the files have changed since the preview")
+        for path, digest in saved.items():
+            if path in states and states[path].digest != (digest or ABSENT):
+                raise ToolError(f"{path} was changed by another program meanwhile; read it again")
         changes = plan_changes(edits, states)
         apply_changes(root, changes, key)
         return changes

@@ -32,6 +32,14 @@ from kheishd.hooks.network.destination import Destination, parse_destination
 from kheishd.hooks.network.gate import CLOSED, Gate
 from kheishd.hooks.network.interfaces import is_foreign_and_public
 from kheishd.hooks.network.proxy import serving
+from kheishd.hooks.os.shell.changes import (
+    SKIPPED,
+    FilesBefore,
+    GitPlace,
+    find_changes_since,
+    find_place,
+    look_before,
+)
 from kheishd.hooks.os.shell.command import prepare_command, shell_argv
 from kheishd.hooks.os.shell.limits import explain_excess, suspect_limit
 from kheishd.hooks.os.shell.output import OutputCollector, Spool, read_tail, trim_start, truncate_middle
@@ -52,6 +60,7 @@ from kheishd.hooks.os.shell.shield import Shield
 from kheishd.hooks.os.shell.workdir import Workdir, open_workdir
 from kheishd.kernel.hook import (
     Arguments,
+    CheckpointDraft,
     Invocation,
     NeedsApproval,
     Opinion,
@@ -94,6 +103,11 @@ Confinement = Literal["none", "bubblewrap", "bubblewrap, network open"]
 
 # The time for ending a command after its timeout, so that the tool reports the timeout, and is not cancelled.
 STOPPING_SECONDS = GRACE_SECONDS + 3 * MAX_KILL_SECONDS
+
+SAVE_SECONDS = 15.0
+
+# The sessions that were told that the changes of their commands are not saved.
+MAX_NOTED_SESSIONS = 1_000
 
 # A command that ends within this time is journaled with its result: its process matters only while it runs.
 QUICK_SECONDS = 0.02
@@ -215,6 +229,7 @@ class Bash(SubHook):
             description=DESCRIPTION.format(max_timeout_s=max_timeout_s, network=NETWORK_TEXTS[network]),
             timeout_s=max_timeout_s + STOPPING_SECONDS,
         )
+        self._unsaved_sessions: set[str] = set()
         self._max_timeout_s = max_timeout_s
         self._environ = environ
         self._calls = home / "run" / "calls"
@@ -355,17 +370,17 @@ class Bash(SubHook):
         try:
             closed = () if sandbox is None else tuple(call.closed_patterns())
 
-            def prepare() -> tuple[Shield | None, Command]:
+            def prepare() -> tuple[Shield | None, Command, GitPlace | None]:
                 rules = PathRules(self._protected, closed)
                 shield = None if sandbox is None else Shield(workdir, rules, sandbox.hidden)
                 scan = None if shield is None else shield.scan
                 spool.begin()
                 line, mark = arguments.command, self._mark(call)
-                return shield, prepare_command(
-                    line, workdir, self._environ, mark, sandbox, self._limits, scan
-                )
+                command = prepare_command(line, workdir, self._environ, mark, sandbox, self._limits, scan)
+                return shield, command, find_place(workdir.workspace, workdir.repository)
 
-            shield, command = await trio.to_thread.run_sync(prepare)
+            shield, command, place = await trio.to_thread.run_sync(prepare)
+            before = await self._look_before(call, workdir.workspace, place)
             collector = OutputCollector(spool, call.stream)
             timeout_s = min(arguments.timeout_s or self._max_timeout_s, self._max_timeout_s)
             gate = Gate(call.judge_claim, self._own_ports)
@@ -378,6 +393,11 @@ class Bash(SubHook):
                 if shield is not None:
                     with trio.CancelScope(shield=True):
                         notes = await trio.to_thread.run_sync(shield.finish)
+                if before is not None:
+                    # Also of a command that was stopped; on a full disk, its run must not wait forever.
+                    with trio.move_on_after(SAVE_SECONDS) as saving:
+                        saving.shield = True
+                        await self._save_changes(call, workdir.workspace, before)
             if end is not None and end.unboxed:
                 self._sandbox.record_failure(collector.stderr.text(MAX_PROBLEM_BYTES)[0].strip())
             if shield is not None:
@@ -398,6 +418,33 @@ class Bash(SubHook):
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(spool.remove)
             raise
+
+    async def _look_before(
+        self, call: Invocation, workspace: str, place: GitPlace | None
+    ) -> FilesBefore | None:
+        """Return the files before a command, if git can tell its changes; else say why not, once."""
+        if place is None:
+            return None
+        before = place.problem or await look_before(workspace, place)
+        if isinstance(before, str):
+            await self._note_unsaved(call, workspace, before)
+            return None
+        return before
+
+    async def _save_changes(self, call: Invocation, workspace: str, before: FilesBefore) -> None:
+        """Commit a checkpoint of the files that a command has changed."""
+        draft = await find_changes_since(workspace, before)
+        if isinstance(draft, CheckpointDraft):
+            await call.save(draft)
+        elif draft is not None:
+            await self._note_unsaved(call, workspace, draft)
+
+    async def _note_unsaved(self, call: Invocation, workspace: str, note: str) -> None:
+        """Say in a checkpoint that the changes of commands are not saved, once for each session."""
+        session_id = call.context.session.session_id
+        if session_id not in self._unsaved_sessions and len(self._unsaved_sessions) < MAX_NOTED_SESSIONS:
+            self._unsaved_sessions.add(session_id)
+            await call.save(CheckpointDraft(workspace, (), note=SKIPPED + note))
 
     async def _prepare(self, call: Invocation, arguments: BashArguments) -> tuple[bool, Workdir]:
         """Return whether the command is confined, and its open directory. Errors: ToolError."""

@@ -4,10 +4,14 @@ from typing import Any
 
 import pytest
 
-from protocol.errors.conversation import ConversationNotFound
+from kheishd.records.doctor import examine_whole
+from protocol.errors.conversation import ConversationNotFound, SenderForbidden, SenderInvalid
+from protocol.errors.definition import AgentForbidden
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.session import (
+    SessionAlreadyEnded,
     SessionBusy,
+    SessionNotFound,
 )
 from protocol.errors.token import ScopeMissing
 from tests.support.household import (
@@ -154,3 +158,88 @@ async def test_conversation_reset_sender_forbidden(idle: Household) -> None:
 async def test_conversation_reset_sender_invalid(idle: Household) -> None:
     """An impossible sender is refused."""
     await require_sender_invalid(idle, "conversation.reset")
+
+
+# conversation.resume
+
+
+async def test_conversation_resume_ok(house: Household) -> None:
+    """An address continues an earlier session or a fork; doing it again changes nothing."""
+    first = (await house.ask("one"))["session_id"]
+    await house.call("conversation.reset")
+    second = (await house.ask("two"))["session_id"]
+    resumed = await house.call("conversation.resume", session_id=first)
+    assert (resumed["session_id"], resumed["session"]["session_id"]) == (first, first)
+    head = house.head()
+    await house.call("conversation.resume", session_id=first)
+    assert house.head() == head
+    assert (await house.ask("three"))["session_id"] == first
+    fork = (await house.call("session.fork", session_id=second))["session_id"]
+    await house.call("conversation.resume", session_id=fork)
+    assert (await house.ask("four"))["session_id"] == fork
+    assert await house.kinds(session_id=first, types=["conversation_bound", "conversation_unbound"]) == [
+        "conversation_bound",
+        "conversation_unbound",
+        "conversation_bound",
+        "conversation_unbound",
+    ]
+    assert examine_whole(house.state.read, deep=True).findings == []
+
+
+async def test_conversation_resume_session_not_found(house: Household) -> None:
+    """A session of another pair, of no sender or below another one is none of the address."""
+    other = (await house.ask("one", sender="bob"))["session_id"]
+    await house.call("session.create", session_id="s")
+    for session_id in ("ses_none", other, "s"):
+        refusal = await house.refusal_of("conversation.resume", session_id=session_id)
+        assert (type(refusal), refusal.field) == (SessionNotFound, "$.params.session_id")
+
+
+async def test_conversation_resume_session_already_ended(house: Household) -> None:
+    """An ended session takes no more input."""
+    session_id = (await house.ask("one"))["session_id"]
+    await house.call("session.end", session_id=session_id)
+    refusal = await house.refusal_of("conversation.resume", session_id=session_id)
+    assert isinstance(refusal, SessionAlreadyEnded)
+
+
+async def test_conversation_resume_session_busy(idle: Household) -> None:
+    """While the current session has open runs, their answers would go unseen."""
+    first = (await idle.send("one"))["session_id"]
+    fork = (await idle.call("session.fork", session_id=first))["session_id"]
+    assert isinstance(await idle.refusal_of("conversation.resume", session_id=fork), SessionBusy)
+
+
+async def test_conversation_resume_scope_missing(idle: Household) -> None:
+    """Without ``operate``, no bounds are shed that an operator set."""
+    first = await idle.send("one")
+    await idle.call("run.cancel", run_id=first["run_id"])
+    fork = (await idle.call("session.fork", session_id=first["session_id"]))["session_id"]
+    await idle.call("session.update", session_id=first["session_id"], blocked_tools=["bash"])
+    speaker = await idle.connect_limited(scopes=["read", "converse"])
+    refusal = await refusal_of(speaker, "conversation.resume", session_id=fork)
+    assert isinstance(refusal, ScopeMissing)
+
+
+async def require_resume_limited(house: Household) -> None:
+    """Require that a token that covers (default, ann) resumes for no other pair."""
+    ann = await house.connect_limited(agents=["default"], senders=["ann"])
+    refusal = await refusal_of(ann, "conversation.resume", session_id="s", agent="reviewer", sender="ann")
+    assert isinstance(refusal, AgentForbidden)
+    assert isinstance(await refusal_of(ann, "conversation.resume", session_id="s"), SenderForbidden)
+
+
+async def test_conversation_resume_agent_forbidden(idle: Household) -> None:
+    """The token does not cover the agent."""
+    await require_resume_limited(idle)
+
+
+async def test_conversation_resume_sender_forbidden(idle: Household) -> None:
+    """The token does not cover the sender."""
+    await require_resume_limited(idle)
+
+
+async def test_conversation_resume_sender_invalid(idle: Household) -> None:
+    """A sender is 1 to 128 bytes of printable text."""
+    refusal = await idle.refusal_of("conversation.resume", session_id="s", sender="a\nb")
+    assert isinstance(refusal, SenderInvalid)
