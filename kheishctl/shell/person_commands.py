@@ -22,6 +22,9 @@ MAX_SHARED_CHARACTERS = 16_000
 
 READ_BYTES = 16 * 1024
 
+# A line beyond this is written in parts.
+MAX_LINE_CHARACTERS = 64 * 1024
+
 
 class PersonCommand(ClientValue):
     """A command that has ended: its line, its exit code, and the last part of its output."""
@@ -67,10 +70,15 @@ async def run_command(line: str, directory: str | None, write: Callable[[str], N
             whole, newline, rest = (rest + text).rpartition("\n")
             if newline:
                 write(sanitize(whole) + "\n")
+            elif len(rest) > MAX_LINE_CHARACTERS:
+                write(sanitize(rest) + "\n")
+                rest = ""
         code = await process.wait()
-    finally:
+    except asyncio.CancelledError:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        await process.communicate()
+        raise
     if rest:
         write(sanitize(rest) + "\n")
     return PersonCommand(line, code, sanitize(kept).strip("\n"))

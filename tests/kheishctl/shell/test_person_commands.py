@@ -1,6 +1,8 @@
 """Commands of the person."""
 
 import asyncio
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,19 @@ def test_long_output_keeps_its_end(tmp_path: Path) -> None:
     assert len("".join(written).splitlines()) == 100_000
     assert command.output.endswith("99999\n100000")
     assert len(command.output) <= MAX_SHARED_CHARACTERS
+
+
+def test_a_line_without_an_end(tmp_path: Path) -> None:
+    """A long line is written in parts."""
+    _, written = run("head -c 200000 /dev/zero | tr '\\0' x", tmp_path)
+    assert "".join(written).replace("\n", "") == "x" * 200_000
+    assert max(map(len, written)) < 100_000
+
+
+def test_a_process_in_the_background_goes_on(tmp_path: Path) -> None:
+    """A process without the command's output outlives the command."""
+    command, _ = run("sleep 60 >/dev/null 2>&1 & echo $!", tmp_path)
+    os.kill(int(command.output), signal.SIGKILL)
 
 
 def test_a_missing_directory_or_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
