@@ -171,3 +171,56 @@ async def test_contents_in_git_lfs_are_not_restored(repository: Path) -> None:
     before = await look(repository)
     (repository / "clean").write_text("x")
     assert "does not have" in (await changed(repository, before))["clean"].problem
+
+
+async def test_work_that_was_not_read_is_not_undone(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that deletes large files makes room for others, whose contents before were not read."""
+    monkeypatch.setattr(changes, "MAX_CHECKPOINT_BYTES", 100)
+    (repository / "a").write_text("x" * 200)
+    (repository / "clean").write_text("of a person\n")
+    before = await look(repository)
+    (repository / "a").unlink()
+    files = await changed(repository, before)
+    assert set(files) == {"a", "clean", "file", "untracked"}
+    assert {path for path, file in files.items() if "not read" in file.problem} == {
+        "clean",
+        "file",
+        "untracked",
+    }
+
+
+async def test_changes_that_git_ignores_are_not_undone(repository: Path) -> None:
+    """A file whose changes git was told to ignore does not have the content of its blob."""
+    git(repository, "update-index", "--skip-worktree", "clean")
+    git(repository, "update-index", "--assume-unchanged", "sub/deep")
+    (repository / "clean").write_text("of a person\n")
+    (repository / "sub/deep").write_text("of a person\n")
+    before = await look(repository)
+    git(repository, "update-index", "--no-skip-worktree", "clean")
+    git(repository, "update-index", "--no-assume-unchanged", "sub/deep")
+    assert await changed(repository, before) == {}
+
+
+@pytest.mark.parametrize("attribute", ["filter=strip", "working-tree-encoding=UTF-16", "ident", "eol=crlf"])
+async def test_contents_that_git_converts_are_not_restored(repository: Path, attribute: str) -> None:
+    """The file in the working tree has another content than its blob."""
+    (repository / ".gitattributes").write_text(f"clean {attribute}\nsub/deep eol=lf -filter -ident\n")
+    (repository / "clean").write_bytes("a\n".encode("utf-16" if "16" in attribute else "ascii"))
+    git(repository, "add", "-A")
+    git(repository, "commit", "-q", "-m", "attributes")
+    before = await look(repository)
+    (repository / "clean").write_text("x")
+    (repository / "sub/deep").write_text("x")
+    files = await changed(repository, before)
+    assert "converts" in files["clean"].problem
+    assert files["sub/deep"].content == b"deep\n"
+
+
+async def test_line_ends_that_git_converts_are_not_restored(repository: Path) -> None:
+    """The repository's settings may convert every text."""
+    git(repository, "config", "core.autocrlf", "true")
+    before = await look(repository)
+    (repository / "clean").write_text("x")
+    assert "converts" in (await changed(repository, before))["clean"].problem
