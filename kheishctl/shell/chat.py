@@ -30,6 +30,7 @@ from kheishctl.shell.slash_commands import (
     ShellLine,
     SlashCommand,
     SlashHandler,
+    escape,
     format_keys,
     parse,
     unescape,
@@ -366,7 +367,7 @@ class Chat:
     def edit_text(self, text: str) -> None:
         """Put a text into the prompt, unless the person has typed meanwhile."""
         if self._prompt.is_empty:
-            self._prompt.set_text(text)
+            self._prompt.set_text(escape(text))
         else:
             self._pending.cancel_line()
             self.note("the line is not empty; press e on an empty line", "yellow")
@@ -385,7 +386,7 @@ class Chat:
     def return_text(self, text: str) -> None:
         """Put a withdrawn message into the prompt, or show it if the person has typed meanwhile."""
         if self._prompt.is_empty:
-            self._prompt.set_text(text)
+            self._prompt.set_text(escape(text))
         else:
             self.print(self._transcript.format_input(text, "withdrawn"))
         self.redraw()

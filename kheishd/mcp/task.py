@@ -81,8 +81,9 @@ def read_task(raw: Mapping[str, Any]) -> RemoteTask:
     if status not in get_args(TaskState):
         raise ServerFailure("refused", "the answer is a task without a valid 'status'")
     # An integer may be too large for a division. No comparison with NaN is true.
-    is_interval = isinstance(interval, int | float) and 0 <= interval
-    poll_s = min(interval, MAX_POLL_SECONDS * 1000) / 1000 if is_interval else DEFAULT_POLL_SECONDS
+    poll_s = DEFAULT_POLL_SECONDS
+    if isinstance(interval, int | float) and interval >= 0:
+        poll_s = min(interval, MAX_POLL_SECONDS * 1000) / 1000
     result, error, message = raw.get("result"), raw.get("error"), raw.get("statusMessage")
     if status == "completed" and not isinstance(result, dict):
         raise ServerFailure("refused", "the task is completed, and has no 'result'")

@@ -18,4 +18,4 @@ class FilesChanged(Conflict, reason="files_changed"):
 
 
 class RestoreTooLarge(Conflict, reason="restore_too_large"):
-    """The contents that a restore replaces are too many or too large to be kept; restore fewer checkpoints."""
+    """A restore replaces more than one undo keeps; restore fewer checkpoints."""

@@ -401,8 +401,9 @@ async def _carry_out(
         )
         if prepared.event.more or any(file.problem for file in prepared.event.files):
             raise RestoreTooLarge(
-                f"the {len(plan.writes)} files to write hold more than one undo keeps ({MAX_CHECKPOINT_FILES} "
-                f"files, {MAX_CHECKPOINT_BYTES // MIB} MiB); nothing was restored. Restore fewer checkpoints"
+                f"the {len(plan.writes)} files to write hold more than one undo keeps "
+                f"({MAX_CHECKPOINT_FILES} files, {MAX_CHECKPOINT_BYTES // MIB} MiB); nothing was restored. "
+                "Restore fewer checkpoints"
             )
         await call.state.update(lambda tx: save_checkpoint(open_writer(tx), prepared))
     try:

@@ -63,7 +63,8 @@ class FilesBefore(Value, frozen=True):
 
     ``tracked`` are the modes and blobs of the index by path, ``dirty`` the contents of modified and untracked
     files, ``unread`` those of them that were too many or too large to read, ``nested`` the directories of
-    other repositories. ``index`` and ``ignores`` tell whether the index and the rules of ignored files change.
+    other repositories. ``index`` and ``ignores`` tell whether the index and the rules of ignored files
+    change.
     """
 
     place: GitPlace
