@@ -9,7 +9,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kheishctl.client import ConnectionLost, RequestRefused
+from kheishctl.client import ConnectionLost, Failure, RequestRefused
 from kheishctl.render.changes import AnswerText, CallOutput, DisplayChange, ReasoningText, RunEnd
 from kheishctl.render.follower import list_calls
 from kheishctl.render.layout import Display, fit, paint
@@ -22,10 +22,12 @@ from kheishctl.shell.markdown import is_light, make_renderer, preload
 from kheishctl.shell.notices import NoticeSender
 from kheishctl.shell.panel import RequestPanel, format_title
 from kheishctl.shell.pending import GRACE_SECONDS, Actions, PendingRequest
+from kheishctl.shell.person_commands import run_command
 from kheishctl.shell.prompt import ChatPrompt, locate_history, open_history
 from kheishctl.shell.settings import ChatSettings
 from kheishctl.shell.slash_commands import (
     COMMANDS,
+    ShellLine,
     SlashCommand,
     SlashHandler,
     format_keys,
@@ -91,6 +93,7 @@ class Chat:
         )
         self._background: set[asyncio.Task[None]] = set()
         self._is_stopping = False
+        self._command: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Chat until the person leaves. Errors: Failure if the daemon refuses the conversation."""
@@ -132,6 +135,8 @@ class Chat:
                     self._start(self._slash.run(command))
                 case SlashCommand() as command:
                     await self._slash.run(command)
+                case ShellLine(line):
+                    self._start_command(line)
                 case unknown if text == previous:
                     self._conversation.send(text)
                     self.redraw()
@@ -140,6 +145,28 @@ class Chat:
                     rejected = text
                 case _:
                     pass  # The line began a skill.
+
+    def _start_command(self, line: str) -> None:
+        """Run a command of the person, beside the conversation; one at a time."""
+        if self._command is not None and not self._command.done():
+            self.note("a command is running; Ctrl-C stops it", "yellow")
+            return
+        self._start(self._run_command(line))
+
+    async def _run_command(self, line: str) -> None:
+        self._command = asyncio.current_task()
+        directory = self._conversation.workspace or self._conversation.directory
+        try:
+            command = await run_command(line, directory, self.print)
+        except Failure as failure:
+            self.note(str(failure), "red")
+        except asyncio.CancelledError:
+            self.note(f"stopped: {one_line(line)}", "yellow")
+            raise
+        else:
+            self._slash.session.last_command = command
+            style = "red" if command.code else "dim"
+            self.note(f"exit code {command.code}; /share sends the output to the agent", style)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -212,7 +239,10 @@ class Chat:
     # Keys and lines.
 
     def interrupt(self) -> bool:
-        """Cancel the running run; whether there was one."""
+        """Stop the person's command, else cancel the running run; whether there was one."""
+        if self._command is not None and not self._command.done():
+            self._command.cancel()
+            return True
         if not self._conversation.is_running:
             return False
         if not self._is_stopping:

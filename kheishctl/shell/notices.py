@@ -7,6 +7,7 @@ being in front: a notice about what the person sees is noise.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from protocol.text import one_line
@@ -93,5 +94,12 @@ class NoticeSender:
             self._command = ()
             self._report(f"notice_command: {arguments[0]}: {error.strerror}; it is not run again")
             return
-        if code := await process.wait():
+        try:
+            code = await process.wait()
+        except asyncio.CancelledError:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+            raise
+        if code:
             self._report(f"notice_command: {arguments[0]} ended with code {code}")

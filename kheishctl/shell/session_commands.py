@@ -14,6 +14,7 @@ from protocol.text import one_line
 
 if TYPE_CHECKING:
     from kheishctl.contract import Json
+    from kheishctl.shell.person_commands import PersonCommand
 
 # Terminals accept about 100,000 characters of base64 in one sequence for the clipboard.
 MAX_COPIED_BYTES = 74_000
@@ -68,6 +69,8 @@ class SessionCommands:
     def __init__(self, conversation: ConversationHandle, view: NoteView) -> None:
         self._conversation = conversation
         self._view = view
+        self.last_command: PersonCommand | None = None
+        """The last command that the person ran."""
 
     async def _need_session(self) -> str:
         """Return the session. Errors: Failure before the first message."""
@@ -131,6 +134,13 @@ class SessionCommands:
         else:
             self._view.copy(text)
             self._view.note("the last answer was sent to the terminal's clipboard")
+
+    async def share(self, text: str) -> None:
+        """Send the last command of the person with its output to the agent."""
+        if self.last_command is None:
+            self._view.note("no command was run; '!ls' runs one", "yellow")
+        else:
+            self._conversation.send(self.last_command.format_message(text))
 
     async def export(self, argument: str) -> None:
         """Write the conversation to a new file as Markdown."""

@@ -52,6 +52,7 @@ DECISION_STYLES: dict[str, str] = {"allow": "green", "ask": "yellow", "deny": "r
 KEYS = (
     ("Enter", "send"),
     ("Alt-Enter", "insert a line break (a paste keeps its line breaks)"),
+    ("!COMMAND", "run a command yourself, in the directory of the conversation"),
     ("//NAME", "send a message that begins with the name of a command"),
     ("Ctrl-C", "clear the line; on an empty line, stop the answer"),
     ("Esc", "stop the answer; the line is kept"),
@@ -91,6 +92,12 @@ class UnknownCommand(Value, frozen=True):
     name: str
     argument: str
     problem: str
+
+
+class ShellLine(Value, frozen=True):
+    """A line that the person runs in their own shell."""
+
+    line: str
 
 
 class CommandRow(Value, frozen=True):
@@ -709,6 +716,10 @@ COMMANDS: dict[str, CommandRow] = {
     "copy": CommandRow(
         "copy the last answer to the clipboard", lambda handler, argument: handler.session.copy(argument)
     ),
+    "share": CommandRow(
+        "send the output of the last !COMMAND to the agent: '/share why does it fail?'",
+        lambda handler, argument: handler.session.share(argument),
+    ),
     "export": CommandRow(
         "write the conversation to a Markdown file: '/export notes.md'",
         lambda handler, argument: handler.session.export(argument),
@@ -720,12 +731,14 @@ ALIASES = {"resume": "sessions", "new": "reset", "clear": "reset", "exit": "quit
 """Other names of commands."""
 
 
-def parse(text: str) -> SlashCommand | UnknownCommand | None:
-    """Return the command of a line, an unknown command, or None for a message.
+def parse(text: str) -> SlashCommand | UnknownCommand | ShellLine | None:
+    """Return the command of a line, an unknown command, a line for the shell, or None for a message.
 
     A line is a command if its first word is a slash and a name: ``/etc/hosts is odd`` is a message, and so is
     a text of several lines. A second slash makes a message of a command (see :func:`unescape`).
     """
+    if text.startswith("!") and not text.startswith("!!") and text[1:].strip() and "\n" not in text.strip():
+        return ShellLine(text[1:].strip())
     word, _, rest = text.strip().partition(" ")
     if _COMMAND_WORD.fullmatch(word) is None or word[1:] in DIRECTIVES or "\n" in text.strip():
         return None
@@ -743,8 +756,8 @@ def parse(text: str) -> SlashCommand | UnknownCommand | None:
 
 
 def unescape(text: str) -> str:
-    """Return the message of a line: of two leading slashes, one is removed."""
-    return text[1:] if text.startswith("//") else text
+    """Return the message of a line: of two leading slashes or exclamation marks, one is removed."""
+    return text[1:] if text.startswith(("//", "!!")) else text
 
 
 def format_help(columns: int | None = None) -> str:

@@ -75,6 +75,7 @@ class Supervisor:
         self._now_ms = now_ms
         self._state: McpServerState = "starting"
         self._problem: str | None = None
+        self._last_problem: str | None = None
         self._warnings: list[str] = []
         self._retry_at_ms: int | None = None
         self._connection: ServerConnection | None = None
@@ -117,6 +118,7 @@ class Supervisor:
             failures = 1 if is_stable else failures + 1
             delay_s = min(FIRST_PAUSE_SECONDS * 2 ** min(failures - 1, 20), MAX_RECONNECT_SECONDS)
             self._state, self._retry_at_ms = "failed", self._now_ms() + round(delay_s * 1000)
+            self._last_problem = self._problem
             self.settled.set()
             if self._problem is not None:
                 log.warning(
@@ -198,7 +200,7 @@ class Supervisor:
         if self.has_resources != connection.has_resources:
             self.has_resources = connection.has_resources
             self._on_change()
-        self._state, self._problem = "ready", None
+        self._state, self._problem, self._last_problem = "ready", None, None
         self.settled.set()
         fields = {"server": self.spec.name, "tools": len(self.tools), "pid": connection.pid}
         log.info("an MCP server is ready", extra=fields)
@@ -324,7 +326,7 @@ class Supervisor:
         # Those who wait for the attempt that this ends wait for the next one (see McpPool.settle).
         self.settled.set()
         self.settled = trio.Event()
-        self._problem = None
+        self._problem = self._last_problem = None
         self._wake.set()
         self._scope.cancel()
 
@@ -343,7 +345,8 @@ class Supervisor:
             spec,
             self._state,
             tools=len(self.tools),
-            problem=self._problem if self._state in ("failed", "needs_login") else None,
+            # While it is tried again, the problem of the previous attempt is the news.
+            problem=self._problem if self._state in ("failed", "needs_login") else self._last_problem,
             warnings=self._warnings,
             error_output=self._errors.lines,
             retry_at_ms=self._retry_at_ms,

@@ -92,9 +92,10 @@ class McpServer(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``agents`` are those whose definitions have the server; empty: it is for all. ``tools`` is the number of
     tools that are offered; of a server that is not connected, those that it had last. ``problem`` says why it
-    is not ready, ``warnings`` what is left out of it. ``retry_at_ms`` is the time of the next attempt.
-    ``restarts`` counts the connections after the first one. ``error_output`` are the first and the last lines
-    that the program wrote to its standard error since its last start; lists leave it out.
+    is not ready, or was not at the last attempt, ``warnings`` what is left out of it. ``retry_at_ms`` is the
+    time of the next attempt. ``restarts`` counts the connections after the first one. ``error_output`` has
+    the first and the last lines that the program wrote to its standard error since its last start; lists
+    leave it out.
     """
 
     name: str

@@ -159,6 +159,7 @@ async def call_tool(call: Call, params: McpCallParams) -> McpCallResult:
 
     Errors: McpCallFailed, McpServerNotFound, McpServerUnavailable, McpToolNotFound, ScopeWouldWiden.
     """
+    await call.services.mcp.adopted.wait()
     pool = call.services.mcp.current
     _find_usable(call, params.server)
     problem = pool.find_problem(params.server)
@@ -191,6 +192,7 @@ async def list_resources(call: Call, params: McpResourcesParams) -> McpResourceL
 
     Errors: McpCallFailed, McpServerNotFound, McpServerUnavailable, ScopeWouldWiden.
     """
+    await call.services.mcp.adopted.wait()
     _find_usable(call, params.server)
     with _refusing_failures(params.server):
         listing = await call.services.mcp.current.list_resources(params.server)
@@ -215,6 +217,7 @@ async def list_prompts(call: Call, params: McpPromptsParams) -> McpPromptList:
 
     Errors: McpCallFailed, McpServerNotFound, McpServerUnavailable, ScopeWouldWiden.
     """
+    await call.services.mcp.adopted.wait()
     _find_usable(call, params.server)
     with _refusing_failures(params.server):
         listing = await call.services.mcp.current.list_prompts(params.server)
@@ -237,6 +240,7 @@ async def restart_server(call: Call, params: McpServerRef) -> McpServer:
 
     Errors: McpServerNotFound, McpServerUnavailable if it is disabled, ScopeWouldWiden.
     """
+    await call.services.mcp.adopted.wait()
     pool = call.services.mcp.current
     _find_usable(call, params.server)
     await pool.restart(params.server)

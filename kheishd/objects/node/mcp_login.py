@@ -31,6 +31,8 @@ async def begin_login(call: Call, params: McpLogin) -> McpLoginBegun:
     if params.redirect_uri is not None and not re.fullmatch(LOOPBACK, params.redirect_uri):
         text = "expected http://127.0.0.1:PORT/PATH: the browser comes back to the machine of the client"
         raise InvalidParams(text, field="$.params.redirect_uri")
+    # The daemon may have started just now.
+    await call.services.mcp.adopted.wait()
     begun = await call.services.mcp.current.begin_login(params.server, params.redirect_uri)
     return McpLoginBegun(begun.login_id, begun.url, begun.expires_at_ms, begun.user_code)
 

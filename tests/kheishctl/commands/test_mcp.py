@@ -148,6 +148,8 @@ def test_login(servers: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
         refused = servers("mcp", "login-complete", begun["login_id"], stdin=address)
         assert (refused.code, "mcp login" in refused.err) == (1, True)
         assert servers("mcp", "login", "guarded", "--paste", stdin="x").code == 2
+        refused = servers("mcp", "login", "guarded", "--device")
+        assert (refused.code, "offers no login by a code" in refused.err) == (1, True)
         tokens = [*server.authority.access]
         log = (servers.home / "logs" / "kheishd.log").read_text() if (servers.home / "logs").exists() else ""
         assert not [token for token in tokens if token in log]

@@ -77,6 +77,30 @@ def test_turn(daemon: Daemon, sender: str) -> None:
     assert f"{sender} > hello" in run_chat(daemon, sender, body)
 
 
+def test_commands_of_the_person(daemon: Daemon, sender: str) -> None:
+    """``!`` runs a command in the client; /share sends its output; a second mark makes a message."""
+
+    async def body(person: Person) -> None:
+        person.type("/share\r")
+        await person.sees("no command was run")
+        person.type("!printf 'c%s' alm; exit 3\r")
+        await person.sees("calm")
+        await person.sees("exit code 3; /share sends the output to the agent")
+        person.type("/share explain\r")
+        await person.sees("its exit code was 3")
+        person.type("!!important\r")
+        await person.sees("You say: “!important”")
+        person.type("!echo waits; read line < /dev/zero\r")
+        await person.sees("waits")
+        person.type("!true\r")
+        await person.sees("a command is running; Ctrl-C stops it")
+        person.type("\x03")
+        await person.sees("stopped: echo waits")
+        person.type("/quit\r")
+
+    run_chat(daemon, sender, body)
+
+
 def test_an_unknown_command_is_rejected_once(daemon: Daemon, sender: str) -> None:
     """An unknown command stays on the line; Enter on the unchanged line sends it, as a second slash does."""
 

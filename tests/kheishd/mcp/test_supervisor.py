@@ -108,6 +108,7 @@ async def test_attempts_come_later_each_time(autojump_clock: MockClock) -> None:
     """A server that fails is tried again after 1, 2, 4 seconds and so on, and the state says when."""
     line = Line(*(ValueError("no") for _ in range(12)))
     async with supervised(line) as supervisor:
+        assert (supervisor.view().state, supervisor.view().problem) == ("starting", None)
         await supervisor.settled.wait()
         view = supervisor.view()
         assert (view.state, view.problem, view.retry_at_ms) == ("failed", "no", 1000)
@@ -307,8 +308,13 @@ async def test_the_error_output(autojump_clock: MockClock) -> None:
         view = supervisor.view()
         assert view.problem == "it was not ready within 3 s; it wrote: Error: EADDRINUSE"
         assert view.error_output == ["listening", "Error: EADDRINUSE"]
-        line.wrote = b""
-        await pass_time(1.5)
+        line.wrote, line.failures = b"", [None, ValueError("no")]
+        await pass_time(2)
+        # While it is tried again, the previous problem is shown.
+        assert (supervisor.view().state, supervisor.view().problem) == ("starting", view.problem)
+        await pass_time(5)
+        line.failures = [ValueError("no")]
+        await pass_time(2)
         assert (supervisor.view().problem, supervisor.view().error_output) == ("no", [])
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
 
 from kheishd.config.sections.mcp import McpSection
 from kheishd.kernel.call import Caller
@@ -158,6 +160,16 @@ async def test_mcp_login_complete_scope_would_widen(desk: Desk) -> None:
 async def log_out_of(desk: Desk, server: str = "a", caller: Caller = OPERATOR) -> Any:
     """Log out."""
     return await desk.do(log_out, McpLogout(server=server), caller=caller)
+
+
+async def test_mcp_login_ok_while_the_daemon_starts(desk: Desk) -> None:
+    """A login waits until the daemon knows its servers."""
+    desk.services.mcp.expect()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(begin, desk)
+        await wait_all_tasks_blocked()
+        assert len(nursery.child_tasks) == 1
+        desk.services.mcp.adopted.set()
 
 
 async def test_mcp_login_ok_by_a_code(desk: Desk) -> None:
