@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -19,13 +20,18 @@ import trio
 from kheishd.hooks.os.programs import find_program
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+    from trio.abc import ReceiveStream
 
 MAX_GIT_SECONDS: Final = 30.0
 """How long one call may take; then it is killed with its process group."""
 
 MAX_FILTERS: Final = 100
 """How many filters a configuration may have: three variables for each, and the environment has limits."""
+
+MAX_OUTPUT_BYTES: Final = 20 * 1_024 * 1_024
+"""The output of one call: the contents of a checkpoint, or the names of 100,000 files."""
 
 MAX_SHOWN: Final = 500
 """The characters of git's own message in an error."""
@@ -109,29 +115,61 @@ class GitDirectory:
         environment = {**_ENVIRONMENT, **self._location, "GIT_CONFIG_COUNT": str(len(settings))}
         for index, (name, value) in enumerate(settings.items()):
             environment |= {f"GIT_CONFIG_KEY_{index}": name, f"GIT_CONFIG_VALUE_{index}": value}
+        start = partial(
+            trio.run_process,
+            [program, *arguments],
+            check=False,
+            stdin=stdin or subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            cwd=self._start,
+            start_new_session=True,
+            deliver_cancel=_kill,
+        )
+        output, errors = bytearray(), bytearray()
+
+        async def collect(stream: ReceiveStream, collected: bytearray) -> None:
+            async for piece in stream:
+                collected += piece
+                if len(collected) > MAX_OUTPUT_BYTES:
+                    await _kill(process)
+                    return
+
+        problem = ""
         try:
             with trio.fail_after(MAX_GIT_SECONDS):
-                completed = await trio.run_process(
-                    [program, *arguments],
-                    check=False,
-                    stdin=stdin or subprocess.DEVNULL,
-                    capture_stdout=True,
-                    capture_stderr=True,
-                    env=environment,
-                    cwd=self._start,
-                    start_new_session=True,
-                    deliver_cancel=_kill,
-                )
+                try:
+                    async with trio.open_nursery() as nursery:
+                        process: trio.Process = await nursery.start(start)
+                        assert process.stdout is not None
+                        assert process.stderr is not None
+                        nursery.start_soon(collect, process.stdout, output)
+                        nursery.start_soon(collect, process.stderr, errors)
+                except* OSError as group:
+                    error = next(_leaves(group))
+                    problem = (error.strerror or str(error)).lower()
         except trio.TooSlowError:
             raise GitFailed(
                 f"git {arguments[0]} did not end within {MAX_GIT_SECONDS:g} s and was killed"
             ) from None
-        except OSError as error:
-            raise GitFailed(f"git cannot be run: {(error.strerror or str(error)).lower()}") from None
-        if completed.returncode not in codes:
-            text = " ".join(completed.stderr.decode(errors="replace").split())
+        if problem:
+            raise GitFailed(f"git cannot be run: {problem}")
+        if max(len(output), len(errors)) > MAX_OUTPUT_BYTES:
+            raise GitFailed(f"git {arguments[0]} has more output than {MAX_OUTPUT_BYTES} bytes")
+        if process.returncode not in codes:
+            text = " ".join(errors.decode(errors="replace").split())
             raise GitFailed(text.removeprefix("fatal: ")[:MAX_SHOWN] or f"git {arguments[0]} failed")
-        return completed.stdout
+        return bytes(output)
+
+
+def _leaves(group: ExceptionGroup[OSError]) -> Iterator[OSError]:
+    """Yield the errors of a group and of the groups in it."""
+    for error in group.exceptions:
+        if isinstance(error, ExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 async def _kill(process: trio.Process) -> None:

@@ -239,6 +239,11 @@ async def _list_index(git: GitDirectory) -> dict[str, tuple[str, str]]:
     have any content.
     """
     listed = await git.run("ls-files", "-s", "-v", "-z")
+    # In a thread: a repository has 100,000 files, and the daemon other sessions.
+    return await trio.to_thread.run_sync(_parse_index, listed)
+
+
+def _parse_index(listed: str) -> dict[str, tuple[str, str]]:
     tracked = {}
     for line in listed.split("\0"):
         facts, tab, path = line.partition("\t")
@@ -268,6 +273,10 @@ async def _find_converted(git: GitDirectory, paths: Iterable[str]) -> frozenset[
 async def _list_dirty(git: GitDirectory) -> tuple[list[str], tuple[str, ...]]:
     """Return modified and untracked files, and directories of other repositories. Errors: GitFailed."""
     listed = await git.run("ls-files", "-m", "-o", "--exclude-standard", "-z")
+    return await trio.to_thread.run_sync(_parse_dirty, listed)
+
+
+def _parse_dirty(listed: str) -> tuple[list[str], tuple[str, ...]]:
     paths = {path for path in listed.split("\0") if path and path.isprintable()}
     nested = tuple(path for path in paths if path.endswith("/"))
     return sorted(paths.difference(nested)), nested

@@ -66,3 +66,16 @@ async def test_too_many_filters_are_refused(source: Path, monkeypatch: pytest.Mo
         run_git(source, "config", f"filter.{name}.clean", "cat")
     with pytest.raises(GitFailed, match="more than 1 filters"):
         await directory(source).run("status")
+
+
+async def test_a_call_with_too_much_output_is_killed(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent can make any number of files, whose names the daemon does not hold in memory."""
+    program = tmp_path / "endless"
+    program.write_text("#!/bin/sh\nexec yes\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(git, "find_program", lambda name: str(program))
+    monkeypatch.setattr(git, "MAX_OUTPUT_BYTES", 100_000)
+    with pytest.raises(GitFailed, match="config has more output than 100000 bytes"):
+        await directory(source).run("status")
