@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import posixpath
+import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -93,7 +94,23 @@ def find_place(workspace: str, repository: str | None) -> GitPlace | None:
     git = f"{tree}/.git"
     if os.path.islink(git) or not os.path.isdir(git) or os.path.lexists(f"{git}/commondir"):
         return GitPlace(git, tree, git, ".git leads to a repository elsewhere")
-    return GitPlace(git, tree, git, _find_problem(git, git))
+    return GitPlace(git, tree, git, _find_foreign(tree, git) or _find_problem(git, git))
+
+
+def _find_foreign(tree: str, git: str) -> str:
+    """Return why a repository may be somebody else's; empty if it is the user's own.
+
+    Git does not check that of a repository that it is given. Everybody may make a ``.git`` in ``/tmp``, above
+    the workspaces there. Its configuration would not need to be the same each time that it is read.
+    """
+    try:
+        if any(os.lstat(path).st_uid != os.geteuid() for path in (tree, git)):
+            return ".git belongs to another user"
+        if not stat.S_ISREG(os.stat(f"{git}/config").st_mode):
+            return "the configuration of the repository is no file"
+    except OSError as error:
+        return f"the repository cannot be read: {error.strerror}"
+    return ""
 
 
 def _find_problem(common: str, directory: str) -> str:

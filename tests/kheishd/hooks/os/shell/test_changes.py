@@ -134,6 +134,19 @@ def test_repositories_that_lead_elsewhere_are_not_asked(repository: Path, tmp_pa
     assert "elsewhere" in place.problem
 
 
+def test_repositories_of_others_are_not_asked(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The configuration of another user, and one that may differ each time, could name any program."""
+    os.rename(repository / ".git/config", repository / ".git/real")
+    os.mkfifo(repository / ".git/config")
+    place = find_place(str(repository / "sub"), None)
+    assert place is not None
+    assert place.problem == "the configuration of the repository is no file"
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    place = find_place(str(repository / "sub"), None)
+    assert place is not None
+    assert place.problem == ".git belongs to another user"
+
+
 async def test_large_repositories_are_skipped(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A large index is not listed, and beyond a number of changed files the others are counted."""
     before = await look(repository)
