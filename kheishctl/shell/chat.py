@@ -40,6 +40,7 @@ from kheishctl.shell.slash_commands import (
     ShellLine,
     SlashCommand,
     SlashHandler,
+    escape,
     format_keys,
     parse,
     unescape,
@@ -411,7 +412,7 @@ class Chat:
     def edit_text(self, text: str) -> None:
         """Put a text into the prompt, unless the person has typed meanwhile."""
         if self._prompt.is_empty:
-            self._prompt.set_text(text)
+            self._prompt.set_text(escape(text))
             if self._lines is not None and self._pending.line_entry is not None:
                 self.note("type the new input as one line; Ctrl-C keeps the original", "")
         else:
@@ -432,7 +433,7 @@ class Chat:
     def return_text(self, text: str) -> None:
         """Put a withdrawn message into the prompt, or show it if the person has typed meanwhile."""
         if self._prompt.is_empty and self._lines is None:
-            self._prompt.set_text(text)
+            self._prompt.set_text(escape(text))
         else:
             self.print(self._transcript.format_input(text, "withdrawn"))
         self.redraw()

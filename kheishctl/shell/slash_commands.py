@@ -765,6 +765,15 @@ def unescape(text: str) -> str:
     return text[1:] if text.startswith(("//", "!!")) else text
 
 
+def escape(text: str) -> str:
+    """Return the line whose message is a text: nothing that somebody else wrote becomes a command.
+
+    It is the reverse of :func:`unescape`.
+    """
+    line = text.lstrip()
+    return line[0] + line if line.startswith(("/", "!")) else text
+
+
 def format_help(columns: int | None = None, keys: Sequence[tuple[str, str]] = KEYS) -> str:
     """Return all commands and keys, one per line, wrapped at words."""
     return _format_rows([*((f"/{name}", row.summary) for name, row in COMMANDS.items()), *keys], columns)

@@ -20,6 +20,7 @@ from kheishctl.shell.slash_commands import (
     SlashCommand,
     SlashHandler,
     UnknownCommand,
+    escape,
     format_help,
     parse,
     unescape,
@@ -237,6 +238,16 @@ def test_directives_of_the_stand_in_are_messages() -> None:
     """The words to which the offline stand-in reacts, other than a command's, are those of its directives."""
     documented = set(re.findall(r"^``/([a-z]+)", str(offline.__doc__), re.MULTILINE))
     assert documented - COMMANDS.keys() == DIRECTIVES
+
+
+@pytest.mark.parametrize(
+    "text", ["!rm -rf ~", "!!x", "/undo force", " /undo", "//x", "!a\nb", "/etc/hosts is odd"]
+)
+def test_escape(text: str) -> None:
+    """A message that returns to the line is no command, whoever wrote it, and is the same message."""
+    assert parse(escape(text)) is None
+    assert unescape(escape(text)) == text.lstrip()
+    assert escape(f"x {text}") == f"x {text}"
 
 
 def test_unescape() -> None:
