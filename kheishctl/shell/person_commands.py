@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import io
 import os
 import signal
 from contextlib import suppress
@@ -48,37 +49,49 @@ async def run_command(line: str, directory: str | None, write: Callable[[str], N
     The command's processes are killed if the caller is cancelled. Errors: Failure if it cannot be started.
     """
     shell = os.environ.get("SHELL") or "/bin/sh"
-    try:
-        process = await asyncio.create_subprocess_exec(
-            shell,
-            "-c",
-            line,
-            cwd=directory,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
+    # Not the library's pipe, whose end it awaits: a process with a session of its own is not killed, and may
+    # keep the output open for ever.
+    source, sink = os.pipe()
+    with io.FileIO(source) as pipe:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                shell,
+                "-c",
+                line,
+                cwd=directory,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=sink,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            place = directory or "this directory"
+            raise Failure(f"cannot run {shell} in {place}: {error.strerror}") from None
+        finally:
+            os.close(sink)
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), pipe
         )
-    except OSError as error:
-        raise Failure(f"cannot run {shell} in {directory or 'this directory'}: {error.strerror}") from None
-    assert process.stdout is not None
-    decoder, rest, kept = codecs.getincrementaldecoder("utf-8")("replace"), "", ""
-    try:
-        while data := await process.stdout.read(READ_BYTES):
-            text = decoder.decode(data)
-            kept = (kept + text)[-MAX_SHARED_CHARACTERS:]
-            whole, newline, rest = (rest + text).rpartition("\n")
-            if newline:
-                write(sanitize(whole) + "\n")
-            elif len(rest) > MAX_LINE_CHARACTERS:
-                write(sanitize(rest) + "\n")
-                rest = ""
-        code = await process.wait()
-    except asyncio.CancelledError:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.communicate()
-        raise
+        decoder, rest, kept = codecs.getincrementaldecoder("utf-8")("replace"), "", ""
+        try:
+            while data := await reader.read(READ_BYTES):
+                text = decoder.decode(data)
+                kept = (kept + text)[-MAX_SHARED_CHARACTERS:]
+                whole, newline, rest = (rest + text).rpartition("\n")
+                if newline:
+                    write(sanitize(whole) + "\n")
+                elif len(rest) > MAX_LINE_CHARACTERS:
+                    write(sanitize(rest) + "\n")
+                    rest = ""
+            code = await process.wait()
+        except asyncio.CancelledError:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+            raise
+        finally:
+            transport.close()
     if rest:
         write(sanitize(rest) + "\n")
     return PersonCommand(line, code, sanitize(kept).strip("\n"))

@@ -188,6 +188,11 @@ class CommandView(Protocol):
         """Return the current properties of the terminal."""
         ...
 
+    @property
+    def keys(self) -> Sequence[tuple[str, str]]:
+        """The keys of the chat, each with its meaning."""
+        ...
+
     def copy(self, text: str) -> None:
         """Put a text into the clipboard of the terminal."""
         ...
@@ -255,7 +260,7 @@ class SlashHandler(WorkspaceCommands):
 
     async def show_help(self, _: str) -> None:
         """Show all commands and keys."""
-        self._view.print(format_help(self._view.display().width) + "\n\n")
+        self._view.print(format_help(self._view.display().width, self._view.keys) + "\n\n")
 
     async def show_history(self, argument: str) -> None:
         """Show the last messages."""
@@ -761,9 +766,18 @@ def unescape(text: str) -> str:
     return text[1:] if text.startswith(("//", "!!")) else text
 
 
-def format_help(columns: int | None = None) -> str:
+def escape(text: str) -> str:
+    """Return the line whose message is a text: nothing that somebody else wrote becomes a command.
+
+    It is the reverse of :func:`unescape`.
+    """
+    line = text.lstrip()
+    return line[0] + line if line.startswith(("/", "!")) else text
+
+
+def format_help(columns: int | None = None, keys: Sequence[tuple[str, str]] = KEYS) -> str:
     """Return all commands and keys, one per line, wrapped at words."""
-    return _format_rows([*((f"/{name}", row.summary) for name, row in COMMANDS.items()), *KEYS], columns)
+    return _format_rows([*((f"/{name}", row.summary) for name, row in COMMANDS.items()), *keys], columns)
 
 
 def format_keys(columns: int | None = None) -> str:

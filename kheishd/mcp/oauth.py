@@ -214,7 +214,8 @@ class Logins:
         verifier, expires_at_ms = secrets.token_urlsafe(64), now_ms + MAX_LOGIN_SECONDS * 1000
         pending = _Pending(spec, redirect_uri, state, verifier, authority, client, expires_at_ms)
         if device is not None:
-            expires_at_ms = min(expires_at_ms, now_ms + round(device.expires_in * 1000))
+            # The server's time first: a large one is no number of milliseconds.
+            expires_at_ms = now_ms + round(min(device.expires_in, MAX_LOGIN_SECONDS) * 1000)
             self._pending[login_id] = replace(
                 pending,
                 expires_at_ms=expires_at_ms,
@@ -587,8 +588,9 @@ async def _discover(spec: ServerSpec) -> _Authority:
         response = await _send(spec, "GET", place)
         is_answer, metadata = await flow.handle_auth_metadata_response(response)
         if metadata is not None:
-            # The library does not know this one.
-            device_endpoint = msgspec.json.decode(response.content).get("device_authorization_endpoint")
+            # The library does not know this one, and reads numbers that are no JSON.
+            with suppress(msgspec.DecodeError):
+                device_endpoint = msgspec.json.decode(response.content).get("device_authorization_endpoint")
         if metadata is not None or not is_answer:
             break
     if metadata is None:
@@ -691,7 +693,12 @@ def _find_privacy(spec: ServerSpec, url: str) -> bool:
     """Whether a URL may have a private address. Errors: OAuthFailed without TLS, but on this machine."""
     if len(url) > MAX_OAUTH_ADDRESS_BYTES:
         raise OAuthFailed(f"an address has {len(url)} bytes; the limit is {MAX_OAUTH_ADDRESS_BYTES}")
-    parts, own = urlsplit(url), urlsplit(spec.settings.url or "")
+    try:
+        # Both check an address, and each accepts some that the other does not.
+        parts, _ = urlsplit(url), httpx2.URL(url)
+    except (ValueError, httpx2.InvalidURL):
+        raise OAuthFailed(f"{_quote(url)} is no address") from None
+    own = urlsplit(spec.settings.url or "")
     is_own = (parts.scheme, parts.netloc) == (own.scheme, own.netloc)
     is_private = is_own or (parts.hostname or "") in spec.settings.oauth_hosts
     is_local = parts.scheme == "http" and parts.hostname in LOOPBACK_HOSTS

@@ -80,7 +80,10 @@ def read_task(raw: Mapping[str, Any]) -> RemoteTask:
         raise ServerFailure("refused", "the answer is a task without a valid 'taskId'")
     if status not in get_args(TaskState):
         raise ServerFailure("refused", "the answer is a task without a valid 'status'")
-    poll_s = interval / 1000 if isinstance(interval, int | float) else DEFAULT_POLL_SECONDS
+    # An integer may be too large for a division. No comparison with NaN is true.
+    poll_s = DEFAULT_POLL_SECONDS
+    if isinstance(interval, int | float) and interval >= 0:
+        poll_s = min(interval, MAX_POLL_SECONDS * 1000) / 1000
     result, error, message = raw.get("result"), raw.get("error"), raw.get("statusMessage")
     if status == "completed" and not isinstance(result, dict):
         raise ServerFailure("refused", "the task is completed, and has no 'result'")
@@ -90,6 +93,6 @@ def read_task(raw: Mapping[str, Any]) -> RemoteTask:
         task_id,
         status,
         quote(message) if isinstance(message, str) else "",
-        min(max(poll_s, MIN_POLL_SECONDS), MAX_POLL_SECONDS),
+        max(poll_s, MIN_POLL_SECONDS),
         read_result(result) if status == "completed" and isinstance(result, dict) else None,
     )

@@ -15,3 +15,7 @@ class NothingToRestore(Conflict, reason="nothing_to_restore"):
 
 class FilesChanged(Conflict, reason="files_changed"):
     """Files have changed since the checkpoint; ``force`` overwrites them."""
+
+
+class RestoreTooLarge(Conflict, reason="restore_too_large"):
+    """A restore replaces more than one undo keeps; restore fewer checkpoints."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from protocol.errors.checkpoint import CheckpointNotFound, FilesChanged, NothingToRestore
+from protocol.errors.checkpoint import CheckpointNotFound, FilesChanged, NothingToRestore, RestoreTooLarge
 from protocol.errors.session import SessionBusy, SessionNotFound, WorkspaceForbidden, WorkspaceMissing
 from protocol.errors.store import StorageFull
 from protocol.ids import Cursor, Id
@@ -170,6 +170,7 @@ RESTORE = Method(
         CheckpointNotFound,
         NothingToRestore,
         FilesChanged,
+        RestoreTooLarge,
         WorkspaceForbidden,
         WorkspaceMissing,
         StorageFull,

@@ -23,7 +23,7 @@ PAGES = [README, *(path.read_text() for path in sorted((ROOT / "contrib" / "docs
 def surroundings() -> Iterator[dict[str, str]]:
     """Provide the environment of a new user, whose daemon ends with the test."""
     with short_home() as home:
-        home.mkdir()
+        (home / "lamp").mkdir(parents=True)
         environ = environment(HOME=str(home), PATH=f"{BIN}:/usr/bin:/bin")
         yield environ
         subprocess.run(["kheishctl", "daemon", "stop"], env=environ, check=False, capture_output=True)
@@ -48,7 +48,7 @@ def test_the_examples_print_their_output(surroundings: dict[str, str]) -> None:
     for command, output in commands():
         done = subprocess.run(
             ["bash", "-c", command],
-            cwd=surroundings["HOME"],
+            cwd=f"{surroundings['HOME']}/lamp",
             env=surroundings,
             capture_output=True,
             text=True,

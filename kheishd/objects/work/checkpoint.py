@@ -23,7 +23,7 @@ from kheishd.store.blobs import chunks
 from kheishd.store.contents import delete_unused, put_content, put_content_chunk, read_content, read_total
 from kheishd.store.tables import FILE_CHECKPOINTS, FILE_CHECKPOINTS_BY_AGE, RECORDS_BY_SESSION, SESSIONS
 from protocol import ids
-from protocol.errors.checkpoint import CheckpointNotFound, FilesChanged, NothingToRestore
+from protocol.errors.checkpoint import CheckpointNotFound, FilesChanged, NothingToRestore, RestoreTooLarge
 from protocol.errors.session import SessionBusy, WorkspaceMissing
 from protocol.events.checkpoint import CheckpointDropped, CheckpointReverted, CheckpointSaved
 from protocol.limits.checkpoint import (
@@ -36,6 +36,7 @@ from protocol.limits.checkpoint import (
     MAX_SESSION_CHECKPOINT_BYTES,
     MAX_SESSION_CHECKPOINTS,
 )
+from protocol.limits.units import MIB
 from protocol.objects import checkpoint as rows
 from protocol.objects.checkpoint import (
     Checkpoint,
@@ -316,7 +317,7 @@ async def restore(call: Call, params: CheckpointRestore) -> CheckpointRestored:
     """Undo or redo changes of files; nothing is written if a file changed since, unless forced.
 
     Errors: SessionNotFound, SessionBusy, CheckpointNotFound, NothingToRestore, FilesChanged,
-    WorkspaceForbidden, WorkspaceMissing, StorageFull.
+    RestoreTooLarge, WorkspaceForbidden, WorkspaceMissing, StorageFull.
     """
     selection = _select(call, params, redo=params.redo)
     if any(record.status != "done" or record.kind == "redo" for record in selection.records):
@@ -372,7 +373,7 @@ async def _carry_out(
 ) -> CheckpointRestored:
     """Save the contents that are replaced, write the files, and record that.
 
-    Errors: SessionBusy, NothingToRestore, FilesChanged, StorageFull.
+    Errors: SessionBusy, NothingToRestore, FilesChanged, RestoreTooLarge, StorageFull.
     """
     session_id = selection.records[0].session_id
     restores = [name for record in selection.records for name in record.restores or record.reverts]
@@ -398,6 +399,12 @@ async def _carry_out(
             reverts=selection.ids,
             restores=restores,
         )
+        if prepared.event.more or any(file.problem for file in prepared.event.files):
+            raise RestoreTooLarge(
+                f"the {len(plan.writes)} files to write hold more than one undo keeps "
+                f"({MAX_CHECKPOINT_FILES} files, {MAX_CHECKPOINT_BYTES // MIB} MiB); nothing was restored. "
+                "Restore fewer checkpoints"
+            )
         await call.state.update(lambda tx: save_checkpoint(open_writer(tx), prepared))
     try:
         await files.write(selection.workspace, plan.writes, checkpoint_id)

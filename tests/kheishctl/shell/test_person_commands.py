@@ -52,6 +52,30 @@ def test_a_process_in_the_background_goes_on(tmp_path: Path) -> None:
     os.kill(int(command.output), signal.SIGKILL)
 
 
+def test_a_stopped_command_does_not_wait_for_other_sessions(tmp_path: Path) -> None:
+    """A process that left the command's session keeps the output open, and Ctrl-C ends the command anyway."""
+    written: list[str] = []
+
+    async def stop() -> None:
+        line = "setsid sh -c 'echo $$; exec sleep 600'"
+        has_pid = asyncio.Event()
+
+        def write(text: str) -> None:
+            written.append(text)
+            has_pid.set()
+
+        task = asyncio.create_task(run_command(line, str(tmp_path), write))
+        await has_pid.wait()
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+    try:
+        asyncio.run(asyncio.wait_for(stop(), 60))
+    finally:
+        os.kill(int(written[0]), signal.SIGKILL)
+
+
 def test_a_missing_directory_or_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that cannot be started says why."""
     with pytest.raises(Failure, match=r"cannot run /bin/sh in .*none: No such file"):

@@ -20,6 +20,7 @@ from kheishctl.shell.slash_commands import (
     SlashCommand,
     SlashHandler,
     UnknownCommand,
+    escape,
     format_help,
     parse,
     unescape,
@@ -46,6 +47,7 @@ class FakeChat:
         self.is_running = False
         self.has_left = False
         self.is_vi = False
+        self.keys: tuple[tuple[str, str], ...] = (("Ctrl-D", "leave this chat"),)
         self.queue: dict[str, str] = {}
         self.outbox: list[tuple[str, str]] = []
         self.sending = ""
@@ -236,6 +238,16 @@ def test_directives_of_the_stand_in_are_messages() -> None:
     """The words to which the offline stand-in reacts, other than a command's, are those of its directives."""
     documented = set(re.findall(r"^``/([a-z]+)", str(offline.__doc__), re.MULTILINE))
     assert documented - COMMANDS.keys() == DIRECTIVES
+
+
+@pytest.mark.parametrize(
+    "text", ["!rm -rf ~", "!!x", "/undo force", " /undo", "//x", "!a\nb", "/etc/hosts is odd"]
+)
+def test_escape(text: str) -> None:
+    """A message that returns to the line is no command, whoever wrote it, and is the same message."""
+    assert parse(escape(text)) is None
+    assert unescape(escape(text)) == text.lstrip()
+    assert escape(f"x {text}") == f"x {text}"
 
 
 def test_unescape() -> None:
@@ -700,6 +712,14 @@ def test_expand() -> None:
     usage = "usage: /expand [NUMBER]; 1 is the last text of which a part was shown"
     none = "there is no such text; Ctrl-O shows the whole conversation"
     assert chat.output == ["expand 1", "expand 2", "expand 3", none, usage, usage, "transcript"]
+
+
+def test_help_has_the_keys_of_the_chat() -> None:
+    """The help explains the keys that the chat has."""
+    chat = FakeChat()
+    chat.run("help")
+    assert "leave this chat" in chat.output[0]
+    assert "Alt-Enter" not in chat.output[0]
 
 
 def test_help_is_wrapped_at_words() -> None:

@@ -427,7 +427,11 @@ async def test_a_login_by_a_code() -> None:
         ({"code": {**DEVICE, "user_code": "A" * 65}}, "is invalid"),
         ({"code": {**DEVICE, "verification_uri": "http://bank.example/"}}, "has no TLS"),
         ({"code": {**DEVICE, "verification_uri": "javascript:alert(1)"}}, "has no TLS"),
+        ({"code": {**DEVICE, "verification_uri": "https://[bank.example/"}}, "is no address"),
+        ({"code": {**DEVICE, "verification_uri": "https://bank.example:port/"}}, "is no address"),
         ({PLACE[1:]: METADATA}, "offers no login by a code"),
+        ({PLACE[1:]: {**DEVICE_METADATA, "device_authorization_endpoint": "https://[x/"}}, "is no address"),
+        ({PLACE[1:]: {**DEVICE_METADATA, "extra": float("nan")}}, "offers no login by a code"),
     ],
 )
 async def test_a_code_that_leads_nowhere(documents: dict[str, Any], problem: str) -> None:
@@ -436,6 +440,13 @@ async def test_a_code_that_leads_nowhere(documents: dict[str, Any], problem: str
         pytest.RaisesExc(McpLoginFailed, check=lambda error: problem in str(error)), flatten_subgroups=True
     ):
         await log_in_by_code(Clock(), **documents)
+
+
+@pytest.mark.usefixtures("no_pause")
+async def test_a_code_that_never_expires() -> None:
+    """A code whose time is no number of milliseconds is used like any other."""
+    slots, _ = await log_in_by_code(Clock(), code={**DEVICE, "expires_in": 1e308}, token=[TOKEN])
+    assert tokens_of(slots).access_token == TOKEN["access_token"]
 
 
 @pytest.mark.usefixtures("no_pause")

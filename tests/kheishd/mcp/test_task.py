@@ -1,5 +1,6 @@
 """Tasks of servers, as they are read."""
 
+import math
 from typing import Any
 
 import pytest
@@ -16,6 +17,11 @@ RESULT: dict[str, Any] = {"content": [{"type": "text", "text": "x"}], "isError":
         ({"status": "working"}, RemoteTask("t", "working")),
         ({"status": "working", "pollIntervalMs": 0}, RemoteTask("t", "working", poll_s=MIN_POLL_SECONDS)),
         ({"status": "working", "pollIntervalMs": 1e12}, RemoteTask("t", "working", poll_s=MAX_POLL_SECONDS)),
+        (
+            {"status": "working", "pollIntervalMs": 10**400},
+            RemoteTask("t", "working", poll_s=MAX_POLL_SECONDS),
+        ),
+        ({"status": "working", "pollIntervalMs": math.nan}, RemoteTask("t", "working")),
         ({"status": "working", "statusMessage": "a\nb\x1b"}, RemoteTask("t", "working", "a b\u241b")),
         (
             {"status": "completed", "result": RESULT},

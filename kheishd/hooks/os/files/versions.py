@@ -10,6 +10,9 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
+from kheishd.hooks.os.files.attributes import FileAttributes
 from kheishd.hooks.os.files.confinement import Root, explain_errors, open_root, sync_directory
 from kheishd.hooks.os.files.diff import diff_of
 from kheishd.hooks.os.files.edits import (
@@ -70,7 +73,7 @@ def write_versions(workspace: str, writes: Sequence[FileWrite], key: str) -> Non
             if state.digest != (write.expected or ABSENT):
                 raise Stale(f"{write.path} was changed by another program meanwhile")
         changes = [
-            FileChange(state, write.content)
+            FileChange(_with_mode(state, write.mode), write.content)
             for write, state in zip(writes, states, strict=True)
             if write.content is not None
         ]
@@ -78,9 +81,15 @@ def write_versions(workspace: str, writes: Sequence[FileWrite], key: str) -> Non
         for write, state in zip(writes, states, strict=True):
             if write.content is None and not state.absent:
                 _delete(root, write.path)
-            elif state.absent and write.mode:
-                with explain_errors(write.path), root.file(write.path) as descriptor:
-                    os.fchmod(descriptor, write.mode & 0o777)
+
+
+def _with_mode(state: FileState, mode: int) -> FileState:
+    """Return the state of a file; one that does not exist gets the mode before others can open it."""
+    if not state.absent or not mode:
+        return state
+    return replace(
+        state, attributes=FileAttributes(mode & 0o777, os.geteuid(), os.getegid(), links=1, xattrs={})
+    )
 
 
 def _delete(root: Root, path: str) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import posixpath
+import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -38,7 +39,11 @@ LOOK_SECONDS: Final = 5.0
 """How long git may take before a command, and again after it."""
 
 _BLOB_MODES: Final = ("100644", "100755")
+_SUBMODULE_MODE: Final = "160000"
 _LFS: Final = b"version https://git-lfs"
+
+_CONVERSIONS: Final = ("filter", "working-tree-encoding", "ident", "eol")
+"""The attributes of files whose contents git converts."""
 
 SKIPPED: Final = "what commands change is not saved here: "
 
@@ -59,13 +64,15 @@ class FilesBefore(Value, frozen=True):
     """The files of a workspace before a command.
 
     ``tracked`` are the modes and blobs of the index by path, ``dirty`` the contents of modified and untracked
-    files, ``nested`` the directories of other repositories. ``index`` and ``ignores`` tell whether the index
-    and the rules of ignored files change.
+    files, ``unread`` those of them that were too many or too large to read, ``nested`` the directories of
+    other repositories. ``index`` and ``ignores`` tell whether the index and the rules of ignored files
+    change.
     """
 
     place: GitPlace
     tracked: dict[str, tuple[str, str]]
     dirty: dict[str, SavedFile]
+    unread: frozenset[str]
     nested: tuple[str, ...]
     index: tuple[int, ...]
     ignores: tuple[int, ...]
@@ -88,7 +95,23 @@ def find_place(workspace: str, repository: str | None) -> GitPlace | None:
     git = f"{tree}/.git"
     if os.path.islink(git) or not os.path.isdir(git) or os.path.lexists(f"{git}/commondir"):
         return GitPlace(git, tree, git, ".git leads to a repository elsewhere")
-    return GitPlace(git, tree, git, _find_problem(git, git))
+    return GitPlace(git, tree, git, _find_foreign(tree, git) or _find_problem(git, git))
+
+
+def _find_foreign(tree: str, git: str) -> str:
+    """Return why a repository may be somebody else's; empty if it is the user's own.
+
+    Git does not check that of a repository that it is given. Everybody may make a ``.git`` in ``/tmp``, above
+    the workspaces there. Its configuration would not need to be the same each time that it is read.
+    """
+    try:
+        if any(os.lstat(path).st_uid != os.geteuid() for path in (tree, git)):
+            return ".git belongs to another user"
+        if not stat.S_ISREG(os.stat(f"{git}/config").st_mode):
+            return "the configuration of the repository is no file"
+    except OSError as error:
+        return f"the repository cannot be read: {error.strerror}"
+    return ""
 
 
 def _find_problem(common: str, directory: str) -> str:
@@ -130,9 +153,11 @@ async def look_before(workspace: str, place: GitPlace) -> FilesBefore | str:
         return str(error)
     except trio.TooSlowError:
         return "the repository is too large"
-    return FilesBefore(
-        place, tracked, saved, nested, _stamp(f"{place.directory}/index"), _stamp(_excludes(place))
-    )
+    unread = frozenset(dirty).difference(saved)
+    # Git lists no file of a submodule until it is one no longer.
+    nested += tuple(f"{path}/" for path, (mode, _) in tracked.items() if mode == _SUBMODULE_MODE)
+    index, ignores = _stamp(f"{place.directory}/index"), _stamp(_excludes(place))
+    return FilesBefore(place, tracked, saved, unread, nested, index, ignores)
 
 
 async def find_changes_since(workspace: str, before: FilesBefore) -> CheckpointDraft | str | None:
@@ -165,9 +190,12 @@ async def _compare(
     clean = {
         path: before.tracked[path][1]
         for path in now
-        if path not in before.dirty and before.tracked.get(path, ("", ""))[0] in _BLOB_MODES
+        if path not in before.dirty
+        and path not in before.unread
+        and before.tracked.get(path, ("", ""))[0] in _BLOB_MODES
     }
     contents = await _read_blobs(git, before.place, clean.values())
+    converted = await _find_converted(git, clean) if clean else frozenset()
     has_new_ignores = _stamp(_excludes(before.place)) != before.ignores or any(
         posixpath.basename(path) == ".gitignore" for path in now
     )
@@ -175,6 +203,11 @@ async def _compare(
     for path, current in now.items():
         if path in before.dirty:
             saved = before.dirty[path]
+        elif path in before.unread:
+            # Its blob, or its deletion, would take somebody's uncommitted work.
+            saved = SavedFile(path, None, "", problem="it was changed before, and not read: see the limits")
+        elif path in converted:
+            saved = SavedFile(path, None, "", problem="git converts its content, so its blob is another one")
         elif path in clean and is_protected(path):
             # An agent can write the index, and commands cannot write the file.
             saved = SavedFile(path, None, "", problem="other programs execute or obey it")
@@ -220,20 +253,50 @@ def _read(workspace: str, paths: Iterable[str]) -> dict[str, SavedFile]:
 
 
 async def _list_index(git: GitDirectory) -> dict[str, tuple[str, str]]:
-    """Return the mode and the blob of each path in the index. Errors: GitFailed."""
-    listed = await git.run("ls-files", "-s", "-z")
+    """Return the mode and the blob of each path in the index. Errors: GitFailed.
+
+    A file whose changes git was told to ignore (``assume-unchanged``, ``skip-worktree``) has no mode: it may
+    have any content.
+    """
+    listed = await git.run("ls-files", "-s", "-v", "-z")
+    # In a thread: a repository has 100,000 files, and the daemon other sessions.
+    return await trio.to_thread.run_sync(_parse_index, listed)
+
+
+def _parse_index(listed: str) -> dict[str, tuple[str, str]]:
     tracked = {}
     for line in listed.split("\0"):
         facts, tab, path = line.partition("\t")
         if tab and path.isprintable():
-            mode, blob, _ = facts.split(" ")
-            tracked[path] = (mode, blob)
+            tag, mode, blob, _ = facts.split(" ")
+            tracked[path] = (mode if tag == "H" else "", blob)
     return tracked
+
+
+async def _find_converted(git: GitDirectory, paths: Iterable[str]) -> frozenset[str]:
+    """Return the files whose contents are not their blobs: filtered or encoded ones. Errors: GitFailed."""
+    names = sorted(paths)
+    ends = await git.run("config", "--get-regexp", r"^core\.(autocrlf|eol)$", codes=(0, 1))
+    if {"core.autocrlf true", "core.eol crlf"}.intersection(ends.splitlines()):
+        return frozenset(names)
+    asked = "".join(f"{name}\0" for name in names).encode()
+    listed = await git.read("check-attr", "-z", "--stdin", *_CONVERSIONS, stdin=asked)
+    fields = listed.decode(errors="replace").split("\0")
+    values = zip(fields[::3], fields[1::3], fields[2::3], strict=False)
+    return frozenset(
+        path
+        for path, name, value in values
+        if value not in ("unspecified", "unset") and (name != "eol" or value == "crlf")
+    )
 
 
 async def _list_dirty(git: GitDirectory) -> tuple[list[str], tuple[str, ...]]:
     """Return modified and untracked files, and directories of other repositories. Errors: GitFailed."""
     listed = await git.run("ls-files", "-m", "-o", "--exclude-standard", "-z")
+    return await trio.to_thread.run_sync(_parse_dirty, listed)
+
+
+def _parse_dirty(listed: str) -> tuple[list[str], tuple[str, ...]]:
     paths = {path for path in listed.split("\0") if path and path.isprintable()}
     nested = tuple(path for path in paths if path.endswith("/"))
     return sorted(paths.difference(nested)), nested

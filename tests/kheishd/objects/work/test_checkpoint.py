@@ -18,7 +18,7 @@ from kheishd.records.writer import SessionWriter
 from kheishd.store.contents import read_total
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import FILE_CHECKPOINTS, FILE_CONTENTS, SESSIONS
-from protocol.errors.checkpoint import CheckpointNotFound, FilesChanged, NothingToRestore
+from protocol.errors.checkpoint import CheckpointNotFound, FilesChanged, NothingToRestore, RestoreTooLarge
 from protocol.errors.session import SessionBusy, WorkspaceForbidden, WorkspaceMissing
 from protocol.errors.store import StorageFull
 from protocol.errors.token import ScopeMissing
@@ -244,6 +244,25 @@ async def test_checkpoint_restore_files_changed(house: Household, file: Path) ->
     assert (await restore(house, since=0, check=True))["files"] == [{"path": "a", "action": "changed"}]
     await restore(house, since=0, force=True)
     assert read(file) == b"1"
+
+
+async def test_checkpoint_restore_restore_too_large(
+    house: Household, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files whose contents cannot all be kept are not replaced, forced or not: there would be no redo."""
+    other = file.with_name("b")
+    await change(house, file, b"1", b"2", 1)
+    await change(house, other, b"1", b"x" * 200, 2)
+    for name, limit in (("MAX_CHECKPOINT_FILES", 1), ("MAX_CHECKPOINT_BYTES", 100)):
+        with monkeypatch.context() as patch:
+            patch.setattr(rules, name, limit)
+            for force in (False, True):
+                refusal = await house.refusal_of("checkpoint.restore", session_id="s", since=0, force=force)
+                assert isinstance(refusal, RestoreTooLarge)
+    assert (read(file), read(other)) == (b"2", b"x" * 200)
+    await restore(house, since=0)
+    assert (read(file), read(other)) == (b"1", b"1")
+    require_sound(house)
 
 
 async def test_checkpoint_restore_workspace_forbidden(house: Household, file: Path) -> None:

@@ -103,6 +103,18 @@ async def test_files_that_git_did_not_see_before_are_not_deleted(repository: Pat
     assert "ignored by git" in files["ignored"].problem
 
 
+async def test_files_of_a_submodule_are_not_deleted(repository: Path) -> None:
+    """They existed before, though git lists them only once the directory is no submodule any more."""
+    make_repository(repository / "nested")
+    git(repository, "add", "nested")
+    git(repository, "commit", "-q", "-m", "submodule")
+    before = await look(repository)
+    os.rename(repository / "nested/.git", repository / "gone")
+    git(repository, "rm", "-q", "--cached", "nested")
+    git(repository, "add", "nested")
+    assert "nested/file" not in await changed(repository, before)
+
+
 async def test_no_program_of_the_repository_runs(repository: Path, tmp_path: Path) -> None:
     """Neither hooks nor filters nor a monitor run."""
     mark = make_hostile(repository, tmp_path / "tools")
@@ -132,6 +144,19 @@ def test_repositories_that_lead_elsewhere_are_not_asked(repository: Path, tmp_pa
     place = find_place(str(repository), None)
     assert place is not None
     assert "elsewhere" in place.problem
+
+
+def test_repositories_of_others_are_not_asked(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The configuration of another user, and one that may differ each time, could name any program."""
+    os.rename(repository / ".git/config", repository / ".git/real")
+    os.mkfifo(repository / ".git/config")
+    place = find_place(str(repository / "sub"), None)
+    assert place is not None
+    assert place.problem == "the configuration of the repository is no file"
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    place = find_place(str(repository / "sub"), None)
+    assert place is not None
+    assert place.problem == ".git belongs to another user"
 
 
 async def test_large_repositories_are_skipped(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,3 +196,56 @@ async def test_contents_in_git_lfs_are_not_restored(repository: Path) -> None:
     before = await look(repository)
     (repository / "clean").write_text("x")
     assert "does not have" in (await changed(repository, before))["clean"].problem
+
+
+async def test_work_that_was_not_read_is_not_undone(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that deletes large files makes room for others, whose contents before were not read."""
+    monkeypatch.setattr(changes, "MAX_CHECKPOINT_BYTES", 100)
+    (repository / "a").write_text("x" * 200)
+    (repository / "clean").write_text("of a person\n")
+    before = await look(repository)
+    (repository / "a").unlink()
+    files = await changed(repository, before)
+    assert set(files) == {"a", "clean", "file", "untracked"}
+    assert {path for path, file in files.items() if "not read" in file.problem} == {
+        "clean",
+        "file",
+        "untracked",
+    }
+
+
+async def test_changes_that_git_ignores_are_not_undone(repository: Path) -> None:
+    """A file whose changes git was told to ignore does not have the content of its blob."""
+    git(repository, "update-index", "--skip-worktree", "clean")
+    git(repository, "update-index", "--assume-unchanged", "sub/deep")
+    (repository / "clean").write_text("of a person\n")
+    (repository / "sub/deep").write_text("of a person\n")
+    before = await look(repository)
+    git(repository, "update-index", "--no-skip-worktree", "clean")
+    git(repository, "update-index", "--no-assume-unchanged", "sub/deep")
+    assert await changed(repository, before) == {}
+
+
+@pytest.mark.parametrize("attribute", ["filter=strip", "working-tree-encoding=UTF-16", "ident", "eol=crlf"])
+async def test_contents_that_git_converts_are_not_restored(repository: Path, attribute: str) -> None:
+    """The file in the working tree has another content than its blob."""
+    (repository / ".gitattributes").write_text(f"clean {attribute}\nsub/deep eol=lf -filter -ident\n")
+    (repository / "clean").write_bytes("a\n".encode("utf-16" if "16" in attribute else "ascii"))
+    git(repository, "add", "-A")
+    git(repository, "commit", "-q", "-m", "attributes")
+    before = await look(repository)
+    (repository / "clean").write_text("x")
+    (repository / "sub/deep").write_text("x")
+    files = await changed(repository, before)
+    assert "converts" in files["clean"].problem
+    assert files["sub/deep"].content == b"deep\n"
+
+
+async def test_line_ends_that_git_converts_are_not_restored(repository: Path) -> None:
+    """The repository's settings may convert every text."""
+    git(repository, "config", "core.autocrlf", "true")
+    before = await look(repository)
+    (repository / "clean").write_text("x")
+    assert "converts" in (await changed(repository, before))["clean"].problem
