@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kheishctl.client import ConnectionLost, Failure, RequestRefused
 from kheishctl.render.changes import AnswerText, CallOutput, DisplayChange, ReasoningText, RunEnd
-from kheishctl.render.follower import list_calls
+from kheishctl.render.follower import list_calls, list_failures
 from kheishctl.render.layout import Display, fit, paint
 from kheishctl.render.messages import format_message, format_transcript, join_answer_text, name_author
 from kheishctl.shell.answers import AnswerSender
@@ -21,7 +21,7 @@ from kheishctl.shell.keys import HELP_KEY
 from kheishctl.shell.markdown import is_light, make_renderer, preload
 from kheishctl.shell.notices import NoticeSender
 from kheishctl.shell.panel import RequestPanel, format_title
-from kheishctl.shell.pending import GRACE_SECONDS, Actions, PendingRequest
+from kheishctl.shell.pending import GRACE_SECONDS, UNREAD_KEYS, Actions, PendingRequest
 from kheishctl.shell.person_commands import run_command
 from kheishctl.shell.prompt import ChatPrompt, locate_history, open_history
 from kheishctl.shell.settings import ChatSettings
@@ -337,6 +337,8 @@ class Chat:
         actions = self._pending.press(key) if self._conversation.is_connected else None
         if actions is None:
             return False
+        if key in UNREAD_KEYS and self._pending.must_be_read:
+            self.note("the rest of the request must be shown first: space shows it", "yellow")
         self._carry_out(actions)
         return True
 
@@ -415,6 +417,8 @@ class Chat:
                 self._prompt.print(self._transcript.format_answer(join_answer_text(message)))
                 for call in list_calls(message):
                     self._prompt.print(self._transcript.show(call))
+                for failure in list_failures(message):
+                    self._prompt.print(self._transcript.show(failure))
 
     def copy(self, text: str) -> None:
         """Put a text into the clipboard of the terminal."""

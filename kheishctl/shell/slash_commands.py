@@ -65,7 +65,7 @@ KEYS = (
     ("PageUp, PageDown", "scroll the pending approval or question"),
     ("a r s d D e A X", "answer an approval, on an empty line; the panel explains the keys"),
     ("1-9 n", "answer a question, on an empty line"),
-    ("?", "show these keys, on an empty line"),
+    ("?", "show these keys, on an empty line; /help adds the commands"),
 )
 
 
@@ -123,6 +123,10 @@ class CommandTarget(Protocol):
 
     async def move(self, path: str) -> None:
         """Let the conversation work in a directory from now on. Errors: RequestRefused, ConnectionLost."""
+        ...
+
+    async def resume(self, session_id: str) -> None:
+        """Continue an earlier session. Errors: RequestRefused, ConnectionLost."""
         ...
 
     def address(self) -> Json:
@@ -770,8 +774,9 @@ def escape(text: str) -> str:
 
 
 def format_help(columns: int | None = None) -> str:
-    """Return all commands and keys, one per line, wrapped at words."""
-    return _format_rows([*((f"/{name}", row.summary) for name, row in COMMANDS.items()), *KEYS], columns)
+    """Return all keys and, after a blank line, all commands, one per line, wrapped at words."""
+    commands = [(f"/{name}", row.summary) for name, row in COMMANDS.items()]
+    return f"{format_keys(columns)}\n\n{_format_rows(commands, columns)}"
 
 
 def format_keys(columns: int | None = None) -> str:

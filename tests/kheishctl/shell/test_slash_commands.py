@@ -22,6 +22,7 @@ from kheishctl.shell.slash_commands import (
     UnknownCommand,
     escape,
     format_help,
+    format_keys,
     parse,
     unescape,
 )
@@ -61,6 +62,11 @@ class FakeChat:
     def address(self) -> Json:
         """Return the params that name the conversation."""
         return {"agent": self.agent, "sender": self.sender}
+
+    async def resume(self, session_id: str) -> None:
+        """Resume a session, whose replay is a line of the output."""
+        await self.call("conversation.resume", self.address() | {"session_id": session_id})
+        self.output.append(f"replay of {session_id}")
 
     def send(self, text: str) -> None:
         """Record a message."""
@@ -711,6 +717,14 @@ def test_expand() -> None:
     usage = "usage: /expand [NUMBER]; 1 is the last text of which a part was shown"
     none = "there is no such text; Ctrl-O shows the whole conversation"
     assert chat.output == ["expand 1", "expand 2", "expand 3", none, usage, usage, "transcript"]
+
+
+def test_help_ends_with_the_commands() -> None:
+    """The keys come first and the commands last, so that a small screen shows commands."""
+    keys, commands = format_help(80).split("\n\n")
+    assert keys == format_keys(80)
+    assert "/help" in keys.split("\n")[-1]
+    assert commands.startswith("  /help ")
 
 
 def test_help_is_wrapped_at_words() -> None:
