@@ -53,6 +53,7 @@ KEYS = (
     ("Enter", "send"),
     ("Alt-Enter", "insert a line break (a paste keeps its line breaks)"),
     ("!COMMAND", "run a command yourself, in the directory of the conversation"),
+    ("@LETTERS", "name a file or an agent; Tab inserts the selected one"),
     ("//NAME", "send a message that begins with the name of a command"),
     ("Ctrl-C", "clear the line; on an empty line, stop the answer"),
     ("Esc", "stop the answer; the line is kept"),
@@ -191,6 +192,11 @@ class CommandView(Protocol):
         """Return the current properties of the terminal."""
         ...
 
+    @property
+    def keys(self) -> Sequence[tuple[str, str]]:
+        """The keys of the chat, each with its meaning."""
+        ...
+
     def copy(self, text: str) -> None:
         """Put a text into the clipboard of the terminal."""
         ...
@@ -258,7 +264,7 @@ class SlashHandler(WorkspaceCommands):
 
     async def show_help(self, _: str) -> None:
         """Show all commands and keys."""
-        self._view.print(format_help(self._view.display().width) + "\n\n")
+        self._view.print(format_help(self._view.display().width, self._view.keys) + "\n\n")
 
     async def show_history(self, argument: str) -> None:
         """Show the last messages."""
@@ -773,10 +779,10 @@ def escape(text: str) -> str:
     return line[0] + line if line.startswith(("/", "!")) else text
 
 
-def format_help(columns: int | None = None) -> str:
+def format_help(columns: int | None = None, keys: Sequence[tuple[str, str]] = KEYS) -> str:
     """Return all keys and, after a blank line, all commands, one per line, wrapped at words."""
     commands = [(f"/{name}", row.summary) for name, row in COMMANDS.items()]
-    return f"{format_keys(columns)}\n\n{_format_rows(commands, columns)}"
+    return f"{_format_rows(keys, columns)}\n\n{_format_rows(commands, columns)}"
 
 
 def format_keys(columns: int | None = None) -> str:

@@ -48,6 +48,7 @@ class FakeChat:
         self.is_running = False
         self.has_left = False
         self.is_vi = False
+        self.keys: tuple[tuple[str, str], ...] = (("Ctrl-D", "leave this chat"),)
         self.queue: dict[str, str] = {}
         self.outbox: list[tuple[str, str]] = []
         self.sending = ""
@@ -725,6 +726,14 @@ def test_help_ends_with_the_commands() -> None:
     assert keys == format_keys(80)
     assert "/help" in keys.split("\n")[-1]
     assert commands.startswith("  /help ")
+
+
+def test_help_has_the_keys_of_the_chat() -> None:
+    """The help explains the keys that the chat has."""
+    chat = FakeChat()
+    chat.run("help")
+    assert "leave this chat" in chat.output[0]
+    assert "Alt-Enter" not in chat.output[0]
 
 
 def test_help_is_wrapped_at_words() -> None:
