@@ -467,8 +467,11 @@ class PickedArgument(click.Argument):
     Nothing is picked if the command needs further arguments, which would be missing afterwards.
     """
 
-    def __init__(self, *args: Any, kind: str, offers: Callable[[Json], bool], **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, kind: str, offers: Callable[[Json], bool], noun: str = "", **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self._noun = noun or str(self.metavar).lower().rstrip(".")
         self._kind = kind
         self._offers = offers
 
@@ -481,9 +484,8 @@ class PickedArgument(click.Argument):
 
             app = make_app(ctx)
             if may_pick(app):
-                noun = str(self.metavar).lower().rstrip(".")
                 try:
-                    picked = pick_row(app, self._kind, noun, COMPLETIONS[self._kind], self._offers)
+                    picked = pick_row(app, self._kind, self._noun, COMPLETIONS[self._kind], self._offers)
                     value = (picked if self.nargs == 1 else [picked]) if picked else value
                 except Failure as failure:
                     app.fail(failure)
@@ -498,21 +500,25 @@ def id_argument(
     metavar: str,
     kind: str,
     *,
+    noun: str | None = None,
     help_text: str | None = None,
     offers: Callable[[Json], bool] | None = lambda row: True,
 ) -> Callable[[F], F]:
     """Return the argument that names one object, completed by the daemon's names.
 
     Without it, a person in a terminal picks an object for which ``offers`` returns true. For the name of a
-    new object, ``offers`` is None.
+    new object, ``offers`` is None. ``noun`` is the object's name in sentences, by default the metavar.
     """
-    picked: dict[str, Any] = {} if offers is None else {"cls": PickedArgument, "kind": kind, "offers": offers}
+    noun = noun or metavar.lower().rstrip(".")
+    picked: dict[str, Any] = {}
+    if offers is not None:
+        picked = {"cls": PickedArgument, "kind": kind, "noun": noun, "offers": offers}
     return click.argument(
         field,
         metavar=metavar,
         type=None if offers is None else name_type(kind),
         shell_complete=complete(kind),
-        help=help_text or f"The {metavar.lower()}.",
+        help=help_text or f"The {noun}.",
         **picked,
     )
 

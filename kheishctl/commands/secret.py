@@ -106,7 +106,8 @@ def rotate(app: App, **params: Any) -> None:
     file, above the present one, and rotate; then remove the old line. A backup from before needs the old key.
     """
     result = app.call("secret.rotate", drop_unset(**params))
-    app.emit(result, lambda key, _: f"sealed {key['slots']} slots by the new key in {one_line(key['path'])}")
+    slots = "1 slot" if result["slots"] == 1 else f"{result['slots']} slots"
+    app.emit(result, lambda key, _: f"sealed {slots} by the new key in {one_line(key['path'])}")
 
 
 @command(group, "delete", method="secret.delete", examples=("kheishctl secret delete openai",))

@@ -291,7 +291,8 @@ def decide(cron: Cron, now_ms: int) -> CronDecision | None:
             row = replace(row, outcome="deferred", reason="quiet_hours", note=note)
             return CronDecision(row, fires=False, next_due_ms=following, deferred_until_ms=until_ms)
         if not defers and (is_quiet_now or quiet.contains(timetable, due)):
-            row = replace(row, outcome="skipped", reason="quiet_hours", note="it was in quiet hours")
+            note = f"it was in quiet hours ({cron.quiet_start} to {cron.quiet_end})"
+            row = replace(row, outcome="skipped", reason="quiet_hours", note=note)
             return CronDecision(row, fires=False, next_due_ms=following)
     return CronDecision(row, fires=True, next_due_ms=following)
 

@@ -60,6 +60,8 @@ def test_put_without_dashes(ctl: Ctl) -> None:
     assert done.code == 2
     assert "No such option '-y'." in done.err
     assert "kheishctl mcp put SERVER -- PROGRAM ARGUMENTS" in done.err
+    text = ctl("mcp", "put", "Bad Name", "npx").err
+    assert ("server: expected 1-32 characters" in text, "$.params" in text) == (True, False)
     text = ctl("mcp", "put", "files", "--settings", '{"command": "npx -y some-package"}').err
     assert '["npx", "-y", "some-package"]' in text
 

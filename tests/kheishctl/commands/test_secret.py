@@ -77,7 +77,7 @@ def test_rotate(ctl: Ctl) -> None:
     """The number of slots and the file are printed, and no key."""
     ctl.json("secret", "put", "ctl-e", "--stdin", stdin=VALUE)
     done = ctl("secret", "rotate")
-    assert (done.code, "sealed 1 slots by the new key in " in done.out) == (0, True)
+    assert (done.code, "sealed 1 slot by the new key in " in done.out) == (0, True)
     assert (ctl.home / "master.key").read_text().strip() not in done.out
 
 
