@@ -105,6 +105,9 @@ class PromptOwner(KeyOwner, Protocol):
 class ChatPrompt:
     """A prompt with a live area above it."""
 
+    # A line that was sent is erased.
+    last_line: str | None = None
+
     def __init__(
         self,
         owner: PromptOwner,

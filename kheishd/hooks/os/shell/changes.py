@@ -39,6 +39,7 @@ LOOK_SECONDS: Final = 5.0
 """How long git may take before a command, and again after it."""
 
 _BLOB_MODES: Final = ("100644", "100755")
+_SUBMODULE_MODE: Final = "160000"
 _LFS: Final = b"version https://git-lfs"
 
 _CONVERSIONS: Final = ("filter", "working-tree-encoding", "ident", "eol")
@@ -153,6 +154,8 @@ async def look_before(workspace: str, place: GitPlace) -> FilesBefore | str:
     except trio.TooSlowError:
         return "the repository is too large"
     unread = frozenset(dirty).difference(saved)
+    # Git lists no file of a submodule until it is one no longer.
+    nested += tuple(f"{path}/" for path, (mode, _) in tracked.items() if mode == _SUBMODULE_MODE)
     index, ignores = _stamp(f"{place.directory}/index"), _stamp(_excludes(place))
     return FilesBefore(place, tracked, saved, unread, nested, index, ignores)
 

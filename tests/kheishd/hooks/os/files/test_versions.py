@@ -53,6 +53,21 @@ def test_files_are_written_and_deleted_if_they_are_as_expected(workspace: str) -
         write_versions(workspace, [FileWrite("link", b"x", 0, a.digest)], "k4")
 
 
+def test_a_secret_file_is_never_readable_by_others(workspace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deleted file comes back with its mode at once, not with the usual one first."""
+    modes: list[int] = []
+    set_mode = os.fchmod
+
+    def note_mode(descriptor: int, mode: int) -> None:
+        modes.append(mode)
+        set_mode(descriptor, mode)
+
+    monkeypatch.setattr(os, "fchmod", note_mode)
+    write_versions(workspace, [FileWrite("secret", b"s", 0o600, None)], "k1")
+    assert read_versions(workspace, ["secret"])[0].mode == 0o600
+    assert set(modes) == {0o600}
+
+
 def test_a_diff_names_files_that_it_cannot_show() -> None:
     """A file that is gone is shown as removed lines; one without its content is only named."""
     before = SavedFile("a", b"one\n", "1")

@@ -103,6 +103,18 @@ async def test_files_that_git_did_not_see_before_are_not_deleted(repository: Pat
     assert "ignored by git" in files["ignored"].problem
 
 
+async def test_files_of_a_submodule_are_not_deleted(repository: Path) -> None:
+    """They existed before, though git lists them only once the directory is no submodule any more."""
+    make_repository(repository / "nested")
+    git(repository, "add", "nested")
+    git(repository, "commit", "-q", "-m", "submodule")
+    before = await look(repository)
+    os.rename(repository / "nested/.git", repository / "gone")
+    git(repository, "rm", "-q", "--cached", "nested")
+    git(repository, "add", "nested")
+    assert "nested/file" not in await changed(repository, before)
+
+
 async def test_no_program_of_the_repository_runs(repository: Path, tmp_path: Path) -> None:
     """Neither hooks nor filters nor a monitor run."""
     mark = make_hostile(repository, tmp_path / "tools")
