@@ -342,3 +342,35 @@ def status_after_failure(cron: Cron, failures: int) -> tuple[CronStatus | None, 
     if failures < MAX_CRON_FAILURES or cron.status != "active":
         return None, ""
     return "disabled", f"{failures} firings in a row failed"
+
+
+# Sentences.
+
+
+def describe_entry(cron: Cron) -> str:
+    """Return the status and the schedule of an entry as a sentence."""
+    note = f": {cron.note}" if cron.note else ""
+    return f"the entry is {cron.status}{note}; it is due by '{cron.schedule}' in {cron.timezone}"
+
+
+def describe_occurrence(row: Occurrence) -> str:
+    """Return an occurrence as a sentence without its time."""
+    match row.outcome:
+        case "running" | "completed" | "failed" | "cancelled" | "interrupted":
+            text = f"it fired as {row.run_id}, which "
+            text += "has not ended" if row.outcome == LIVE else f"is {row.outcome}"
+            text += f" ({row.note})" if row.outcome == "failed" and row.note else ""
+            if row.reason == "late":
+                text += f"; it was {format_span(row.at_ms - row.due_ms)} late"
+            elif row.reason == "manual":
+                text += "; a client fired it"
+        case "refused":
+            text = f"it could not fire ({row.reason}): {row.note}"
+            text += "; a client fired it" if row.manual else ""
+        case _:
+            text = f"it was {row.outcome}" + (f", because {row.note}" if row.note else "")
+    if row.missed:
+        more = "at least " if row.missed == MAX_COUNTED_MISSES else ""
+        times = "due time was" if row.missed == 1 else "due times were"
+        text += f"; {more}{row.missed} earlier {times} missed"
+    return text

@@ -63,7 +63,6 @@ from protocol.events.cron import (
 from protocol.journal.line import decode_envelope, decode_event
 from protocol.limits.cron import (
     DEFAULT_UPCOMING,
-    MAX_COUNTED_MISSES,
     MAX_CRON_FILE_BYTES,
     MAX_CRONS,
     MAX_OCCURRENCE_NOTE_BYTES,
@@ -209,7 +208,7 @@ def explain(call: Call, params: CronExplain) -> CronExplanation:
         else row
         for row in occurrences
     ]
-    lines = [_describe_entry(cron)]
+    lines = [entry.describe_entry(cron)]
     try:
         timetable = entry.timetable_of(cron)
     except ScheduleError as error:
@@ -220,7 +219,7 @@ def explain(call: Call, params: CronExplain) -> CronExplanation:
             lines += _explain_time(store, cron, params.at_ms, call.now_ms, occurrences)
     else:
         lines += [
-            f"{format_local(timetable, row.due_ms)}: {_describe_occurrence(row)}"
+            f"{format_local(timetable, row.due_ms)}: {entry.describe_occurrence(row)}"
             for row in reversed(occurrences)
         ]
         if not occurrences:
@@ -299,34 +298,6 @@ MAX_EXAMINED_EVENTS = 2_000
 """The events of an entry that one explanation reads, some 20 µs each."""
 
 
-def _describe_entry(cron: Cron) -> str:
-    note = f": {cron.note}" if cron.note else ""
-    return f"the entry is {cron.status}{note}; it is due by '{cron.schedule}' in {cron.timezone}"
-
-
-def _describe_occurrence(row: Occurrence) -> str:
-    """Return an occurrence as a sentence without its time."""
-    match row.outcome:
-        case "running" | "completed" | "failed" | "cancelled" | "interrupted":
-            text = f"it fired as {row.run_id}, which "
-            text += "has not ended" if row.outcome == entry.LIVE else f"is {row.outcome}"
-            text += f" ({row.note})" if row.outcome == "failed" and row.note else ""
-            if row.reason == "late":
-                text += f"; it was {entry.format_span(row.at_ms - row.due_ms)} late"
-            elif row.reason == "manual":
-                text += "; a client fired it"
-        case "refused":
-            text = f"it could not fire ({row.reason}): {row.note}"
-            text += "; a client fired it" if row.manual else ""
-        case _:
-            text = f"it was {row.outcome}" + (f", because {row.note}" if row.note else "")
-    if row.missed:
-        more = "at least " if row.missed == MAX_COUNTED_MISSES else ""
-        times = "due time was" if row.missed == 1 else "due times were"
-        text += f"; {more}{row.missed} earlier {times} missed"
-    return text
-
-
 def _explain_time(
     store: Snapshot, cron: Cron, at_ms: int, now_ms: int, occurrences: list[Occurrence]
 ) -> list[str]:
@@ -337,7 +308,9 @@ def _explain_time(
     is_due = due is not None and due <= span.end_ms
     # A row that covers a range of missed due times tells nothing about a time between two of them.
     if occurrences and (is_due or occurrences[0].due_ms <= span.end_ms):
-        lines = [f"{format_local(timetable, row.due_ms)}: {_describe_occurrence(row)}" for row in occurrences]
+        lines = [
+            f"{format_local(timetable, row.due_ms)}: {entry.describe_occurrence(row)}" for row in occurrences
+        ]
         if occurrences[0].due_ms > span.end_ms:
             next_local = format_local(timetable, occurrences[0].due_ms)
             lines.insert(0, f"{local}: it was missed; the next decision was about {next_local}:")
