@@ -601,9 +601,22 @@ class SlashHandler(WorkspaceCommands):
             session = self._conversation.presets
             if session_id is not None:
                 session = await self._conversation.call("session.get", {"session_id": session_id})
-            route = f"route {session['route']}" if session.get("route") else "the agent's route"
-            own = session.get("model") or "that of the route"
-            self._view.note(f"the model is {own}, on {route}; /route lists the routes")
+            route, model = await self._find_model(session)
+            self._view.note(f"the model is {model}, on route {route}; /route lists the routes")
+
+    async def _find_model(self, session: Json) -> tuple[str, str]:
+        """Return the route and the model of a session: its own, else its agent's, else the default ones."""
+        route, model = session.get("route"), session.get("model")
+        if route is None:
+            definition = await self._conversation.call(
+                "definition.get", {"name": self._conversation.address()["agent"]}
+            )
+            route, model = definition.get("route"), model or definition.get("model")
+        if route is None:
+            route = (await self._conversation.call("daemon.status")).get("default_route", "offline")
+        if model is None:
+            model = (await self._conversation.call("route.get", {"route_id": route}))["model"]
+        return route, model
 
     async def explain(self, argument: str) -> None:
         """Explain the verdict on a call, line by line."""
