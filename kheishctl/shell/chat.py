@@ -10,7 +10,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kheishctl.client import ConnectionLost, Failure, RequestRefused
-from kheishctl.render.changes import AnswerText, CallOutput, DisplayChange, ReasoningText, RunEnd
+from kheishctl.render.changes import (
+    AnswerText,
+    CallOutput,
+    DisplayChange,
+    ReasoningText,
+    RunEnd,
+    StartedInput,
+)
 from kheishctl.render.follower import list_calls
 from kheishctl.render.layout import Display, fit, paint
 from kheishctl.render.messages import format_message, format_transcript, join_answer_text, name_author
@@ -23,10 +30,13 @@ from kheishctl.shell.notices import NoticeSender
 from kheishctl.shell.panel import RequestPanel, format_title
 from kheishctl.shell.pending import GRACE_SECONDS, Actions, PendingRequest
 from kheishctl.shell.person_commands import run_command
+from kheishctl.shell.plain_prompt import PlainPrompt
+from kheishctl.shell.plain_requests import PLAIN_KEYS, RequestLines
 from kheishctl.shell.prompt import ChatPrompt, locate_history, open_history
 from kheishctl.shell.settings import ChatSettings
 from kheishctl.shell.slash_commands import (
     COMMANDS,
+    KEYS,
     ShellLine,
     SlashCommand,
     SlashHandler,
@@ -40,12 +50,13 @@ from kheishctl.shell.transcript import SPINS_PER_SECOND, TranscriptView
 from protocol.text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Coroutine, Mapping, Sequence
 
     from prompt_toolkit.input import Input
     from prompt_toolkit.output import Output
 
     from kheishctl.contract import Json
+    from kheishctl.shell.mentions import MentionFinder
 
 
 # Messages of one page of the full-screen view; an earlier page is loaded on the way up.
@@ -53,7 +64,10 @@ TRANSCRIPT_MESSAGES = 200
 
 
 class Chat:
-    """A conversation in a terminal. It implements the views and listeners of its parts."""
+    """A conversation in a terminal. It implements the views and listeners of its parts.
+
+    ``plain`` has the descriptors of a terminal that gets plain lines instead of a drawn prompt.
+    """
 
     def __init__(
         self,
@@ -69,8 +83,9 @@ class Chat:
         verbose: bool = False,
         settings: ChatSettings | None = None,
         terminal: tuple[Input, Output] | None = None,
+        plain: tuple[int, int] | None = None,
     ) -> None:
-        self._color = color
+        self._color = color = color and plain is None
         self._conversation = ConversationClient(
             path, agent, sender, self, fresh=fresh, directory=directory, moves=moves
         )
@@ -78,10 +93,15 @@ class Chat:
         self._pending = self._answers.pending
         self._slash = SlashHandler(self._conversation, self._answers, self)
         self._panel = RequestPanel(color=color)
-        history = open_history(locate_history())
-        self._prompt = ChatPrompt(self, color=color, history=history, terminal=terminal)
+        self._lines = RequestLines(self._pending, self._panel) if plain else None
         settings = settings or ChatSettings()
-        self._prompt.is_vi = settings.editing_mode == "vi"
+        self._prompt: ChatPrompt | PlainPrompt
+        if plain is not None:
+            self._prompt = PlainPrompt(self, plain)
+        else:
+            history = open_history(locate_history())
+            self._prompt = ChatPrompt(self, color=color, history=history, terminal=terminal)
+            self._prompt.is_vi = settings.editing_mode == "vi"
         self._has_title = settings.terminal_title
         report = partial(self.note, style="yellow")
         self._notifier = NoticeSender(settings, os.environ, self._prompt.write, report)
@@ -95,6 +115,7 @@ class Chat:
         self._background: set[asyncio.Task[None]] = set()
         self._is_stopping = False
         self._command: asyncio.Task[None] | None = None
+        self._finder: MentionFinder | None = None
 
     async def run(self) -> None:
         """Chat until the person leaves. Errors: Failure if the daemon refuses the conversation."""
@@ -130,8 +151,7 @@ class Chat:
                     note = f"images cannot be sent yet: {image}; an agent can read text files by their path"
                     self.note(note, "yellow")
                 case None:
-                    self._conversation.send(unescape(text))
-                    self.redraw()
+                    self._send(unescape(text))
                 case SlashCommand() as command if COMMANDS[command.name].in_background:
                     self._start(self._slash.run(command))
                 case SlashCommand() as command:
@@ -139,17 +159,32 @@ class Chat:
                 case ShellLine(line):
                     self._start_command(line)
                 case unknown if text == previous:
-                    self._conversation.send(text)
-                    self.redraw()
+                    self._send(text)
                 case unknown if not await self._slash.use_skill(unknown):
                     self.note(unknown.problem, "yellow")
                     rejected = text
                 case _:
                     pass  # The line began a skill.
 
+    def _send(self, text: str) -> None:
+        """Send a message. On plain lines, a note says so if it is not answered next."""
+        self._conversation.send(text)
+        if self._lines is not None and not self._conversation.is_connected:
+            self.note("kept until there is a connection")
+        elif self._lines is not None and self.has_request:
+            self.note("queued as a message; the request above still waits", "yellow")
+        elif self._lines is not None and self._conversation.is_running:
+            self.note("queued; /withdraw takes it back")
+        self.redraw()
+
+    @property
+    def _has_command(self) -> bool:
+        """Whether a command of the person is running."""
+        return self._command is not None and not self._command.done()
+
     def _start_command(self, line: str) -> None:
         """Run a command of the person, beside the conversation; one at a time."""
-        if self._command is not None and not self._command.done():
+        if self._has_command:
             self.note("a command is running; Ctrl-C stops it", "yellow")
             return
         self._start(self._run_command(line))
@@ -218,7 +253,10 @@ class Chat:
 
     def show(self, change: DisplayChange) -> None:
         """Add a change to the transcript."""
-        self._prompt.print(self._transcript.show(change))
+        text, line = self._transcript.show(change), self._prompt.last_line
+        # A message that is on the line above is not repeated.
+        is_echo = isinstance(change, StartedInput) and line is not None and unescape(line) == change.text
+        self._prompt.print("\n" if is_echo else text)
         if (
             not isinstance(change, (AnswerText, ReasoningText, CallOutput))
             and not self._conversation.is_running
@@ -241,7 +279,7 @@ class Chat:
 
     def interrupt(self) -> bool:
         """Stop the person's command, else cancel the running run; whether there was one."""
-        if self._command is not None and not self._command.done():
+        if self._command is not None and self._has_command:
             self._command.cancel()
             return True
         if not self._conversation.is_running:
@@ -285,6 +323,7 @@ class Chat:
 
     def suspend(self) -> None:
         """Suspend the chat."""
+        assert isinstance(self._prompt, ChatPrompt)  # Plain lines have no keys.
         self._start(self._prompt.suspend())
 
     def set_focus(self, is_in_front: bool) -> None:
@@ -324,6 +363,7 @@ class Chat:
         self._start(self._slash.run(SlashCommand("withdraw")))
 
     async def _edit_line(self) -> None:
+        assert isinstance(self._prompt, ChatPrompt)  # Plain lines have no keys.
         try:
             await self._prompt.edit_line()
         except ValueError as error:
@@ -348,6 +388,13 @@ class Chat:
                 self.note(result.problem, "yellow")
             self._carry_out(result.actions)
             return text if result.editable else ""
+        if self._lines is not None:
+            answer = self._lines.read_answer(text)
+            if isinstance(answer, str):
+                self.note(answer, "yellow")
+            else:
+                self._carry_out(answer or ())
+            return None if answer is None else ""
         question = self._pending.first
         if question is None or not self._accepts_answer or not text.strip() or parse(text) is not None:
             return None
@@ -368,6 +415,8 @@ class Chat:
         """Put a text into the prompt, unless the person has typed meanwhile."""
         if self._prompt.is_empty:
             self._prompt.set_text(escape(text))
+            if self._lines is not None and self._pending.line_entry is not None:
+                self.note("type the new input as one line; Ctrl-C keeps the original", "")
         else:
             self._pending.cancel_line()
             self.note("the line is not empty; press e on an empty line", "yellow")
@@ -385,7 +434,7 @@ class Chat:
 
     def return_text(self, text: str) -> None:
         """Put a withdrawn message into the prompt, or show it if the person has typed meanwhile."""
-        if self._prompt.is_empty:
+        if self._prompt.is_empty and self._lines is None:
             self._prompt.set_text(escape(text))
         else:
             self.print(self._transcript.format_input(text, "withdrawn"))
@@ -420,6 +469,11 @@ class Chat:
         """Put a text into the clipboard of the terminal."""
         self._prompt.copy(text)
 
+    @property
+    def keys(self) -> Sequence[tuple[str, str]]:
+        """The keys of the chat, each with its meaning."""
+        return KEYS if self._lines is None else PLAIN_KEYS
+
     def print_request(self, request: PendingRequest) -> None:
         """Print a whole approval or question."""
         text = self._panel.format_request(request, self._prompt.columns, time.time())
@@ -441,6 +495,37 @@ class Chat:
         if entry is not None:
             return "note" if entry.kind == "note" else "new input"
         return "answer" if self._accepts_answer else one_line(self._conversation.sender)
+
+    @property
+    def mention_finder(self) -> MentionFinder | None:
+        """The finder of files and agents; None while the line is for an approval."""
+        if self._pending.line_entry is not None:
+            return None
+        if self._finder is None:
+            # Imported here, because most chats mention nothing.
+            from kheishctl.shell.mentions import MentionFinder
+
+            self._finder = MentionFinder(self._conversation, self._start)
+        return self._finder
+
+    @property
+    def awaits_line(self) -> bool:
+        """Whether it is the person's turn: something is pending, or nothing is going on."""
+        conversation = self._conversation
+        if not conversation.is_connected or self._has_command:
+            return False
+        if self._pending.first is not None:
+            return self._pending.is_armed
+        is_idle = conversation.is_settled and not self._transcript.queue
+        return self._pending.line_entry is not None or bool(self._answers.doubts) or is_idle
+
+    def take_due_text(self) -> str:
+        """Return the lines of a new request, and the words that answer it once they are effective."""
+        if self._lines is None or not self.has_request:
+            return ""
+        text = self._lines.take(self._prompt.columns, time.time())
+        self._announce_request()
+        return text
 
     def live_area(self, max_lines: int) -> str:
         """Return the growing answer, the running calls, the request panel, the queue and the status line."""
@@ -482,16 +567,20 @@ class Chat:
         return conversation.status.format(agent, columns, text, workspace=conversation.workspace)
 
     def _draw_panel(self, max_lines: int) -> list[str]:
-        """Return the lines of the request panel; ring the bell once for each new request."""
+        """Return the lines of the request panel."""
         if not self.has_request:
             return []
         empty = self._prompt.is_empty
         self._pending.mark_drawn(empty=empty)
+        self._announce_request()
+        columns = self._prompt.columns
+        return self._panel.format_panel(self._pending, columns, max_lines, time.time(), empty=empty)
+
+    def _announce_request(self) -> None:
+        """Ring the bell once for each new request, and draw again when its keys or words are effective."""
         if self._pending.announce() and self._pending.first is not None:
             self._notifier.ring()
             title = format_title(self._pending.first, time.time())
             self._notifier.announce(self._conversation.agent or "kheish", title)
         if not self._pending.is_armed:
             self._prompt.redraw(GRACE_SECONDS)
-        columns = self._prompt.columns
-        return self._panel.format_panel(self._pending, columns, max_lines, time.time(), empty=empty)

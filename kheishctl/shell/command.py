@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ MAX_HITS = 20
 @click.option("--new", "fresh", is_flag=True, help="Start a new session; the old one stays readable.")
 @click.option("--thinking", is_flag=True, help="Show the model's reasoning.")
 @click.option("--verbose", "-v", is_flag=True, help="Show the verdicts on tool calls and their results.")
+@click.option("--plain", is_flag=True, help="Write plain lines, for a screen reader; TERM=dumb does, too.")
 @click.option("--vi", is_flag=True, help="Edit the line with the keys of vi (default: those of emacs).")
 def chat(
     app: App,
@@ -42,6 +44,7 @@ def chat(
     fresh: bool,
     thinking: bool,
     verbose: bool,
+    plain: bool,
     vi: bool,
 ) -> None:
     """Chat with an agent in the terminal.
@@ -57,7 +60,7 @@ def chat(
 
     Settings for every chat are in ~/.config/kheish/client.toml: editing_mode ("emacs", "vi"), notice ("auto",
     "bell", "osc9", "osc777", "off"), notice_command (a list), terminal_title (true, false), theme ("auto",
-    "light", "dark").
+    "light", "dark"), plain (true, false).
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.UsageError("chat needs a terminal; 'kheishctl send' is made for pipes")
@@ -75,11 +78,14 @@ def chat(
         moves=workspace is not None,
         thinking=thinking,
         verbose=verbose,
+        plain=plain,
         vi=vi,
     )
 
 
-def _run_chat(app: App, agent: str | None, sender: str, *, vi: bool = False, **options: Any) -> None:
+def _run_chat(
+    app: App, agent: str | None, sender: str, *, plain: bool = False, vi: bool = False, **options: Any
+) -> None:
     """Chat until the person leaves. Errors: Failure."""
     app.disconnect()
     # Imported here, because the prompt costs ten times the start of the interpreter.
@@ -88,7 +94,9 @@ def _run_chat(app: App, agent: str | None, sender: str, *, vi: bool = False, **o
     from kheishctl.shell.chat import Chat
     from kheishctl.shell.settings import locate_settings, read_settings
 
-    settings = read_settings(locate_settings()).prefer(vi=vi)
+    settings = read_settings(locate_settings()).prefer(vi=vi, plain=plain)
+    if settings.has_plain_lines(os.environ):
+        options["plain"] = (sys.stdin.fileno(), sys.stdout.fileno())
 
     async def run() -> None:
         await Chat(app.path, agent, sender, color=use_color(True), settings=settings, **options).run()

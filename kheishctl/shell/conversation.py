@@ -99,6 +99,8 @@ class ConversationClient:
         self.outbox: deque[tuple[str, str]] = deque()
         # The key of the last message that was sent, with or without an answer.
         self._attempted = ""
+        # The session and the cursor of the last acceptance.
+        self._accepted: tuple[str, int] = ("", 0)
         self._listener = listener
         self._fresh = fresh
         self._connection: ChatConnection | None = None
@@ -136,6 +138,13 @@ class ConversationClient:
         return self._follower.running is not None
 
     @property
+    def is_settled(self) -> bool:
+        """Whether every message was accepted, its events were received, and no run is running."""
+        session_id, cursor = self._accepted
+        is_behind = self._session_id in (None, session_id) and self._follower.cursor < cursor
+        return not self.outbox and not is_behind and not self.is_running
+
+    @property
     def running_since_ms(self) -> int | None:
         """The time at which the running run was started, if it is known."""
         return self.status.started_at_ms(self._follower.running)
@@ -150,6 +159,7 @@ class ConversationClient:
             return False
         self.sender, self.agent = sender, agent or self.agent
         self._session_id = self._watch_cursor = None
+        self._accepted = ("", 0)
         self._subscription, self._follower, self._children, self.presets = "", StreamFollower(), None, {}
         self.status = ConversationStatus()
         self._listener.replace_pending([], [])
@@ -282,6 +292,7 @@ class ConversationClient:
                 "yellow",
             )
             self._session_id = self._watch_cursor = None
+            self._accepted = ("", 0)
             self._subscription = ""
             self._follower, self.status = StreamFollower(), ConversationStatus()
             self._listener.replace_pending([], [])
@@ -506,6 +517,7 @@ class ConversationClient:
             params = self.address() | place | {"content": text, "idempotency_key": key} | settings
             try:
                 sent = await self.call("conversation.send", params)
+                self._accepted = (str(sent.get("session_id")), int(sent.get("cursor", 0)))
                 if self.presets:
                     # The settings of a message are those of its run only.
                     await self.call("session.update", {"session_id": sent["session_id"]} | self.presets)

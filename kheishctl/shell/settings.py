@@ -1,6 +1,7 @@
 """The person's settings of the chat: ``$XDG_CONFIG_HOME/kheish/client.toml``."""
 
 import os
+from collections.abc import Mapping
 from typing import Literal, Self
 
 import msgspec
@@ -24,10 +25,16 @@ class ChatSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     notice_command: tuple[str, ...] = ()
     terminal_title: bool = True
     theme: Literal["auto", "light", "dark"] = "auto"
+    plain: bool = False
 
-    def prefer(self, *, vi: bool) -> Self:
+    def prefer(self, *, vi: bool, plain: bool) -> Self:
         """Return the settings under the options of a command, which take precedence."""
-        return msgspec.structs.replace(self, editing_mode="vi") if vi else self
+        editing_mode = "vi" if vi else self.editing_mode
+        return msgspec.structs.replace(self, editing_mode=editing_mode, plain=plain or self.plain)
+
+    def has_plain_lines(self, environ: Mapping[str, str]) -> bool:
+        """Whether the chat writes plain lines: by the setting, or because the terminal can do no more."""
+        return self.plain or environ.get("TERM", "dumb") in ("", "dumb", "unknown")
 
 
 def locate_settings() -> str:

@@ -53,6 +53,7 @@ KEYS = (
     ("Enter", "send"),
     ("Alt-Enter", "insert a line break (a paste keeps its line breaks)"),
     ("!COMMAND", "run a command yourself, in the directory of the conversation"),
+    ("@LETTERS", "name a file or an agent; Tab inserts the selected one"),
     ("//NAME", "send a message that begins with the name of a command"),
     ("Ctrl-C", "clear the line; on an empty line, stop the answer"),
     ("Esc", "stop the answer; the line is kept"),
@@ -187,6 +188,11 @@ class CommandView(Protocol):
         """Return the current properties of the terminal."""
         ...
 
+    @property
+    def keys(self) -> Sequence[tuple[str, str]]:
+        """The keys of the chat, each with its meaning."""
+        ...
+
     def copy(self, text: str) -> None:
         """Put a text into the clipboard of the terminal."""
         ...
@@ -254,7 +260,7 @@ class SlashHandler(WorkspaceCommands):
 
     async def show_help(self, _: str) -> None:
         """Show all commands and keys."""
-        self._view.print(format_help(self._view.display().width) + "\n\n")
+        self._view.print(format_help(self._view.display().width, self._view.keys) + "\n\n")
 
     async def show_history(self, argument: str) -> None:
         """Show the last messages."""
@@ -782,9 +788,9 @@ def escape(text: str) -> str:
     return line[0] + line if line.startswith(("/", "!")) else text
 
 
-def format_help(columns: int | None = None) -> str:
+def format_help(columns: int | None = None, keys: Sequence[tuple[str, str]] = KEYS) -> str:
     """Return all commands and keys, one per line, wrapped at words."""
-    return _format_rows([*((f"/{name}", row.summary) for name, row in COMMANDS.items()), *KEYS], columns)
+    return _format_rows([*((f"/{name}", row.summary) for name, row in COMMANDS.items()), *keys], columns)
 
 
 def format_keys(columns: int | None = None) -> str:

@@ -89,3 +89,18 @@ def test_screen(daemon: ChatDaemon, tmp_path: Path, columns: int, rows: int, env
         screen = path.read_text()
         terminal.until(lambda _: "\n".join(terminal.lines).rstrip() + "\n" == screen, f"the screen of {path}")
         assert ("\x1b[31m" in terminal.raw) is ("NO_COLOR" not in environ)
+
+
+def test_plain_screen(daemon: ChatDaemon, tmp_path: Path) -> None:
+    """A dumb terminal has the same texts as lines, each once, and no escape sequence."""
+    command = [sys.executable, "-m", "kheishctl", "--home", str(daemon.home), "chat"]
+    path = SCREENS / "plain.txt"
+    environ = {"XDG_STATE_HOME": str(tmp_path), "TERM": "dumb", "LANG": "C", "LC_ALL": "C"}
+    with Terminal(command, environ, columns=80, rows=50) as terminal:
+        fill(daemon)
+        terminal.sees("type: allow")
+        terminal.sees("user>")
+        if os.environ.get("WRITE_SCREENS"):
+            path.write_text(f"{terminal.text}\n")
+        assert f"{terminal.text}\n" == path.read_text()
+        assert "\x1b" not in terminal.raw

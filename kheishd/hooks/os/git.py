@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from kheishd.core.workspace import is_within
 from kheishd.hooks.os.programs import find_program
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ _SETTINGS: Final = {
     "branch.autoSetupMerge": "false",
 }
 
-_FILTER: Final = r"^filter\..*\.(clean|smudge|process|required)$"
+_FILTER_OR_INCLUDE: Final = r"^(filter\..*\.(clean|smudge|process|required)|include(if\..*)?\.path)$"
 
 
 class GitFailed(Exception):
@@ -96,15 +97,34 @@ class GitDirectory:
     async def read(self, *arguments: str, codes: tuple[int, ...] = (0,), stdin: bytes = b"") -> bytes:
         """Run a command of git with an input; return its output as it is. Errors: GitFailed."""
         if self._overrides is None:
-            names = ("config", "--null", "--name-only", "--get-regexp", _FILTER)
-            listed = (await self._run(_SETTINGS, *names, codes=(0, 1))).decode(errors="surrogateescape")
-            drivers = {name.rpartition(".")[0] for name in listed.split("\0") if name}
+            arguments_of_list = ("config", "--null", "--show-origin", "--get-regexp", _FILTER_OR_INCLUDE)
+            listed = os.fsdecode(await self._run(_SETTINGS, *arguments_of_list, codes=(0, 1))).split("\0")
+            drivers = set()
+            for origin, entry in zip(listed[::2], listed[1::2], strict=False):
+                name, _, value = entry.partition("\n")
+                if name.startswith("include"):
+                    self._require_fixed(origin.removeprefix("file:"), value)
+                else:
+                    drivers.add(name.rpartition(".")[0])
             if len(drivers) > MAX_FILTERS:
                 raise GitFailed(f"the repository's configuration has more than {MAX_FILTERS} filters")
             filters = {f"{driver}.{key}": "" for driver in drivers for key in ("clean", "smudge", "process")}
             required = {f"{driver}.required": "false" for driver in drivers}
             self._overrides = {**_SETTINGS, **filters, **required}
         return await self._run(self._overrides, *arguments, codes=codes, stdin=stdin)
+
+    def _require_fixed(self, origin: str, included: str) -> None:
+        """Require that a file which the configuration includes is none of the working tree.
+
+        An agent could change it between two reads, and name a program. Errors: GitFailed.
+        """
+        path = os.path.realpath(os.path.join(os.path.dirname(origin), included))
+        git, tree = (os.path.realpath(self._location[name]) for name in ("GIT_DIR", "GIT_WORK_TREE"))
+        # That of an agent's worktree is in the git directory of the repository.
+        top = git.partition("/.git/")[0].removesuffix("/.git")
+        is_in_tree = is_within(path, tree) or is_within(path, top)
+        if is_in_tree and not is_within(path, git) and not is_within(path, f"{top}/.git"):
+            raise GitFailed(f"the repository's configuration includes {included}, which agents may change")
 
     async def _run(
         self, settings: Mapping[str, str], *arguments: str, codes: tuple[int, ...], stdin: bytes = b""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from typing import TYPE_CHECKING
 
 from kheishd.core.workspace import find_trust_problem
@@ -14,6 +13,7 @@ from kheishd.objects.talk.workspace import (
     client_roots,
     configured_roots,
     find_problem,
+    find_public_directory,
     find_trusted_root,
     resolve,
     resolve_requested,
@@ -74,8 +74,9 @@ def _prepare_trust(call: Call, params: WorkspaceTrust) -> _Named:
     problem = find_problem(named.root)
     if problem is not None:
         raise WorkspaceMissing(f"the root {named.root} {problem}", field="$.params.root")
-    if os.stat(named.root).st_mode & stat.S_IWOTH:
-        text = f"every user of this machine may write in {named.root}; take that right away (chmod o-w) first"
+    public = find_public_directory(named.root)
+    if public is not None:
+        text = f"every user of this machine may write in {public}; take that right away (chmod o-w) first"
         raise WorkspaceForbidden(text, field="$.params.root")
     return named
 

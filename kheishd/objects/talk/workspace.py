@@ -120,6 +120,21 @@ def list_trusted_directories(store: Snapshot, runtime: Runtime, path: str) -> li
     return directories
 
 
+def find_public_directory(root: str) -> str | None:
+    """Return the directory in which every user may change or replace a root; None if there is none.
+
+    It is the root itself or one above: the sticky bit, as in ``/tmp``, keeps others from renaming the root.
+    """
+    path, exempt = root, 0
+    while True:
+        mode = os.stat(path).st_mode
+        if mode & stat.S_IWOTH and not mode & exempt:
+            return path
+        if path == "/":
+            return None
+        path, exempt = os.path.dirname(path), stat.S_ISVTX
+
+
 # The workspace of a session.
 
 

@@ -149,10 +149,12 @@ def test_new_conversation(daemon: Daemon, sender: str) -> None:
     async def body(conversation: ConversationClient, listener: RecordingListener) -> None:
         await listener.wait_for("started 0")
         conversation.send("hello")
+        assert not conversation.is_settled
         await listener.until(lambda: listener.count(RunEnd) == 1)
         assert conversation.agent == "default"
         assert not conversation.is_running
         assert not conversation.outbox
+        assert conversation.is_settled
 
     listener = run(daemon.socket, sender, body)
     assert listener.inputs == ["hello"]

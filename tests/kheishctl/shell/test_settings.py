@@ -21,8 +21,17 @@ def test_defaults(tmp_path: Path) -> None:
     """Without a file, every setting has its default; an option of the command takes precedence."""
     settings = read_settings(str(tmp_path / "client.toml"))
     assert settings == ChatSettings()
-    assert settings.prefer(vi=True).editing_mode == "vi"
-    assert settings.prefer(vi=False).editing_mode == "emacs"
+    assert settings.prefer(vi=True, plain=False).editing_mode == "vi"
+    assert settings.prefer(vi=False, plain=False) == settings
+    assert settings.prefer(vi=False, plain=True).plain
+    assert ChatSettings(plain=True).prefer(vi=False, plain=False).plain
+
+
+def test_plain_lines() -> None:
+    """The setting, and a terminal that can do no more, cause plain lines."""
+    assert ChatSettings(plain=True).has_plain_lines({"TERM": "xterm"})
+    assert not ChatSettings().has_plain_lines({"TERM": "xterm"})
+    assert all(ChatSettings().has_plain_lines(environ) for environ in ({}, {"TERM": "dumb"}, {"TERM": ""}))
 
 
 def test_settings(tmp_path: Path) -> None:
@@ -33,9 +42,10 @@ def test_settings(tmp_path: Path) -> None:
         notice_command = ["notify-send"]
         terminal_title = false
         theme = "dark"
+        plain = true
     """
     (tmp_path / "client.toml").write_text(text)
-    settings = ChatSettings("vi", "osc9", ("notify-send",), False, "dark")
+    settings = ChatSettings("vi", "osc9", ("notify-send",), False, "dark", plain=True)
     assert read_settings(str(tmp_path / "client.toml")) == settings
 
 

@@ -47,6 +47,7 @@ class FakeChat:
         self.is_running = False
         self.has_left = False
         self.is_vi = False
+        self.keys: tuple[tuple[str, str], ...] = (("Ctrl-D", "leave this chat"),)
         self.queue: dict[str, str] = {}
         self.outbox: list[tuple[str, str]] = []
         self.sending = ""
@@ -720,6 +721,14 @@ def test_expand() -> None:
     usage = "usage: /expand [NUMBER]; 1 is the last text of which a part was shown"
     none = "there is no such text; Ctrl-O shows the whole conversation"
     assert chat.output == ["expand 1", "expand 2", "expand 3", none, usage, usage, "transcript"]
+
+
+def test_help_has_the_keys_of_the_chat() -> None:
+    """The help explains the keys that the chat has."""
+    chat = FakeChat()
+    chat.run("help")
+    assert "leave this chat" in chat.output[0]
+    assert "Alt-Enter" not in chat.output[0]
 
 
 def test_help_is_wrapped_at_words() -> None:

@@ -25,7 +25,7 @@ from kheishd.hooks.os.files.versions import read_version
 from kheishd.hooks.os.git import GitDirectory, GitFailed
 from kheishd.kernel.hook import CheckpointDraft, SavedFile, ToolError
 from protocol.limits.checkpoint import (
-    MAX_CHECKPOINT_BYTES,
+    MAX_CHECKPOINT_CONTENT_BYTES,
     MAX_CHECKPOINT_FILE_BYTES,
     MAX_CHECKPOINT_FILES,
     MAX_GIT_INDEX_BYTES,
@@ -39,6 +39,7 @@ LOOK_SECONDS: Final = 5.0
 """How long git may take before a command, and again after it."""
 
 _BLOB_MODES: Final = ("100644", "100755")
+_SUBMODULE_MODE: Final = "160000"
 _LFS: Final = b"version https://git-lfs"
 
 _CONVERSIONS: Final = ("filter", "working-tree-encoding", "ident", "eol")
@@ -153,6 +154,8 @@ async def look_before(workspace: str, place: GitPlace) -> FilesBefore | str:
     except trio.TooSlowError:
         return "the repository is too large"
     unread = frozenset(dirty).difference(saved)
+    # Git lists no file of a submodule until it is one no longer.
+    nested += tuple(f"{path}/" for path, (mode, _) in tracked.items() if mode == _SUBMODULE_MODE)
     index, ignores = _stamp(f"{place.directory}/index"), _stamp(_excludes(place))
     return FilesBefore(place, tracked, saved, unread, nested, index, ignores)
 
@@ -239,7 +242,7 @@ def _excludes(place: GitPlace) -> str:
 def _read(workspace: str, paths: Iterable[str]) -> dict[str, SavedFile]:
     """Return the current versions of files, as many as a checkpoint has. Errors: ToolError."""
     versions: dict[str, SavedFile] = {}
-    room = MAX_CHECKPOINT_BYTES
+    room = MAX_CHECKPOINT_CONTENT_BYTES
     with open_root(workspace) as root:
         for path in paths:
             if len(versions) == MAX_CHECKPOINT_FILES or room < 0:
@@ -310,7 +313,7 @@ async def _read_blobs(git: GitDirectory, place: GitPlace, blobs: Iterable[str]) 
     for line in answers.splitlines():
         name, kind, size = (*line.split(" "), "", "")[:3]
         if kind == "blob" and int(size) <= min(
-            MAX_CHECKPOINT_BYTES - sum(sizes.values()), MAX_CHECKPOINT_FILE_BYTES
+            MAX_CHECKPOINT_CONTENT_BYTES - sum(sizes.values()), MAX_CHECKPOINT_FILE_BYTES
         ):
             sizes[name] = int(size)
     # Each content follows a line, and ends with a line break.

@@ -8,6 +8,7 @@ from kheishd.hooks.os import git
 from kheishd.hooks.os.git import GitDirectory, GitFailed
 from tests.support.git_repositories import git as run_git
 from tests.support.git_repositories import make_repository
+from tests.support.mcp_servers import until
 
 
 @pytest.fixture
@@ -56,7 +57,9 @@ async def test_a_call_that_does_not_end_is_killed(
     monkeypatch.setattr(git, "MAX_GIT_SECONDS", 1.0)
     with pytest.raises(GitFailed, match="did not end within 1 s and was killed"):
         await directory(source).run("status")
-    assert not any(map(is_running, pids.read_text().split()))
+    numbers = pids.read_text().split()
+    # A killed process ends when it is scheduled again.
+    await until(lambda: not any(map(is_running, numbers)))
 
 
 async def test_too_many_filters_are_refused(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,3 +82,18 @@ async def test_a_call_with_too_much_output_is_killed(
     monkeypatch.setattr(git, "MAX_OUTPUT_BYTES", 100_000)
     with pytest.raises(GitFailed, match="config has more output than 100000 bytes"):
         await directory(source).run("status")
+
+
+@pytest.mark.parametrize("section", ["[include]", '[includeIf "onbranch:main"]'])
+async def test_a_configuration_in_the_working_tree_is_refused(source: Path, section: str) -> None:
+    """An agent could change an included file after the filters were listed; one in ``.git`` is protected."""
+    (source / ".git/more").write_text('[filter "x"]\n\tclean = false\n')
+    with (source / ".git/config").open("a") as config:
+        config.write(f"{section}\n\tpath = more\n")
+    await directory(source).run("status")
+    (source / ".git/more").write_text("[include]\n\tpath = ../settings\n")
+    with pytest.raises(GitFailed, match=r"includes \.\./settings, which agents may change"):
+        await directory(source).run("status")
+    run_git(source, "worktree", "add", "-q", "--force", str(source / "tree"), "main")
+    with pytest.raises(GitFailed, match="which agents may change"):
+        await GitDirectory(f"{source}/.git/worktrees/tree", str(source / "tree")).run("status")

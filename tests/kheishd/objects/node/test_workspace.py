@@ -88,7 +88,13 @@ async def test_workspace_trust_workspace_forbidden(node: Household, srv: Path) -
     for path in ("/", str(srv), f"{srv}/home", f"{srv}/home/state", f"{srv}/public", f"{srv}/root"):
         refusal = await node.refusal_of("workspace.trust", root=path)
         assert (type(refusal), refusal.field) == (WorkspaceForbidden, "$.params.root"), path
+    # Another user could put a directory of their own in the place of this one.
+    (srv / "public/own").mkdir()
+    refusal = await node.refusal_of("workspace.trust", root=f"{srv}/public/own")
+    assert f"may write in {srv}/public;" in refusal.message
     assert await roots(node) == [f"{srv}/home/workspace"]
+    os.chmod(srv / "public", 0o1777)
+    await node.call("workspace.trust", root=f"{srv}/public/own")
 
 
 async def test_workspace_trust_workspace_missing(node: Household, srv: Path) -> None:

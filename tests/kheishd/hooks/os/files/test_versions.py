@@ -1,6 +1,7 @@
 """Versions of files: read, restored and compared."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,14 @@ from kheishd.hooks.os.files.versions import diff_versions, read_versions, write_
 from kheishd.hooks.os.umask import restrict_umask
 from kheishd.kernel.hook import FileWrite, SavedFile, Stale, ToolError
 
-restrict_umask()
+
+@pytest.fixture(autouse=True)
+def starter_umask() -> Iterator[None]:
+    """Restrict the umask as a daemon does, and restore it."""
+    previous = os.umask(0o022)
+    restrict_umask()
+    yield
+    os.umask(previous)
 
 
 @pytest.fixture
@@ -51,6 +59,21 @@ def test_files_are_written_and_deleted_if_they_are_as_expected(workspace: str) -
     os.symlink("a", f"{workspace}/link")
     with pytest.raises(ToolError, match="links are not followed"):
         write_versions(workspace, [FileWrite("link", b"x", 0, a.digest)], "k4")
+
+
+def test_a_secret_file_is_never_readable_by_others(workspace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deleted file comes back with its mode at once, not with the usual one first."""
+    modes: list[int] = []
+    set_mode = os.fchmod
+
+    def note_mode(descriptor: int, mode: int) -> None:
+        modes.append(mode)
+        set_mode(descriptor, mode)
+
+    monkeypatch.setattr(os, "fchmod", note_mode)
+    write_versions(workspace, [FileWrite("secret", b"s", 0o600, None)], "k1")
+    assert read_versions(workspace, ["secret"])[0].mode == 0o600
+    assert set(modes) == {0o600}
 
 
 def test_a_diff_names_files_that_it_cannot_show() -> None:

@@ -103,6 +103,18 @@ async def test_files_that_git_did_not_see_before_are_not_deleted(repository: Pat
     assert "ignored by git" in files["ignored"].problem
 
 
+async def test_files_of_a_submodule_are_not_deleted(repository: Path) -> None:
+    """They existed before, though git lists them only once the directory is no submodule any more."""
+    make_repository(repository / "nested")
+    git(repository, "add", "nested")
+    git(repository, "commit", "-q", "-m", "submodule")
+    before = await look(repository)
+    os.rename(repository / "nested/.git", repository / "gone")
+    git(repository, "rm", "-q", "--cached", "nested")
+    git(repository, "add", "nested")
+    assert "nested/file" not in await changed(repository, before)
+
+
 async def test_no_program_of_the_repository_runs(repository: Path, tmp_path: Path) -> None:
     """Neither hooks nor filters nor a monitor run."""
     mark = make_hostile(repository, tmp_path / "tools")
@@ -190,7 +202,7 @@ async def test_work_that_was_not_read_is_not_undone(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A command that deletes large files makes room for others, whose contents before were not read."""
-    monkeypatch.setattr(changes, "MAX_CHECKPOINT_BYTES", 100)
+    monkeypatch.setattr(changes, "MAX_CHECKPOINT_CONTENT_BYTES", 100)
     (repository / "a").write_text("x" * 200)
     (repository / "clean").write_text("of a person\n")
     before = await look(repository)
