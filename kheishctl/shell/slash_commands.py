@@ -14,7 +14,7 @@ from kheishctl.render.agent import format_tree
 from kheishctl.render.claims import format_claim
 from kheishctl.render.daemon import format_daemon_status
 from kheishctl.render.layout import wrap
-from kheishctl.shell.session_commands import SessionCommands
+from kheishctl.shell.session_commands import SessionCommands, find_model
 from kheishctl.shell.workspace_commands import WorkspaceCommands
 from protocol.structs import Value
 
@@ -607,22 +607,8 @@ class SlashHandler(WorkspaceCommands):
             session = self._conversation.presets
             if session_id is not None:
                 session = await self._conversation.call("session.get", {"session_id": session_id})
-            route, model = await self._find_model(session)
+            route, model = await find_model(self._conversation, session)
             self._view.note(f"the model is {model}, on route {route}; /route lists the routes")
-
-    async def _find_model(self, session: Json) -> tuple[str, str]:
-        """Return the route and the model of a session: its own, else its agent's, else the default ones."""
-        route, model = session.get("route"), session.get("model")
-        if route is None:
-            definition = await self._conversation.call(
-                "definition.get", {"name": self._conversation.address()["agent"]}
-            )
-            route, model = definition.get("route"), model or definition.get("model")
-        if route is None:
-            route = (await self._conversation.call("daemon.status")).get("default_route", "offline")
-        if model is None:
-            model = (await self._conversation.call("route.get", {"route_id": route}))["model"]
-        return route, model
 
     async def explain(self, argument: str) -> None:
         """Explain the verdict on a call, line by line."""
