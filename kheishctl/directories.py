@@ -56,11 +56,9 @@ def offer_trust(app: App, address: Json, directory: str | None, *, fresh: bool =
             return
         if (_find_workspace(app, address, fresh=fresh) or view["workspace"]) != path:
             return
-        question = (
-            f"Do you trust {one_line(path)}? Then its AGENTS.md, skills, hooks and settings take effect; "
-            "otherwise agents work there without them."
-        )
-        if click.confirm(question, default=False):
+        app.note("In a trusted directory, AGENTS.md, skills, hooks and settings take effect.")
+        app.note("Agents work in an untrusted one, too, but without them.")
+        if click.confirm(f"Do you trust {one_line(path)}?", default=False):
             _trust(app, path)
         else:
             remember_untrusted(path)

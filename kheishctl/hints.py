@@ -9,6 +9,7 @@ HINTS: dict[str, tuple[str, ...]] = {
     "answer_invalid": ("question", "show", "QUESTION"),
     "approval_not_found": ("approval", "list"),
     "artifact_not_found": ("run", "debug", "RUN"),
+    "checkpoint_not_found": ("checkpoint", "list", "SESSION"),
     "conversation_not_found": ("conversation", "list"),
     "dead_letter_not_found": ("hook", "dead-letters"),
     "cron_changed": ("cron", "show", "CRON"),

@@ -72,7 +72,7 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
         (
             "checkpoint",
             f"{_COMMANDS}.checkpoint:group",
-            "Former contents of workspace files: diff, undo, redo.",
+            "Checkpoints: former contents of workspace files.",
         ),
         ("workspace", f"{_COMMANDS}.workspace:group", "Trusted roots."),
         ("hook", f"{_COMMANDS}.hook:group", "Lifecycle hooks: programs and servers of the operator."),

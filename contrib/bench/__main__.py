@@ -39,6 +39,7 @@ FIGURES = (
     "skills",
     "recall",
     "routes",
+    "chat_mentions",
 )
 """The modules of this package whose ``measure(scale)`` yields rows."""
 GOALS = FIGURES[: FIGURES.index("writes")]

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from prompt_toolkit.output import Output
 
     from kheishctl.contract import Json
+    from kheishctl.shell.mentions import MentionFinder
 
 
 # Messages of one page of the full-screen view; an earlier page is loaded on the way up.
@@ -114,6 +115,7 @@ class Chat:
         self._background: set[asyncio.Task[None]] = set()
         self._is_stopping = False
         self._command: asyncio.Task[None] | None = None
+        self._finder: MentionFinder | None = None
 
     async def run(self) -> None:
         """Chat until the person leaves. Errors: Failure if the daemon refuses the conversation."""
@@ -493,6 +495,18 @@ class Chat:
         if entry is not None:
             return "note" if entry.kind == "note" else "new input"
         return "answer" if self._accepts_answer else one_line(self._conversation.sender)
+
+    @property
+    def mention_finder(self) -> MentionFinder | None:
+        """The finder of files and agents; None while the line is for an approval."""
+        if self._pending.line_entry is not None:
+            return None
+        if self._finder is None:
+            # Imported here, because most chats mention nothing.
+            from kheishctl.shell.mentions import MentionFinder
+
+            self._finder = MentionFinder(self._conversation, self._start)
+        return self._finder
 
     @property
     def awaits_line(self) -> bool:

@@ -21,6 +21,8 @@ from kheishctl.shell.pending import KEYS
 if TYPE_CHECKING:
     from prompt_toolkit.buffer import Buffer
 
+    from kheishctl.shell.mentions import MentionMenu
+
 # How long Esc waits for the rest of an escape sequence, and for a key that it changes (Esc Enter: Alt-Enter).
 ESCAPE_SECONDS = 0.1
 SEQUENCE_SECONDS = 0.4
@@ -119,6 +121,8 @@ class LineKeys:
     def __init__(self, owner: KeyOwner) -> None:
         self._owner = owner
         self.pastes = PasteShelf()
+        # The list of files and agents; None before the first ``@``.
+        self.mentions: MentionMenu | None = None
         # The text that was recalled last: Up and Down continue from it until it is changed.
         self._recalled = ""
 
@@ -132,6 +136,10 @@ class LineKeys:
         for key in (*KEYS, HELP_KEY):
             keys.add(key, filter=on_empty_line)(self._press)
         keys.add("enter", filter=on_line)(self._enter)
+        has_list = Condition(lambda: self._open_list(buffer) is not None)
+        keys.add("tab", filter=on_line & has_list)(
+            lambda _: self.mentions.insert(buffer) if self.mentions else None
+        )
         keys.add("escape", "enter", filter=on_line)(lambda event: event.current_buffer.insert_text("\n"))
         keys.add("c-c", filter=on_line, eager=True)(self._clear_or_interrupt)
         keys.add("<sigint>")(self._clear_or_interrupt)
@@ -153,6 +161,13 @@ class LineKeys:
         keys.add(Keys.F24)(lambda _: self._owner.set_focus(False))
         return keys
 
+    def _open_list(self, buffer: Buffer) -> MentionMenu | None:
+        """Return the list of files and agents if it is shown for the word at the cursor."""
+        menu = self.mentions
+        return (
+            menu if menu is not None and not vi_navigation_mode() and menu.is_open(buffer.document) else None
+        )
+
     def _press(self, event: KeyPressEvent) -> None:
         # A key with more input behind it starts a word or a paste. A space may be held down, and it answers
         # nothing.
@@ -162,6 +177,11 @@ class LineKeys:
 
     def _enter(self, event: KeyPressEvent) -> None:
         buffer = event.current_buffer
+        menu = self._open_list(buffer)
+        # In a command of the person, such as one with a name of npm, only Tab inserts.
+        if menu is not None and not buffer.text.startswith("!") and not menu.is_written(buffer.document):
+            menu.insert(buffer)
+            return
         text = self.pastes.expand(buffer.text)
         rest = self._owner.take_line(text)
         if rest is not None:
@@ -185,9 +205,11 @@ class LineKeys:
             self._owner.interrupt()
 
     def _escape(self, event: KeyPressEvent) -> None:
-        """Close the list of completions or abandon the line for an approval, else stop the running run."""
+        """Close a list or abandon the line for an approval, else stop the running run."""
         if event.current_buffer.complete_state:
             event.current_buffer.cancel_completion()
+        elif menu := self._open_list(event.current_buffer):
+            menu.close()
         elif self._owner.cancel_line():
             event.current_buffer.reset()
         else:
@@ -199,6 +221,8 @@ class LineKeys:
         document = buffer.document
         if buffer.complete_state:
             (buffer.complete_previous if step < 0 else buffer.complete_next)()
+        elif menu := self._open_list(buffer):
+            menu.select(step)
         elif 0 <= document.cursor_position_row + step < document.line_count:
             (buffer.cursor_up if step < 0 else buffer.cursor_down)()
         elif not self._owner.scroll(lines=step) and buffer.text in ("", self._recalled):

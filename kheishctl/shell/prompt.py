@@ -21,6 +21,7 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.cursor_shapes import DynamicCursorShapeConfig, ModalCursorShapeConfig
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import EditingMode
+from prompt_toolkit.filters import vi_navigation_mode
 from prompt_toolkit.formatted_text import ANSI
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.input.defaults import create_input
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
     from prompt_toolkit.input import Input
     from prompt_toolkit.output import Output
+
+    from kheishctl.shell.mentions import MentionFinder
 
 # Twenty drawings per second look fluent. Slow drawings are less frequent: they take at most a fifth of the
 # time, so that the person and the daemon are served in the rest.
@@ -99,6 +102,11 @@ class PromptOwner(KeyOwner, Protocol):
 
     def live_area(self, max_lines: int) -> str:
         """Return the text above the prompt."""
+        ...
+
+    @property
+    def mention_finder(self) -> MentionFinder | None:
+        """The finder of what ``@`` can mention; None while the line is no message."""
         ...
 
 
@@ -298,17 +306,31 @@ class ChatPrompt:
         return ANSI("\n".join([*([live] if live else []), *menu, f"{label} "]))
 
     def _format_menu(self, max_lines: int) -> list[str]:
-        """Return the commands that the line may become, each with its summary; Tab completes the line."""
-        choices = list(
-            SlashCompleter().get_completions(self._session.default_buffer.document, CompleteEvent())
-        )
+        """Return the commands that the line may become, or the mentions that its last word may become."""
+        document = self._session.default_buffer.document
         height = min(MAX_MENU_LINES, max_lines)
+        if "@" in document.text or self._keys.mentions is not None:
+            if mentions := self._format_mentions(document, height):
+                return mentions
+        choices = list(SlashCompleter().get_completions(document, CompleteEvent()))
         rows = choices if len(choices) <= height else choices[: max(0, height - 1)]
         longest = max((len(choice.text) for choice in rows), default=0)
         lines = [f"  {choice.text:<{longest}}  {choice.display_meta_text}" for choice in rows]
         if rows and len(rows) < len(choices):
             lines.append(f"  … and {len(choices) - len(rows)} more")
         return [paint(fit(line, self.columns - 1), "dim", self._color) for line in lines]
+
+    def _format_mentions(self, document: Document, height: int) -> list[str]:
+        """Return the list of files and agents for the word at the cursor."""
+        if self._keys.mentions is None:
+            # Imported here, because most chats mention nothing.
+            from kheishctl.shell.mentions import MentionMenu
+
+            self._keys.mentions = MentionMenu()
+        finder = None if vi_navigation_mode() else self._owner.mention_finder
+        self._keys.mentions.update(document, finder)
+        is_complete = finder is None or finder.is_complete
+        return self._keys.mentions.format(height, self.columns, is_complete=is_complete, color=self._color)
 
 
 class SlashCompleter(Completer):

@@ -53,6 +53,7 @@ KEYS = (
     ("Enter", "send"),
     ("Alt-Enter", "insert a line break (a paste keeps its line breaks)"),
     ("!COMMAND", "run a command yourself, in the directory of the conversation"),
+    ("@LETTERS", "name a file or an agent; Tab inserts the selected one"),
     ("//NAME", "send a message that begins with the name of a command"),
     ("Ctrl-C", "clear the line; on an empty line, stop the answer"),
     ("Esc", "stop the answer; the line is kept"),

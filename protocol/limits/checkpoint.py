@@ -7,7 +7,7 @@ from protocol.limits.units import KIB, MIB
 MAX_CHECKPOINT_FILE_BYTES = 4 * MIB
 MAX_CHECKPOINT_FILES = 200
 MAX_CHECKPOINT_EVENT_BYTES = 64 * KIB
-MAX_CHECKPOINT_BYTES = 16 * MIB
+MAX_CHECKPOINT_CONTENT_BYTES = 16 * MIB
 
 # Git lists an index of 8 MiB, about 80,000 files, in half a second.
 MAX_GIT_INDEX_BYTES = 8 * MIB

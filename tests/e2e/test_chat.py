@@ -16,6 +16,7 @@ from kheishctl import exit_codes
 from kheishctl.client import resolve_socket
 from kheishctl.launch import probe, wait_for_exit
 from tests.support.daemons import Daemon
+from tests.support.git_repositories import git
 from tests.support.terminal import Terminal
 
 Chat = Callable[..., "Terminal"]
@@ -462,3 +463,36 @@ def test_signal(shared_chat: Chat) -> None:
     # Bracketed paste and the hidden cursor were switched off after they were switched on.
     for switch_on, switch_off in (("\x1b[?2004h", "\x1b[?2004l"), ("\x1b[?25l", "\x1b[?25h")):
         assert terminal.raw.rfind(switch_off) > terminal.raw.rfind(switch_on)
+
+
+def test_mentions(shared_daemon: Daemon, sender: str, tmp_path: Path) -> None:
+    """@ lists files and agents; the selected one is in the line, and nothing odd reaches the screen."""
+    work = tmp_path / "work"
+    (work / "src").mkdir(parents=True)
+    for name in ("src/main program.py", "src/\x1b[2Jevil.py", "other.md"):
+        (work / name).touch()
+    git(work, "init", "-q", "-b", "main")
+    command = [sys.executable, "-m", "kheishctl", "--home", str(shared_daemon.home), "chat", "--as", sender]
+    environ = {"XDG_STATE_HOME": str(tmp_path / "state")}
+    with Terminal([*command, "--workspace", str(work)], environ, columns=90, rows=30) as terminal:
+        terminal.sees("Do you trust")
+        terminal.say("n")
+        terminal.sees("a new conversation")
+        terminal.type("explain @mnprg")
+        terminal.sees("> src/main program.py")
+        terminal.press("enter")
+        terminal.sees("> explain src/main\\ program.py")
+        terminal.say("and @xyz")
+        terminal.sees("You say: “explain src/main\\ program.py and @xyz”")
+        terminal.type("@evil")
+        terminal.sees("> src/⟨ESCAPE⟩[2Jevil.py")
+        terminal.press("tab")
+        terminal.sees("> $'src/\\x1b[2Jevil.py'")
+        assert "\x1b[2Jevil" not in terminal.raw
+        terminal.press("ctrl-c")
+        terminal.type("ask @default")
+        terminal.sees("> @default  agent")
+        terminal.press("enter")
+        terminal.sees("You say: “ask @default”")
+        terminal.press("ctrl-d")
+        assert terminal.ends() == 0

@@ -360,7 +360,7 @@ def test_cancellation_reaches_the_newer_generation(new_server: tuple[Daemon, str
     until((directory / "cancelled").exists, "the call is cancelled")
     task = directory / f"job-stopped-{name}"
     sent = daemon.call("conversation.send", content=order(f"mcp__{name}__job", name=f"stopped-{name}"))
-    until(task.exists, "the task exists")
+    until(task.with_suffix(".polled").exists, "the client knows the task")
     daemon.call("run.cancel", run_id=sent["run_id"])
     until(lambda: json.loads(task.read_text())["status"] == "cancelled", "the task is cancelled")
 
@@ -383,7 +383,7 @@ def test_a_task_survives_its_server(modern: tuple[Daemon, Path]) -> None:
     daemon, directory = modern
     until(lambda: states(daemon)["std"] == "ready", "the server is connected")
     sent = daemon.call("conversation.send", content=order("mcp__std__job", name="long"))
-    until((directory / "job-long").exists, "the task exists")
+    until((directory / "job-long.polled").exists, "the client knows the task")
     old = pid_of(daemon, "std")
     os.kill(old, signal.SIGKILL)
     until(lambda: row_of(daemon, "std").get("pid") not in (None, old), "the server runs again")

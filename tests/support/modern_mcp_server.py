@@ -40,14 +40,17 @@ def read_task(params: TaskParams) -> dict[str, Any]:
 
 def write_task(task: dict[str, Any]) -> dict[str, Any]:
     """Keep a task."""
-    (DIRECTORY / task["taskId"]).write_text(json.dumps(task))
+    path = DIRECTORY / task["taskId"]
+    path.with_suffix(".new").write_text(json.dumps(task))
+    path.with_suffix(".new").rename(path)
     return task
 
 
 class Tasks(Extension):
     """The tasks extension: a call of ``job`` becomes a task, which is a file of the directory.
 
-    A test ends the task of a name by the file ``job-NAME.step``, which has the fields that it changes.
+    A test ends the task of a name by the file ``job-NAME.step``, which has the fields that it changes. The
+    file ``job-NAME.polled`` exists once the client knows the task.
     """
 
     identifier = "io.modelcontextprotocol/tasks"
@@ -78,6 +81,7 @@ class Tasks(Extension):
     async def get(self, ctx: ServerRequestContext[Any, Any], params: TaskParams) -> HandlerResult:
         """Return a task as the test has set it."""
         task = read_task(params)
+        (DIRECTORY / f"{params.task_id}.polled").touch()
         step = DIRECTORY / f"{params.task_id}.step"
         if task["status"] == "working" and step.exists():
             task |= json.loads(step.read_text())

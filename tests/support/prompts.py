@@ -1,16 +1,24 @@
 """A prompt on the pipes of prompt-toolkit, and an owner that records what its keys mean; for asyncio."""
 
+from __future__ import annotations
+
 import asyncio
-from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
 
 from prompt_toolkit.data_structures import Size
 from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output.vt100 import Vt100_Output
 
+from kheishctl.shell.mentions import MentionFinder
 from kheishctl.shell.prompt import ChatPrompt
 from tests.support.daemons import PATIENCE_S
+from tests.support.mentions import FakeConversation
 from tests.support.paper import Paper
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+    from pathlib import Path
 
 BLOCK_CURSOR = "\x1b[2 q"
 """The shape of the cursor in the navigation mode of vi."""
@@ -33,10 +41,22 @@ class FakeOwner:
         self.keys: list[str] = []
         self.acts: list[str] = []
         self.rests: dict[str, str] = {}
+        self.mention_finder: MentionFinder | None = None
         self._has_drawn = asyncio.Event()
         self._has_acted = asyncio.Event()
         output = Vt100_Output(self.paper, lambda: Size(24, 80), term="xterm")
         self.prompt = ChatPrompt(self, color=False, history=InMemoryHistory(), terminal=(keyboard, output))
+
+    def offer_mentions(self, directory: Path) -> FakeConversation:
+        """Offer the files of a directory, and agents."""
+        conversation = FakeConversation(str(directory))
+
+        def start(work: Coroutine[Any, Any, None]) -> None:
+            conversation.start(work)
+            conversation.tasks[-1].add_done_callback(lambda _: self.prompt.redraw())
+
+        self.mention_finder = MentionFinder(conversation, start)
+        return conversation
 
     def prompt_label(self) -> str:
         """Return the label."""

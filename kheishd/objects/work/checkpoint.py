@@ -27,7 +27,7 @@ from protocol.errors.checkpoint import CheckpointNotFound, FilesChanged, Nothing
 from protocol.errors.session import SessionBusy, WorkspaceMissing
 from protocol.events.checkpoint import CheckpointDropped, CheckpointReverted, CheckpointSaved
 from protocol.limits.checkpoint import (
-    MAX_CHECKPOINT_BYTES,
+    MAX_CHECKPOINT_CONTENT_BYTES,
     MAX_CHECKPOINT_EVENT_BYTES,
     MAX_CHECKPOINT_FILES,
     MAX_DROPS,
@@ -99,7 +99,7 @@ async def prepare_checkpoint(
         if len(files) == MAX_CHECKPOINT_FILES or event_bytes > MAX_CHECKPOINT_EVENT_BYTES:
             break
         content, problem = file.content, file.problem
-        if content is not None and total + len(content) > MAX_CHECKPOINT_BYTES:
+        if content is not None and total + len(content) > MAX_CHECKPOINT_CONTENT_BYTES:
             content, problem = None, "the files of one change are too large together"
         if content is not None:
             total += len(content)
@@ -402,8 +402,8 @@ async def _carry_out(
         if prepared.event.more or any(file.problem for file in prepared.event.files):
             raise RestoreTooLarge(
                 f"the {len(plan.writes)} files to write hold more than one undo keeps "
-                f"({MAX_CHECKPOINT_FILES} files, {MAX_CHECKPOINT_BYTES // MIB} MiB); nothing was restored. "
-                "Restore fewer checkpoints"
+                f"({MAX_CHECKPOINT_FILES} files, {MAX_CHECKPOINT_CONTENT_BYTES // MIB} MiB); "
+                "nothing was restored. Restore fewer checkpoints"
             )
         await call.state.update(lambda tx: save_checkpoint(open_writer(tx), prepared))
     try:

@@ -94,6 +94,35 @@ def test_line_for_an_approval_is_abandoned(key: str) -> None:
     run_prompt(body)
 
 
+def test_keys_of_a_list(tmp_path: Path) -> None:
+    """Up and Down select a mention, Enter inserts it, Esc closes the list; a command keeps its Enter."""
+    directory = tmp_path / "work"
+    directory.mkdir()
+    for name in ("one.py", "three.py"):
+        (directory / name).touch()
+
+    async def body(owner: FakeOwner) -> None:
+        owner.offer_mentions(directory).definitions = []
+        line = asyncio.ensure_future(owner.prompt.read())
+        owner.keyboard.send_text("@")
+        await owner.paper.sees("one.py")
+        owner.keyboard.send_text("\x1b[A\x1b[B\x1b[B\rx\r")
+        assert await line == "three.py x"
+        for text, keys in (("@thr", "\x1b"), ("!cat @thr", "")):
+            start = len(owner.paper.getvalue())
+            line = asyncio.ensure_future(owner.prompt.read())
+            owner.keyboard.send_text(text)
+            await owner.paper.sees("three.py", start)
+            if keys:
+                owner.keyboard.send_text(keys)
+                await owner.press(keys)
+            owner.keyboard.send_text("\r")
+            assert await line == text
+        assert owner.interrupts == 1
+
+    run_prompt(body)
+
+
 def test_recall() -> None:
     """Up recalls earlier lines from an empty or unchanged line, and Down returns."""
 

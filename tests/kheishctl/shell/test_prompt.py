@@ -71,6 +71,30 @@ def test_commands_are_listed_while_they_are_typed() -> None:
     run_prompt(body)
 
 
+def test_mentions_are_listed_while_they_are_typed(tmp_path: Path) -> None:
+    """Files that a word may mention are above the line; nothing is read before the first @."""
+    (tmp_path / "deep").mkdir()
+    for name in (*(f"a{number}" for number in range(10)), "deep/notes of ada.md"):
+        (tmp_path / name).touch()
+
+    async def body(owner: FakeOwner) -> None:
+        conversation = owner.offer_mentions(tmp_path)
+        line = asyncio.ensure_future(owner.prompt.read())
+        await owner.paper.sees("ada >")
+        owner.keyboard.send_text("read ")
+        await owner.paper.sees("read")
+        assert not conversation.tasks
+        owner.keyboard.send_text("@")
+        await owner.paper.sees("a2")
+        owner.keyboard.send_text("ntsada")
+        await owner.paper.sees("ada.md")
+        owner.keyboard.send_text("\tnow\r")
+        assert await line == "read deep/notes\\ of\\ ada.md now"
+        assert len(conversation.tasks) == 1
+
+    run_prompt(body)
+
+
 def test_ctrl_d_leaves() -> None:
     """Ctrl-D on an empty line ends the prompt."""
 

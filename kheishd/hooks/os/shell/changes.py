@@ -25,7 +25,7 @@ from kheishd.hooks.os.files.versions import read_version
 from kheishd.hooks.os.git import GitDirectory, GitFailed
 from kheishd.kernel.hook import CheckpointDraft, SavedFile, ToolError
 from protocol.limits.checkpoint import (
-    MAX_CHECKPOINT_BYTES,
+    MAX_CHECKPOINT_CONTENT_BYTES,
     MAX_CHECKPOINT_FILE_BYTES,
     MAX_CHECKPOINT_FILES,
     MAX_GIT_INDEX_BYTES,
@@ -242,7 +242,7 @@ def _excludes(place: GitPlace) -> str:
 def _read(workspace: str, paths: Iterable[str]) -> dict[str, SavedFile]:
     """Return the current versions of files, as many as a checkpoint has. Errors: ToolError."""
     versions: dict[str, SavedFile] = {}
-    room = MAX_CHECKPOINT_BYTES
+    room = MAX_CHECKPOINT_CONTENT_BYTES
     with open_root(workspace) as root:
         for path in paths:
             if len(versions) == MAX_CHECKPOINT_FILES or room < 0:
@@ -313,7 +313,7 @@ async def _read_blobs(git: GitDirectory, place: GitPlace, blobs: Iterable[str]) 
     for line in answers.splitlines():
         name, kind, size = (*line.split(" "), "", "")[:3]
         if kind == "blob" and int(size) <= min(
-            MAX_CHECKPOINT_BYTES - sum(sizes.values()), MAX_CHECKPOINT_FILE_BYTES
+            MAX_CHECKPOINT_CONTENT_BYTES - sum(sizes.values()), MAX_CHECKPOINT_FILE_BYTES
         ):
             sizes[name] = int(size)
     # Each content follows a line, and ends with a line break.

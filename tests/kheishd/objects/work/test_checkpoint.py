@@ -253,7 +253,7 @@ async def test_checkpoint_restore_restore_too_large(
     other = file.with_name("b")
     await change(house, file, b"1", b"2", 1)
     await change(house, other, b"1", b"x" * 200, 2)
-    for name, limit in (("MAX_CHECKPOINT_FILES", 1), ("MAX_CHECKPOINT_BYTES", 100)):
+    for name, limit in (("MAX_CHECKPOINT_FILES", 1), ("MAX_CHECKPOINT_CONTENT_BYTES", 100)):
         with monkeypatch.context() as patch:
             patch.setattr(rules, name, limit)
             for force in (False, True):
@@ -315,7 +315,7 @@ async def test_the_oldest_checkpoints_are_dropped(
 async def test_the_parts_of_a_large_change(house: Household, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files beyond the limits are counted, and contents beyond them are not saved."""
     monkeypatch.setattr(rules, "MAX_CHECKPOINT_FILES", 2)
-    monkeypatch.setattr(rules, "MAX_CHECKPOINT_BYTES", 100_000)
+    monkeypatch.setattr(rules, "MAX_CHECKPOINT_CONTENT_BYTES", 100_000)
     large = b"x" * 90_000
     files = [SavedFile(name, large, digest(large)) for name in "abc"]
     prepared = await prepare_checkpoint(house.state.update, "chk_1", CheckpointDraft("/w", files, more=1))

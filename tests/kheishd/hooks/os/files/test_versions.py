@@ -1,6 +1,7 @@
 """Versions of files: read, restored and compared."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,14 @@ from kheishd.hooks.os.files.versions import diff_versions, read_versions, write_
 from kheishd.hooks.os.umask import restrict_umask
 from kheishd.kernel.hook import FileWrite, SavedFile, Stale, ToolError
 
-restrict_umask()
+
+@pytest.fixture(autouse=True)
+def starter_umask() -> Iterator[None]:
+    """Restrict the umask as a daemon does, and restore it."""
+    previous = os.umask(0o022)
+    restrict_umask()
+    yield
+    os.umask(previous)
 
 
 @pytest.fixture

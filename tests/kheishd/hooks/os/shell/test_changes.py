@@ -202,7 +202,7 @@ async def test_work_that_was_not_read_is_not_undone(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A command that deletes large files makes room for others, whose contents before were not read."""
-    monkeypatch.setattr(changes, "MAX_CHECKPOINT_BYTES", 100)
+    monkeypatch.setattr(changes, "MAX_CHECKPOINT_CONTENT_BYTES", 100)
     (repository / "a").write_text("x" * 200)
     (repository / "clean").write_text("of a person\n")
     before = await look(repository)
