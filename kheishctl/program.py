@@ -71,7 +71,7 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
         (
             "checkpoint",
             f"{_COMMANDS}.checkpoint:group",
-            "Checkpoints: contents of workspace files before tools changed them.",
+            "Checkpoints: former contents of workspace files.",
         ),
         ("workspace", f"{_COMMANDS}.workspace:group", "Trusted roots."),
         ("hook", f"{_COMMANDS}.hook:group", "Lifecycle hooks: programs and servers of the operator."),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from kheishctl.contract import Json
 
-group = make_group("checkpoint", "Checkpoints: contents of workspace files before tools changed them.")
+group = make_group("checkpoint", "Checkpoints: former contents of workspace files.")
 
 COLUMNS = (
     Column("CHECKPOINT", "checkpoint_id"),
