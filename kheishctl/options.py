@@ -183,6 +183,12 @@ def name_type(kind: str) -> Name:
     return ObjectId(kind) if kind in ID_KINDS else Name()
 
 
+class WholeNumber(click.IntRange):
+    """A whole number within a range; the message about another text says so."""
+
+    name = "whole number"
+
+
 class Amount(click.ParamType[float]):
     """A positive amount of money in units of a currency: ``0.5``."""
 
@@ -363,7 +369,7 @@ def budget_options(subject: str) -> Callable[[F], F]:
     """Return the options that limit a subject's use; ``take_budget`` reads them."""
     return options(
         click.option(
-            "--max-tokens", type=click.IntRange(1), metavar="N", help=f"Limit the tokens of {subject}."
+            "--max-tokens", type=WholeNumber(1), metavar="N", help=f"Limit the tokens of {subject}."
         ),
         click.option(
             "--max-time", type=Duration(), metavar="TIME", help=f"Limit the working time of {subject}."
@@ -444,9 +450,7 @@ def status_option(choices: tuple[str, ...], default: str | None = None) -> Calla
 
 
 paged = options(
-    click.option(
-        "--limit", type=click.IntRange(1, MAX_PAGE_ROWS), metavar="N", help="Maximum rows per page."
-    ),
+    click.option("--limit", type=WholeNumber(1, MAX_PAGE_ROWS), metavar="N", help="Maximum rows per page."),
     click.option("--after", metavar="NEXT", help="Continue after the page that ended with NEXT."),
     click.option("--all", "everything", is_flag=True, help="Fetch all pages."),
     watch_option,
@@ -492,7 +496,12 @@ class PickedArgument(click.Argument):
                     ctx.exit(failure.exit_code)
                 finally:
                     app.disconnect()
-        return super().process_value(ctx, value)
+        try:
+            return super().process_value(ctx, value)
+        except click.MissingParameter as error:
+            words = COMPLETIONS[self._kind][0].split(".")
+            text = f"Names and ids: {make_app(ctx).command_line(*words)}"
+            raise click.MissingParameter(text, error.ctx, error.param, error.param_hint) from None
 
 
 def id_argument(

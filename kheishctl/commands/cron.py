@@ -9,6 +9,7 @@ import click
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.options import (
     Duration,
+    WholeNumber,
     drop_unset,
     id_argument,
     mutating,
@@ -110,9 +111,7 @@ _properties = options(
         type=click.Choice(("skip", "queue_one", "parallel")),
         help="What happens while a run of the entry is in flight.",
     ),
-    click.option(
-        "--max-executions", type=click.IntRange(1), metavar="N", help="Complete it after N firings."
-    ),
+    click.option("--max-executions", type=WholeNumber(1), metavar="N", help="Complete it after N firings."),
 )
 
 
@@ -225,7 +224,7 @@ def list_(app: App, everything: bool, **params: Any) -> None:
     show_table(app, page, "crons", COLUMNS, "No cron entries.")
 
 
-_count = click.option("--count", type=click.IntRange(0, 50), metavar="N", help="Show N next firings.")
+_count = click.option("--count", type=WholeNumber(0, 50), metavar="N", help="Show N next firings.")
 
 
 @command(group, "show", alias="get", method="cron.get", examples=("kheishctl cron show triage",))
@@ -245,7 +244,7 @@ def show(app: App, cron_id: str, count: int | None) -> None:
 @_cron
 @click.option("--schedule", metavar="SCHEDULE", help="Another schedule.")
 @click.option("--prompt", metavar="TEXT", help="Another task; the target is replaced as a whole.")
-@click.option("--revision", type=click.IntRange(1), metavar="N", help="Refuse any other revision.")
+@click.option("--revision", type=WholeNumber(1), metavar="N", help="Refuse any other revision.")
 @click.option("--once/--no-once", default=None, help="Fire once, at the next due time.")
 @_dry_run
 @_properties

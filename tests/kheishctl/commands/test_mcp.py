@@ -97,6 +97,15 @@ def test_restart(servers: Ctl) -> None:
     assert ["state", "ready"] in servers("mcp", "restart", "toy").rows
 
 
+def test_put_names_the_next_step(servers: Ctl) -> None:
+    """The server is not connected yet: a note names the list, and its command can be copied."""
+    done = servers("mcp", "put", "away", "--", "no-such-program", "-y", "a b")
+    assert ["command", "no-such-program -y 'a b'"] in done.rows
+    assert f"its state: kheishctl --home {servers.home} mcp list" in done.err
+    assert "no-such-program -y 'a b'" in servers("mcp", "show", "away").out
+    assert servers("mcp", "delete", "away").code == 0
+
+
 def test_put_and_delete(servers: Ctl) -> None:
     """A server is stored by its command, connected at once, and deleted."""
     settings = ("--settings", '{"tool_timeout_s": 5}', "--json")
