@@ -14,7 +14,7 @@ from kheishctl.render.agent import format_tree
 from kheishctl.render.claims import format_claim
 from kheishctl.render.daemon import format_daemon_status
 from kheishctl.render.layout import wrap
-from kheishctl.shell.session_commands import SessionCommands
+from kheishctl.shell.session_commands import SessionCommands, find_model
 from kheishctl.shell.workspace_commands import WorkspaceCommands
 from protocol.structs import Value
 
@@ -611,9 +611,8 @@ class SlashHandler(WorkspaceCommands):
             session = self._conversation.presets
             if session_id is not None:
                 session = await self._conversation.call("session.get", {"session_id": session_id})
-            route = f"route {session['route']}" if session.get("route") else "the agent's route"
-            own = session.get("model") or "that of the route"
-            self._view.note(f"the model is {own}, on {route}; /route lists the routes")
+            route, model = await find_model(self._conversation, session)
+            self._view.note(f"the model is {model}, on route {route}; /route lists the routes")
 
     async def explain(self, argument: str) -> None:
         """Explain the verdict on a call, line by line."""

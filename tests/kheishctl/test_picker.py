@@ -113,6 +113,8 @@ def test_without_a_daemon(ctl: Ctl) -> None:
 
 
 def test_in_a_script(ctl: Ctl) -> None:
-    """Without a terminal nothing is asked: a missing name is a usage error."""
-    done = ctl("route", "show")
-    assert (done.code, "Missing argument 'ROUTE'" in done.err) == (2, True)
+    """Without a terminal nothing is asked: a missing name is a usage error that names the list."""
+    for noun in ("route", "run"):
+        done = ctl(noun, "show")
+        assert (done.code, f"Missing argument '{noun.upper()}'" in done.err) == (2, True)
+        assert f"kheishctl --home {ctl.home} {noun} list" in done.err

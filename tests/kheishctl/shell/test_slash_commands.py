@@ -464,13 +464,21 @@ def test_route() -> None:
 
 
 def test_model() -> None:
-    """The command shows or changes the model of an existing session."""
+    """The command shows the model and the route of an existing session by their names, or changes them."""
     chat = FakeChat()
+    chat.results["route.get"] = {"model": "r"}
+    chat.results["daemon.status"] = {"default_route": "main"}
+    chat.run("model")
+    chat.results["definition.get"] = {"route": "claude", "model": "a"}
+    chat.run("model")
+    chat.results["session.get"] = {"route": "gpt"}
     chat.run("model")
     chat.results["session.get"] = {"route": "gpt", "model": "m"}
     chat.run("model")
     assert chat.output == [
-        "the model is that of the route, on the agent's route; /route lists the routes",
+        "the model is r, on route main; /route lists the routes",
+        "the model is a, on route claude; /route lists the routes",
+        "the model is r, on route gpt; /route lists the routes",
         "the model is m, on route gpt; /route lists the routes",
     ]
     chat.run("model n")
@@ -541,10 +549,11 @@ def test_route_and_model_before_the_first_message() -> None:
     """Without a session, they are kept for the first message, and shown; an unknown route is refused."""
     chat = FakeChat()
     chat.session_id = None
+    chat.results["route.get"] = {"model": "tiny"}
     for line in ("model", "route local", "model small", "model"):
         chat.run(line)
     assert chat.output == [
-        "the model is that of the route, on the agent's route; /route lists the routes",
+        "the model is tiny, on route offline; /route lists the routes",
         "the route is local, from the first message on",
         "the model is small, from the first message on",
         "the model is small, on route local; /route lists the routes",
