@@ -148,14 +148,20 @@ class App:
             sys.stderr.write((sanitize_styled(text) if sys.stderr.isatty() else text) + "\n")
             sys.stderr.flush()
 
-    def fail(self, failure: Failure) -> None:
-        """Print the message of a failure with its hint; as one JSON document with ``--json``."""
+    def describe(self, failure: Failure) -> Json:
+        """Return a failure as a JSON object, with its hint in ``data``."""
         error = failure.describe()
         hint = error["data"].get("hint")
         if hint is None and failure.reason in HINTS:
             hint = self.command_line(*HINTS[failure.reason])
+        return error | {"data": error["data"] | ({"hint": hint} if hint else {})}
+
+    def fail(self, failure: Failure) -> None:
+        """Print the message of a failure with its hint; as one JSON document with ``--json``."""
+        error = self.describe(failure)
+        hint = error["data"].get("hint")
         if self.as_json:
-            self.print_json({"error": error | {"data": error["data"] | ({"hint": hint} if hint else {})}})
+            self.print_json({"error": error})
             return
         label = paint("kheishctl:", "red", use_color(sys.stderr.isatty()))
         text = failure.text if self.names_methods else name_commands(failure.text, self.command_line)
@@ -251,7 +257,7 @@ class Verb(click.Command):
         except KeyboardInterrupt:
             ctx.exit(exit_codes.INTERRUPTED)
         except BrokenPipeError:
-            raise  # The reader closed the pipe: click ends the command without a message.
+            raise  # The reader closed the pipe: the program ends without a message.
         except OSError as error:
             file = f"{error.filename}: " if error.filename else ""
             app.fail(Failure(f"{file}{error.strerror or error}"))
@@ -327,7 +333,9 @@ class CommandGroup(click.Group):
         from difflib import get_close_matches
 
         names = self.list_commands(ctx)
-        return [name for name in names if name.startswith(word)][:3] or get_close_matches(word, names, 2)
+        near = [name for name in names if name.startswith(word)][:3] or get_close_matches(word, names, 2)
+        # Some objects are only listed.
+        return near or (["list"] if word in ("show", "get") and "list" in names else [])
 
 
 def make_group(name: str, summary: str) -> CommandGroup:
@@ -359,12 +367,14 @@ def _usage_errors_as_json(enabled: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _interrupts_as_exit() -> Iterator[None]:
-    """End the program at Ctrl-C without click's message."""
+def _ends_as_exit() -> Iterator[None]:
+    """End the program at Ctrl-C and at a closed pipe, with their codes and without click's message."""
     try:
         yield
     except KeyboardInterrupt:
         raise click.exceptions.Exit(exit_codes.INTERRUPTED) from None
+    except BrokenPipeError:
+        raise click.exceptions.Exit(exit_codes.PIPE_CLOSED) from None
 
 
 class LazyGroup(CommandGroup):
@@ -389,14 +399,14 @@ class LazyGroup(CommandGroup):
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> click.Context:
         """Parse the command line up to the command. Errors: usage errors, as JSON with ``--json``."""
         as_json = "--json" in args
-        with _usage_errors_as_json(as_json), _interrupts_as_exit():
+        with _usage_errors_as_json(as_json), _ends_as_exit():
             ctx = super().make_context(info_name, args, *rest, **extra)
         ctx.meta[_META + "json_typed"] = as_json
         return ctx
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. Errors: usage errors, as JSON with ``--json``."""
-        with _usage_errors_as_json(ctx.meta[_META + "json_typed"]), _interrupts_as_exit():
+        with _usage_errors_as_json(ctx.meta[_META + "json_typed"]), _ends_as_exit():
             return super().invoke(ctx)
 
     def suggest(self, ctx: click.Context, word: str) -> list[str]:
@@ -453,6 +463,12 @@ def note_next_page(app: App, token: Any) -> None:
     from shlex import quote
 
     app.note(f"more: --after {quote(str(token))}, or --all")
+
+
+def note_empty(app: App, rows: Sequence[Any], empty: str) -> None:
+    """Note that a list is empty: a pipe receives no rows, and a terminal shows ``empty`` as the list."""
+    if not rows and not sys.stdout.isatty():
+        app.note(empty)
 
 
 def show_table(app: App, page: Json, plural: str, columns: Sequence[Column], empty: str) -> None:

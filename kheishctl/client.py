@@ -126,8 +126,11 @@ class RequestRefused(Failure):
     @property
     def text(self) -> str:
         """The message without a hint."""
-        # The path of an invalid param stays in ``data``, for programs: people typed options, not params.
-        return f"{self.message}{self.note}"
+        # The path of an invalid param is for programs. People typed options: they read the param's name.
+        message, _, name = self.message.rpartition(" at $.params.")
+        if not message or " " in name:
+            return f"{self.message}{self.note}"
+        return f"{name}: {message[:1].lower()}{message[1:]}{self.note}"
 
     def __str__(self) -> str:
         words = HINTS.get(self.reason)

@@ -18,6 +18,8 @@ CONTRACT_VIOLATED = 9
 BUDGET_EXCEEDED = 10
 TIMED_OUT = 124
 INTERRUPTED = 130
+PIPE_CLOSED = 141
+"""128 + SIGPIPE, as shells report a program that the signal ended."""
 
 MEANINGS: tuple[tuple[int, str], ...] = (
     (OK, "success"),
@@ -36,6 +38,7 @@ MEANINGS: tuple[tuple[int, str], ...] = (
     (BUDGET_EXCEEDED, "the run failed: it exceeded a limit of tokens, time or cost"),
     (TIMED_OUT, "timed out waiting; the run continues"),
     (INTERRUPTED, "stopped by Ctrl-C"),
+    (PIPE_CLOSED, "the reader of the output closed the pipe, as head does"),
 )
 """Every code with its meaning, for help texts and man pages."""
 

@@ -52,7 +52,7 @@ class JsonStream:
 
     def end_with_failure(self, failure: Failure) -> None:
         """Write the last line: an error, as with ``--json``."""
-        self._write("error", {"exit_code": failure.exit_code, "error": failure.describe()})
+        self._write("error", {"exit_code": failure.exit_code, "error": self._app.describe(failure)})
 
     def _write(self, line_type: str, fields: Json) -> None:
         self._app.print_json_line({"type": line_type, "version": VERSION} | fields)

@@ -183,6 +183,12 @@ def name_type(kind: str) -> Name:
     return ObjectId(kind) if kind in ID_KINDS else Name()
 
 
+class WholeNumber(click.IntRange):
+    """A whole number within a range; the message about another text says so."""
+
+    name = "whole number"
+
+
 class Amount(click.ParamType[float]):
     """A positive amount of money in units of a currency: ``0.5``."""
 
@@ -363,7 +369,7 @@ def budget_options(subject: str) -> Callable[[F], F]:
     """Return the options that limit a subject's use; ``take_budget`` reads them."""
     return options(
         click.option(
-            "--max-tokens", type=click.IntRange(1), metavar="N", help=f"Limit the tokens of {subject}."
+            "--max-tokens", type=WholeNumber(1), metavar="N", help=f"Limit the tokens of {subject}."
         ),
         click.option(
             "--max-time", type=Duration(), metavar="TIME", help=f"Limit the working time of {subject}."
@@ -444,9 +450,7 @@ def status_option(choices: tuple[str, ...], default: str | None = None) -> Calla
 
 
 paged = options(
-    click.option(
-        "--limit", type=click.IntRange(1, MAX_PAGE_ROWS), metavar="N", help="Maximum rows per page."
-    ),
+    click.option("--limit", type=WholeNumber(1, MAX_PAGE_ROWS), metavar="N", help="Maximum rows per page."),
     click.option("--after", metavar="NEXT", help="Continue after the page that ended with NEXT."),
     click.option("--all", "everything", is_flag=True, help="Fetch all pages."),
     watch_option,
@@ -467,8 +471,11 @@ class PickedArgument(click.Argument):
     Nothing is picked if the command needs further arguments, which would be missing afterwards.
     """
 
-    def __init__(self, *args: Any, kind: str, offers: Callable[[Json], bool], **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, kind: str, offers: Callable[[Json], bool], noun: str = "", **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self._noun = noun or str(self.metavar).lower().rstrip(".")
         self._kind = kind
         self._offers = offers
 
@@ -481,16 +488,20 @@ class PickedArgument(click.Argument):
 
             app = make_app(ctx)
             if may_pick(app):
-                noun = str(self.metavar).lower().rstrip(".")
                 try:
-                    picked = pick_row(app, self._kind, noun, COMPLETIONS[self._kind], self._offers)
+                    picked = pick_row(app, self._kind, self._noun, COMPLETIONS[self._kind], self._offers)
                     value = (picked if self.nargs == 1 else [picked]) if picked else value
                 except Failure as failure:
                     app.fail(failure)
                     ctx.exit(failure.exit_code)
                 finally:
                     app.disconnect()
-        return super().process_value(ctx, value)
+        try:
+            return super().process_value(ctx, value)
+        except click.MissingParameter as error:
+            words = COMPLETIONS[self._kind][0].split(".")
+            text = f"Names and ids: {make_app(ctx).command_line(*words)}"
+            raise click.MissingParameter(text, error.ctx, error.param, error.param_hint) from None
 
 
 def id_argument(
@@ -498,21 +509,25 @@ def id_argument(
     metavar: str,
     kind: str,
     *,
+    noun: str | None = None,
     help_text: str | None = None,
     offers: Callable[[Json], bool] | None = lambda row: True,
 ) -> Callable[[F], F]:
     """Return the argument that names one object, completed by the daemon's names.
 
     Without it, a person in a terminal picks an object for which ``offers`` returns true. For the name of a
-    new object, ``offers`` is None.
+    new object, ``offers`` is None. ``noun`` is the object's name in sentences, by default the metavar.
     """
-    picked: dict[str, Any] = {} if offers is None else {"cls": PickedArgument, "kind": kind, "offers": offers}
+    noun = noun or metavar.lower().rstrip(".")
+    picked: dict[str, Any] = {}
+    if offers is not None:
+        picked = {"cls": PickedArgument, "kind": kind, "noun": noun, "offers": offers}
     return click.argument(
         field,
         metavar=metavar,
         type=None if offers is None else name_type(kind),
         shell_complete=complete(kind),
-        help=help_text or f"The {metavar.lower()}.",
+        help=help_text or f"The {noun}.",
         **picked,
     )
 

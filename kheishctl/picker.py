@@ -5,12 +5,14 @@ Nothing is asked in a script: not with ``--json``, and not unless input and outp
 
 import sys
 from collections.abc import Callable, Sequence
+from shutil import get_terminal_size
 from typing import Any
 
 import click
 
 from kheishctl.cli import App
 from kheishctl.contract import Json
+from kheishctl.render.layout import fit
 from protocol.text import one_line
 
 MAX_SHOWN_CHOICES = 20
@@ -55,13 +57,18 @@ def pick(app: App, noun: str, choices: Sequence[tuple[str, str]]) -> str:
     list. Errors: click.Abort at Ctrl-C and at the end of the input.
     """
     shown = choices
+    columns = get_terminal_size().columns
     while True:
         width = max(len(one_line(name)) for name, _ in shown)
         for number, (name, details) in enumerate(shown[:MAX_SHOWN_CHOICES], 1):
-            app.note(f"{number:>4}  {one_line(name):<{width}}  {one_line(details)}".rstrip())
+            app.note(fit(f"{number:>4}  {one_line(name):<{width}}  {one_line(details)}".rstrip(), columns))
         if len(shown) > MAX_SHOWN_CHOICES:
             app.note(f"      and {len(shown) - MAX_SHOWN_CHOICES} more; type a part of a line to search")
-        answer = str(click.prompt(f"Which {noun}? Number or name", err=True)).strip()
+        question = f"Which {noun}? Number or name"
+        answer = str(click.prompt(question, default="", show_default=False, err=True)).strip()
+        if not answer:
+            app.note("Type a number, a name or a part of a line; Ctrl-C leaves.")
+            continue
         if any(name == answer for name, _ in choices):
             return answer
         if answer.isdecimal() and 1 <= int(answer) <= min(len(shown), MAX_SHOWN_CHOICES):

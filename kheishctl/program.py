@@ -1,7 +1,6 @@
 """The program ``kheishctl``: all commands, imported when they are called, and its orderly end."""
 
 import _thread
-import errno
 import os
 import signal
 import sys
@@ -177,8 +176,9 @@ def finish_streams(code: int) -> int:
         try:
             stream.flush()
         except (OSError, ValueError) as error:
-            code = code or exit_codes.FAILED
-            if stream is sys.stdout and isinstance(error, OSError) and error.errno != errno.EPIPE:
+            is_closed_pipe = isinstance(error, BrokenPipeError)
+            code = code or (exit_codes.PIPE_CLOSED if is_closed_pipe else exit_codes.FAILED)
+            if stream is sys.stdout and isinstance(error, OSError) and not is_closed_pipe:
                 print_error(f"cannot write the output: {error.strerror}")
             # What is still buffered must not fail once more at the exit.
             with suppress(OSError, ValueError):

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from kheishctl import exit_codes
-from kheishctl.cli import App, command, fetch_pages, make_group, show_table
+from kheishctl.cli import App, command, fetch_pages, make_group, note_empty, show_table
 from kheishctl.client import RequestRefused
 from kheishctl.commands.approval_watch import ApprovalWatch
 from kheishctl.contract import APPROVAL_FILTERS, MAX_PAGE_ROWS, REMEMBER, Json
@@ -13,6 +13,7 @@ from kheishctl.options import (
     JsonValue,
     ObjectId,
     PickedArgument,
+    WholeNumber,
     answer_as_option,
     complete,
     drop_unset,
@@ -47,6 +48,8 @@ RESOLVED_COLUMNS = (
     Column("NOTE", lambda row: row.get("error", {}).get("message")),
 )
 
+NONE_PENDING = "No approvals are pending."
+
 _approvals = click.argument(
     "approval_ids",
     metavar="APPROVAL...",
@@ -77,7 +80,8 @@ _note = click.option("--note", metavar="TEXT", help="A note for the model.")
 def list_(app: App, everything: bool, **filters: Any) -> None:
     """List pending approvals, oldest first."""
     page = fetch_pages(app, "approval.list", drop_unset(**filters), "approvals", everything=everything)
-    show_table(app, page, "approvals", COLUMNS, "No approvals are pending.")
+    show_table(app, page, "approvals", COLUMNS, NONE_PENDING)
+    note_empty(app, page["approvals"], NONE_PENDING)
 
 
 @command(group, "show", method="approval.get", examples=("kheishctl approval show apr_0EXAMPLE",))
@@ -106,9 +110,7 @@ def show(app: App, approval_id: str) -> None:
     type=click.Choice(REMEMBER),
     help="Remember this approval for later calls with the same subject.",
 )
-@click.option(
-    "--uses", type=click.IntRange(1), metavar="N", help="Use the remembered approval at most N times."
-)
+@click.option("--uses", type=WholeNumber(1), metavar="N", help="Use the remembered approval at most N times.")
 @_justification
 @answer_as_option
 @mutating
@@ -203,10 +205,9 @@ def _resolve_all(app: App, filters: Json, answer: Json, sender: str | None) -> N
             runs.append({"run_id": run_id, "approvals": [], "error": refused.describe()})
     app.emit(
         {"resolved": sum(len(run["approvals"]) for run in runs), "runs": runs},
-        lambda result, display: format_table(
-            result["runs"], RESOLVED_COLUMNS, display, "No approvals are pending."
-        ),
+        lambda result, display: format_table(result["runs"], RESOLVED_COLUMNS, display, NONE_PENDING),
     )
+    note_empty(app, runs, NONE_PENDING)
     if any("error" in run for run in runs):
         click.get_current_context().exit(exit_codes.FAILED)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
-from kheishctl.options import drop_unset, paged, session_argument
+from kheishctl.options import WholeNumber, drop_unset, paged, session_argument
 from kheishctl.render.checkpoint import format_diff, format_restored
 from kheishctl.render.layout import Column
 
@@ -37,7 +37,7 @@ _checkpoint = click.argument(
     help="The checkpoint (default: the newest change that is not reverted).",
 )
 _since = click.option(
-    "--since", type=click.IntRange(0), metavar="CURSOR", help="Every change of a call after this cursor."
+    "--since", type=WholeNumber(0), metavar="CURSOR", help="Every change of a call after this cursor."
 )
 
 

@@ -9,6 +9,7 @@ import click
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.options import (
     Duration,
+    WholeNumber,
     drop_unset,
     id_argument,
     mutating,
@@ -20,7 +21,7 @@ from kheishctl.options import (
     status_option,
 )
 from kheishctl.render.layout import Column, Display, format_record, format_table
-from kheishctl.render.units import format_utc
+from kheishctl.render.units import format_age, format_utc
 from protocol.text import one_line
 
 if TYPE_CHECKING:
@@ -54,14 +55,17 @@ COLUMNS = (
     Column("NAME", "name"),
 )
 OCCURRENCE_COLUMNS = (
-    Column("DUE", lambda row: format_utc(row["due_ms"])),
+    Column("DUE", lambda row: row.get("due") or format_utc(row["due_ms"])),
     Column("OUTCOME", "outcome"),
     Column("REASON", "reason"),
     Column("RUN", "run_id"),
     Column("NOTE", "note"),
 )
 
-_cron = id_argument("cron_id", "CRON", "crons")
+DUE_FIELDS = ("next_due_ms", "deferred_due_ms", "deferred_until_ms", "queued_due_ms")
+"""The due times of an entry, which a terminal shows in the zone of the entry."""
+
+_cron = id_argument("cron_id", "CRON", "crons", noun="cron entry")
 _dry_run = click.option(
     "--dry-run", is_flag=True, help="Validate the entry and show its next firings; create nothing."
 )
@@ -107,9 +111,7 @@ _properties = options(
         type=click.Choice(("skip", "queue_one", "parallel")),
         help="What happens while a run of the entry is in flight.",
     ),
-    click.option(
-        "--max-executions", type=click.IntRange(1), metavar="N", help="Complete it after N firings."
-    ),
+    click.option("--max-executions", type=WholeNumber(1), metavar="N", help="Complete it after N firings."),
 )
 
 
@@ -143,12 +145,36 @@ def format_upcoming(firings: list[Json], display: Display) -> str:
     return format_table(rows, columns, display, "It is not due any more.")
 
 
+def _format_in_zone(at_ms: int, zone: str) -> str:
+    """Return a time in the zone of an entry, as its next firings are shown; in UTC for an unknown zone."""
+    from datetime import datetime
+    from zoneinfo import ZoneInfo
+
+    try:
+        return datetime.fromtimestamp(at_ms / 1_000, ZoneInfo(zone)).isoformat(sep=" ", timespec="seconds")
+    except (KeyError, ValueError, OSError, OverflowError):
+        return format_utc(at_ms)
+
+
 def format_cron(cron: Json, display: Display) -> str:
     """Format an entry with its newest occurrences and its next firings."""
     shown = ("recent", "upcoming", "covered", "anchor_ms", "planned_at_ms")
-    parts = [format_record({field: value for field, value in cron.items() if field not in shown}, display)]
-    if cron.get("recent"):
-        parts.append(format_table(list(reversed(cron["recent"])), OCCURRENCE_COLUMNS, display))
+    record = {field: value for field, value in cron.items() if field not in shown}
+    recent = list(reversed(cron.get("recent", [])))
+    if display.width is not None:
+        zone = str(cron.get("timezone", "UTC"))
+        record = {
+            name.removesuffix("_ms") if name in DUE_FIELDS else name: (
+                f"{_format_in_zone(value, zone)} ({format_age(value, display.now_ms)})"
+                if name in DUE_FIELDS and value is not None
+                else value
+            )
+            for name, value in record.items()
+        }
+        recent = [row | {"due": _format_in_zone(row["due_ms"], zone)} for row in recent]
+    parts = [format_record(record, display)]
+    if recent:
+        parts.append(format_table(recent, OCCURRENCE_COLUMNS, display))
     if "upcoming" in cron or cron["status"] == "active":
         parts.append(format_upcoming(cron.get("upcoming", []), display))
     return "\n\n".join(parts)
@@ -180,6 +206,10 @@ def create(app: App, prompt: tuple[str, ...], **params: Any) -> None:
         text = "too many arguments; put the schedule and the prompt in quotes"
         raise click.UsageError(f"{text}: kheishctl cron create '0 9 * * mon-fri' 'What is on today?'")
     task = prompt[0] if prompt else None
+    if (task is None) == (params["skill"] is None):
+        raise click.UsageError("pass either PROMPT, the task in quotes, or --skill NAME")
+    if (params["quiet_start"] is None) != (params["quiet_end"] is None):
+        raise click.UsageError("quiet hours need both --quiet-from and --quiet-until")
     app.emit(app.call("cron.create", _make_params(task, with_target=True, **params)), format_cron)
 
 
@@ -194,7 +224,7 @@ def list_(app: App, everything: bool, **params: Any) -> None:
     show_table(app, page, "crons", COLUMNS, "No cron entries.")
 
 
-_count = click.option("--count", type=click.IntRange(0, 50), metavar="N", help="Show N next firings.")
+_count = click.option("--count", type=WholeNumber(0, 50), metavar="N", help="Show N next firings.")
 
 
 @command(group, "show", alias="get", method="cron.get", examples=("kheishctl cron show triage",))
@@ -214,7 +244,7 @@ def show(app: App, cron_id: str, count: int | None) -> None:
 @_cron
 @click.option("--schedule", metavar="SCHEDULE", help="Another schedule.")
 @click.option("--prompt", metavar="TEXT", help="Another task; the target is replaced as a whole.")
-@click.option("--revision", type=click.IntRange(1), metavar="N", help="Refuse any other revision.")
+@click.option("--revision", type=WholeNumber(1), metavar="N", help="Refuse any other revision.")
 @click.option("--once/--no-once", default=None, help="Fire once, at the next due time.")
 @_dry_run
 @_properties
@@ -225,6 +255,8 @@ def update(app: App, prompt: str | None, once: bool | None, **params: Any) -> No
     Options that are left out keep their values; any part of the target replaces all of it.
     """
     made = _make_params(prompt, with_target=False, **params)
+    if "target" in made and (prompt is None) == (params["skill"] is None):
+        raise click.UsageError("the target is replaced as a whole: pass either --prompt TEXT or --skill NAME")
     if "target" in made and "session_id" not in made["target"]:
         made["target"].setdefault("agent", "default")
     if once is not None:

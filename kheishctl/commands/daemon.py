@@ -13,7 +13,7 @@ from kheishctl import exit_codes, launch
 from kheishctl.cli import App, command, make_group
 from kheishctl.client import Failure, NoDaemon, TimedOut, dial, find_lock_holder
 from kheishctl.contract import Json
-from kheishctl.options import Duration, complete, drop_unset
+from kheishctl.options import Duration, WholeNumber, complete, drop_unset
 from kheishctl.progress import measure_path, progress
 from kheishctl.render.daemon import format_daemon_status, format_metrics
 from kheishctl.render.layout import Display
@@ -210,7 +210,7 @@ class Since(click.ParamType[str]):
 @click.option(
     "--lines",
     "-n",
-    type=click.IntRange(0),
+    type=WholeNumber(0),
     help=f"Print the last N lines first (default: {DEFAULT_LOG_LINES}; with a filter, all).",
     metavar="N",
 )

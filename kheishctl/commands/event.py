@@ -8,7 +8,7 @@ import click
 
 from kheishctl.cli import App, command, make_group, note_next_page
 from kheishctl.commands.journal import JournalFollower, epoch_option, follow_events
-from kheishctl.options import JsonValue, drop_unset, id_argument, mutating, paged
+from kheishctl.options import JsonValue, WholeNumber, drop_unset, id_argument, mutating, paged
 from kheishctl.render.events import format_event
 from kheishctl.render.layout import format_record
 
@@ -80,7 +80,7 @@ def list_(app: App, everything: bool, **params: Any) -> None:
 )
 @_pattern
 @click.option(
-    "--after", type=click.IntRange(0), metavar="CURSOR", help="Start after this cursor (default: now)."
+    "--after", type=WholeNumber(0), metavar="CURSOR", help="Start after this cursor (default: now)."
 )
 @epoch_option
 def follow(app: App, source: str, after: int | None, epoch: str | None) -> None:

@@ -7,7 +7,15 @@ from typing import Any
 import click
 
 from kheishctl.cli import App, command, make_group
-from kheishctl.options import budget_options, drop_unset, mutating, options, session_argument, take_budget
+from kheishctl.options import (
+    WholeNumber,
+    budget_options,
+    drop_unset,
+    mutating,
+    options,
+    session_argument,
+    take_budget,
+)
 from kheishctl.render.layout import format_record
 
 group = make_group("goal", "Goals of sessions, towards which the daemon continues by itself.")
@@ -31,7 +39,7 @@ _change_options = options(
 @click.option("--done-when", metavar="TEXT", help="What shows that it is reached.")
 @click.option("--constraint", "constraints", multiple=True, metavar="TEXT", help="A constraint (repeatable).")
 @click.option("--stop-when", multiple=True, metavar="TEXT", help="A condition to stop the work (repeatable).")
-@click.option("--max-continuations", type=click.IntRange(1), metavar="N", help="Maximum runs towards it.")
+@click.option("--max-continuations", type=WholeNumber(1), metavar="N", help="Maximum runs towards it.")
 @budget_options("all these runs")
 @click.option(
     "--judge/--no-judge", default=None, help="Whether a model judges after each run (default: it does)."

@@ -10,7 +10,7 @@ from click.shell_completion import CompletionItem
 from kheishctl.cli import App, command, make_group, note_next_page
 from kheishctl.client import ConnectionLost, NoDaemon, NotADaemon
 from kheishctl.contract import MAX_PAGE_ROWS, Json
-from kheishctl.options import drop_unset, name_option, newest_option, options
+from kheishctl.options import WholeNumber, drop_unset, name_option, newest_option, options
 from kheishctl.render.events import SUMMARIES, describe_gap, format_delta, format_event
 from kheishctl.render.layout import Display
 
@@ -72,7 +72,7 @@ epoch_option = click.option(
     ),
 )
 @event_filters
-@click.option("--after", type=click.IntRange(0), metavar="CURSOR", help="Continue after this cursor.")
+@click.option("--after", type=WholeNumber(0), metavar="CURSOR", help="Continue after this cursor.")
 @epoch_option
 @click.option(
     "--request",
@@ -81,7 +81,7 @@ epoch_option = click.option(
     help="Only events of this request and of the runs that it led to; 'run show' names it.",
 )
 @newest_option
-@click.option("--limit", type=click.IntRange(1, MAX_PAGE_ROWS), metavar="N", help="Maximum events per page.")
+@click.option("--limit", type=WholeNumber(1, MAX_PAGE_ROWS), metavar="N", help="Maximum events per page.")
 @click.option("--all", "everything", is_flag=True, help="Fetch all pages.")
 def read(app: App, types: tuple[str, ...], newest: bool, everything: bool, **params: Any) -> None:
     """Read events, oldest first; with --json, one JSON line each."""
@@ -109,7 +109,7 @@ def read(app: App, types: tuple[str, ...], newest: bool, everything: bool, **par
 )
 @event_filters
 @click.option(
-    "--after", type=click.IntRange(0), metavar="CURSOR", help="Start after this cursor (default: now)."
+    "--after", type=WholeNumber(0), metavar="CURSOR", help="Start after this cursor (default: now)."
 )
 @epoch_option
 @click.option("--deltas", is_flag=True, help="Include text in progress.")

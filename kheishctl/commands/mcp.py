@@ -1,5 +1,6 @@
 """``kheishctl mcp``: MCP servers, their states and their tools."""
 
+import shlex
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +9,7 @@ import click
 
 from kheishctl import exit_codes
 from kheishctl.cli import App, Verb, command, fetch_pages, make_group, show_table
-from kheishctl.options import JsonValue, complete, drop_unset, id_argument, mutating, paged
+from kheishctl.options import JsonValue, WholeNumber, complete, drop_unset, id_argument, mutating, paged
 from kheishctl.render.layout import Column, Display, format_record
 from protocol.text import one_line, sanitize
 
@@ -19,7 +20,7 @@ group = make_group("mcp", "MCP servers, whose tools agents use.")
 
 def describe_place(row: Mapping[str, Any]) -> str:
     """Return where a server is: its URL, or its command."""
-    return str(row.get("url") or " ".join(row.get("command", ())))
+    return str(row.get("url") or shlex.join(row.get("command", ())))
 
 
 def may_log_in(row: Mapping[str, Any]) -> bool:
@@ -66,6 +67,8 @@ def show(app: App, server: str) -> None:
 def format_server(server: Mapping[str, Any], display: Display) -> str:
     """Return a server as text: its fields, then the lines that it wrote."""
     fields = {name: value for name, value in server.items() if name not in ("error_output", "warnings")}
+    if server.get("command"):
+        fields["command"] = shlex.join(server["command"])
     lines = [format_record(fields, display)]
     lines += [f"warning: {one_line(warning)}" for warning in server.get("warnings", ())]
     if server.get("error_output"):
@@ -200,7 +203,10 @@ def put(
         raise click.UsageError("--settings is no JSON object")
     named = drop_unset(command=list(words) or None, url=url, auth_ref=auth_ref)
     params["settings"] = {**(settings or {}), **named}
-    app.emit(app.call("mcp.put", drop_unset(**params)), format_record)
+    stored = app.call("mcp.put", drop_unset(**params))
+    app.emit(stored, format_server)
+    if stored["state"] == "starting" and not params["check"]:
+        app.note(f"The daemon is connecting to it; its state: {app.command_line('mcp', 'list')}")
 
 
 @command(group, "delete", method="mcp.delete", examples=("kheishctl mcp delete files",))
@@ -223,7 +229,7 @@ def delete(app: App, **params: Any) -> None:
 @click.option("--begin", is_flag=True, help="Only begin; 'kheishctl mcp login-complete' is the second step.")
 @click.option(
     "--port",
-    type=click.IntRange(1, 65_535),
+    type=WholeNumber(1, 65_535),
     metavar="PORT",
     help="The port of the redirect, for a server that knows the client by it (default: a free one).",
 )

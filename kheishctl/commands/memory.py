@@ -10,7 +10,7 @@ import click
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.client import Failure
 from kheishctl.contract import MAX_PAGE_ROWS
-from kheishctl.options import complete, drop_unset, mutating, name_option, options, paged
+from kheishctl.options import WholeNumber, complete, drop_unset, mutating, name_option, options, paged
 from kheishctl.render.layout import Column, format_record
 from protocol.text import sanitize
 
@@ -80,7 +80,7 @@ def show(app: App, **params: Any) -> None:
 @click.option(
     "--kind", type=click.Choice(("note", "archive")), metavar="KIND", help="Only notes, or archives."
 )
-@click.option("--limit", type=click.IntRange(1, 20), metavar="N", help="Maximum notes (default: 5).")
+@click.option("--limit", type=WholeNumber(1, 20), metavar="N", help="Maximum notes (default: 5).")
 def search(app: App, query: tuple[str, ...], **params: Any) -> None:
     """Search an agent's notes by words, the best first."""
     result = app.call("memory.recall", drop_unset(query=" ".join(query), **params))

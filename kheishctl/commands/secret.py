@@ -98,15 +98,22 @@ def list_(app: App, everything: bool, **params: Any) -> None:
 
 
 @command(group, "rotate", method="secret.rotate", examples=("kheishctl secret rotate",))
+@click.argument(
+    "arguments", metavar="", nargs=-1, help="None: every slot is sealed again, and each keeps its value."
+)
 @mutating
-def rotate(app: App, **params: Any) -> None:
+def rotate(app: App, arguments: tuple[str, ...], **params: Any) -> None:
     """Replace the master key and seal every slot again.
 
     A key that the daemon did not generate is yours to change: write a new one into the first line of its
     file, above the present one, and rotate; then remove the old line. A backup from before needs the old key.
     """
+    if arguments:
+        line = app.command_line("secret", "put", arguments[0], "--stdin")
+        raise click.UsageError(f"rotate replaces the master key; to replace a value: {line}")
     result = app.call("secret.rotate", drop_unset(**params))
-    app.emit(result, lambda key, _: f"sealed {key['slots']} slots by the new key in {one_line(key['path'])}")
+    slots = "1 slot" if result["slots"] == 1 else f"{result['slots']} slots"
+    app.emit(result, lambda key, _: f"sealed {slots} by the new key in {one_line(key['path'])}")
 
 
 @command(group, "delete", method="secret.delete", examples=("kheishctl secret delete openai",))

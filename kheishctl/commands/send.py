@@ -26,6 +26,7 @@ from kheishctl.options import (
     Amount,
     Duration,
     SchemaFile,
+    WholeNumber,
     agent_argument,
     author_options,
     complete,
@@ -125,7 +126,7 @@ send_options = options(
     ),
     click.option(
         "--max-repairs",
-        type=click.IntRange(0, MAX_REPAIRS),
+        type=WholeNumber(0, MAX_REPAIRS),
         metavar="N",
         help=f"Maximum corrections of an answer that violates the contract (default: {DEFAULT_REPAIRS}).",
     ),
@@ -138,7 +139,7 @@ send_options = options(
     ),
     click.option(
         "--max-tokens",
-        type=click.IntRange(1),
+        type=WholeNumber(1),
         metavar="N",
         help="Maximum tokens of the run, input and output.",
     ),

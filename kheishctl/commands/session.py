@@ -22,6 +22,7 @@ from kheishctl.options import (
     Duration,
     JsonValue,
     SchemaFile,
+    WholeNumber,
     author_options,
     budget_options,
     conversation_filters,
@@ -311,7 +312,7 @@ def _ago(ctx: click.Context, parameter: click.Parameter, seconds: float | None) 
 @session_filter
 @click.option("--since", "since_ms", type=Duration(), callback=_ago, metavar="TIME", help="Not older (30d).")
 @click.option("--until", "until_ms", type=Duration(), callback=_ago, metavar="TIME", help="Not newer (1h).")
-@click.option("--limit", type=click.IntRange(1, 20), metavar="N", help="Maximum messages (default: 10).")
+@click.option("--limit", type=WholeNumber(1, 20), metavar="N", help="Maximum messages (default: 10).")
 @click.option(
     "--timeout",
     "timeout_s",

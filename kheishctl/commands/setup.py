@@ -27,19 +27,31 @@ QUESTIONS = {"model": "model", "base_url": "URL of the API"}
 
 
 class Provider(NamedTuple):
-    """The settings that a provider's route begins with, and the usual variable of its key; None: no key."""
+    """The settings that a provider's route begins with, and the usual variable of its key; None: no key.
+
+    ``note`` explains a name that does not explain itself.
+    """
 
     settings: Json
     variable: str | None
     needs_url: bool = False
+    note: str = ""
 
+
+NOTES = {"gemini": "Gemini models, by Google's API with OpenAI's protocol"}
+
+MODEL_EXAMPLES = {"anthropic": "claude-sonnet-4-5", "openai": "gpt-5", "google": "gemini-3-pro"}
+"""A model of each provider; the others are known for several, such as ``qwen3``."""
+
+STAND_IN_MODEL = "stand-in"
+"""The model of a route without a model."""
 
 PROVIDERS: dict[str, Provider] = {
     "anthropic": Provider({"driver": "anthropic"}, "ANTHROPIC_API_KEY"),
-    "openai": Provider({"preset": "openai"}, "OPENAI_API_KEY"),
-    "google": Provider({"driver": "google"}, "GEMINI_API_KEY"),
+    "openai": Provider({"preset": "openai"}, "OPENAI_API_KEY", note="the models of OpenAI itself"),
+    "google": Provider({"driver": "google"}, "GEMINI_API_KEY", note="Gemini models, by Google's own API"),
     **{
-        name: Provider({"preset": name}, f"{name.upper()}_API_KEY", name == "azure")
+        name: Provider({"preset": name}, f"{name.upper()}_API_KEY", name == "azure", NOTES.get(name, ""))
         for name in (
             "azure",
             "deepseek",
@@ -55,9 +67,12 @@ PROVIDERS: dict[str, Provider] = {
             "zai",
         )
     },
-    **{name: Provider({"preset": name}, None) for name in ("llamacpp", "lmstudio", "ollama", "vllm")},
-    "other": Provider({"driver": "openai"}, "API_KEY", needs_url=True),
-    "stand-in": Provider({"driver": "offline"}, None),
+    **{
+        name: Provider({"preset": name}, None, note="a server on this machine, without a key")
+        for name in ("llamacpp", "lmstudio", "ollama", "vllm")
+    },
+    "other": Provider({"driver": "openai"}, "API_KEY", True, "any server with OpenAI's protocol, by its URL"),
+    "stand-in": Provider({"driver": "offline"}, None, note="no model: canned answers, to try kheish"),
 }
 """The choices of ``--preset``; ``other`` is any server with OpenAI's protocol."""
 
@@ -102,14 +117,28 @@ class Guide:
         self.check = check
         self.steps: list[Json] = []
 
-    def ask(self, question: str, option: str, default: str | None = None, *, hidden: bool = False) -> str:
-        """Return the answer to a question. Errors: a usage error that names the option, if it cannot ask."""
+    def ask(
+        self,
+        question: str,
+        option: str,
+        default: str | None = None,
+        *,
+        hidden: bool = False,
+        advice: str = "an answer is needed",
+    ) -> str:
+        """Return the answer to a question; without a default, ``advice`` follows an empty one.
+
+        Errors: a usage error that names the option and has the advice, if it cannot ask.
+        """
         if not self.asks:
-            raise click.UsageError(f"without a terminal, {option} is needed")
-        answer = click.prompt(
-            question, default=default, show_default=bool(default), hide_input=hidden, err=True
-        )
-        return str(answer).strip()
+            raise click.UsageError(f"without a terminal, {option} is needed: {advice}")
+        while True:
+            answer = click.prompt(
+                question, default=default or "", show_default=bool(default), hide_input=hidden, err=True
+            )
+            if str(answer).strip() or default is not None:
+                return str(answer).strip()
+            self.app.note(f"There is no default: {advice}.")
 
     def perform(self, method: str, params: Json, *words: str) -> Json:
         """Carry out one step, after the command that does the same; a dry run only validates it."""
@@ -123,15 +152,23 @@ class Guide:
         """Return the provider that a person picks from a list; an unknown one is asked for again."""
         if self.asks:
             self.app.note("Which provider?")
-            for number, name in enumerate(PROVIDERS, 1):
-                self.app.note(f"  {number:>2}  {name}")
+            for number, (name, provider) in enumerate(PROVIDERS.items(), 1):
+                self.app.note(f"  {number:>2}  {name:<10}  {provider.note}".rstrip())
         names = list(PROVIDERS)
+        advice = "type a number or a name of the list" if self.asks else f"one of {', '.join(names)}"
         while True:
-            answer = self.ask("Number or name", "--preset")
+            answer = self.ask("Number or name", "--preset", advice=advice)
             name = names[int(answer) - 1] if answer.isdecimal() and 1 <= int(answer) <= len(names) else answer
             if name in PROVIDERS:
                 return name
             self.app.note(f"There is no provider '{one_line(name)}'; type its number or its name.")
+
+    def choose_model(self, preset: str) -> str:
+        """Return the model that a person names; the stand-in has none to choose."""
+        if preset == "stand-in":
+            return STAND_IN_MODEL
+        advice = f"the provider's name of a model, such as {MODEL_EXAMPLES.get(preset, 'qwen3')}"
+        return self.ask("Model", "--model", advice=advice)
 
     def find_key(self, provider: Provider, slot: str, *, from_stdin: bool) -> str | None:
         """Store a new key in a slot, or find one that is there; return its reference, None without a key."""
@@ -159,7 +196,10 @@ class Guide:
             self.app.note(f"The key in the slot '{slot}' is used.")
             return f"slot:{slot}"
         variable = self.ask(
-            "Variable of the daemon's environment", "--key-stdin or --auth-ref", provider.variable
+            "Variable of the daemon's environment",
+            "--key-stdin or --auth-ref",
+            provider.variable,
+            advice=f"the key, or such as env:{provider.variable}",
         )
         return f"env:{variable}"
 
@@ -325,9 +365,11 @@ def setup(
         provider = PROVIDERS[preset]
         if auth_ref is None and "key" not in skip:
             auth_ref = guide.find_key(provider, slot or preset, from_stdin=key_stdin)
-        settings: Json = {"model": named["model"] or guide.ask("Model", "--model"), **provider.settings}
+        settings: Json = {"model": named["model"] or guide.choose_model(preset), **provider.settings}
         if named["base_url"] or provider.needs_url:
-            settings["base_url"] = named["base_url"] or guide.ask("URL of the API", "--base-url")
+            settings["base_url"] = named["base_url"] or guide.ask(
+                "URL of the API", "--base-url", advice="such as https://api.example.com/v1"
+            )
         if auth_ref is not None:
             settings["auth_ref"] = auth_ref
         guide.put_route(route_id or preset, settings)

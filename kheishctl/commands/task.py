@@ -11,6 +11,7 @@ from kheishctl.contract import TASK_EMPTY, TASK_FILTERS, TASK_KINDS, TASK_OPEN, 
 from kheishctl.options import (
     Duration,
     ObjectId,
+    WholeNumber,
     complete,
     drop_unset,
     id_argument,
@@ -180,7 +181,7 @@ def delete(app: App, **params: Any) -> None:
 )
 @_task
 @click.option(
-    "--tail", "tail_bytes", type=click.IntRange(1), metavar="BYTES", help="Print the last BYTES bytes."
+    "--tail", "tail_bytes", type=WholeNumber(1), metavar="BYTES", help="Print the last BYTES bytes."
 )
 @click.option("--follow", "-f", is_flag=True, help="Keep printing until the task has ended.")
 @click.option("--wait", is_flag=True, help="Wait until the task has ended.")

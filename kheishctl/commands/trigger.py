@@ -10,6 +10,7 @@ from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.options import (
     Duration,
     JsonValue,
+    WholeNumber,
     drop_unset,
     id_argument,
     mutating,
@@ -66,7 +67,7 @@ _trigger = id_argument("trigger_id", "TRIGGER", "triggers")
     metavar="TIME",
     help="Deliver the events of this long together (30s, 5m; at most 1h).",
 )
-@click.option("--max-hops", type=click.IntRange(1), metavar="N", help="The limit of a chain of events.")
+@click.option("--max-hops", type=WholeNumber(1), metavar="N", help="The limit of a chain of events.")
 @click.option("--name", metavar="TEXT", help="A name, for people.")
 @mutating
 def create(app: App, once: bool, coalesce_s: float | None, **params: Any) -> None:

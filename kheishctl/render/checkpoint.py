@@ -38,7 +38,9 @@ def format_restored(restored: Json, display: Display) -> str:
     lines = []
     for file in restored["files"]:
         problem = f" ({file['problem']})" if file.get("problem") else ""
-        lines.append(one_line(f"{file['path']}: {ACTIONS[file['action']]}{problem}"))
+        is_redone = restored.get("kind") == "redo" and file["action"] == "written"
+        action = "redone" if is_redone else ACTIONS[file["action"]]
+        lines.append(one_line(f"{file['path']}: {action}{problem}"))
     return "\n".join([*(lines or ["no files were changed"]), *_format_rest(restored)])
 
 

@@ -305,6 +305,15 @@ def list_calls(message: Json) -> list[CallRequest]:
     ]
 
 
+def list_failures(message: Json) -> list[CallEnd]:
+    """Return the failed results in a message."""
+    return [
+        CallEnd(str(item.get("call_id", "")), str(item["name"]), "", "failed", str(item.get("text", "")))
+        for item in message["items"]
+        if item.get("kind") == "tool_result" and item.get("is_error")
+    ]
+
+
 def _call_items(message: Json) -> list[Json]:
     return [item for item in message["items"] if item.get("kind") == "tool_call"]
 

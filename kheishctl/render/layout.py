@@ -110,6 +110,21 @@ def fold(text: str, columns: int) -> list[str]:
     return folded
 
 
+def fold_words(text: str, columns: int) -> list[str]:
+    """Split text like :func:`fold`, but at blanks, which stay at the ends of the lines."""
+    folded: list[str] = []
+    for line in text.expandtabs(4).split("\n"):
+        current = ""
+        for word in _WORD.findall(line):
+            if current and count_columns(current) + count_columns(word.rstrip()) > columns:
+                folded.append(current)
+                current = ""
+            *parts, current = fold(current + word, columns)
+            folded += parts
+        folded.append(current)
+    return folded
+
+
 def wrap(text: str, columns: int | None, indent: int = 0) -> list[str]:
     """Break text at blanks into lines of at most ``columns``; only a word longer than a line is split.
 

@@ -174,4 +174,7 @@ def _format_servers(sample: Sample) -> list[str]:
 
 def _cut(lines: list[str], count: int, plural: str) -> list[str]:
     """Return lines, and how many more there are."""
-    return lines if count <= len(lines) else [*lines, f"… and {count - len(lines)} more {plural}"]
+    rest = count - len(lines)
+    return (
+        [*lines, f"… and {rest} more {plural.removesuffix('s') if rest == 1 else plural}"] if rest else lines
+    )

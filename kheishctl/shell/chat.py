@@ -18,7 +18,7 @@ from kheishctl.render.changes import (
     RunEnd,
     StartedInput,
 )
-from kheishctl.render.follower import list_calls
+from kheishctl.render.follower import list_calls, list_failures
 from kheishctl.render.layout import Display, fit, paint
 from kheishctl.render.messages import format_message, format_transcript, join_answer_text, name_author
 from kheishctl.shell.answers import AnswerSender
@@ -28,7 +28,7 @@ from kheishctl.shell.keys import HELP_KEY
 from kheishctl.shell.markdown import is_light, make_renderer, preload
 from kheishctl.shell.notices import NoticeSender
 from kheishctl.shell.panel import RequestPanel, format_title
-from kheishctl.shell.pending import GRACE_SECONDS, Actions, PendingRequest
+from kheishctl.shell.pending import GRACE_SECONDS, UNREAD_KEYS, Actions, PendingRequest
 from kheishctl.shell.person_commands import run_command
 from kheishctl.shell.plain_prompt import PlainPrompt
 from kheishctl.shell.plain_requests import PLAIN_KEYS, RequestLines
@@ -377,6 +377,8 @@ class Chat:
         actions = self._pending.press(key) if self._conversation.is_connected else None
         if actions is None:
             return False
+        if key in UNREAD_KEYS and self._pending.must_be_read:
+            self.note("the rest of the request must be shown first: space shows it", "yellow")
         self._carry_out(actions)
         return True
 
@@ -464,6 +466,8 @@ class Chat:
                 self._prompt.print(self._transcript.format_answer(join_answer_text(message)))
                 for call in list_calls(message):
                     self._prompt.print(self._transcript.show(call))
+                for failure in list_failures(message):
+                    self._prompt.print(self._transcript.show(failure))
 
     def copy(self, text: str) -> None:
         """Put a text into the clipboard of the terminal."""

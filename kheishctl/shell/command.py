@@ -109,9 +109,9 @@ def _run_chat(
     "resume",
     examples=("kheishctl resume", "kheishctl resume --search 'race in the parser'"),
 )
-@click.argument("session_id", metavar="SESSION", required=False, help="The session (default: choose one).")
+@click.argument("session_id", metavar="[SESSION]", required=False, help="The session (default: choose one).")
 @name_option("--agent", "agent", "agents", "Only sessions of this agent.")
-@sender_option
+@name_option("--as", "sender", "senders", "Only sessions of this sender.", metavar="SENDER")
 @click.option("--search", metavar="TEXT", help="Choose among the sessions with messages that fit a text.")
 def resume(
     app: App, session_id: str | None, agent: str | None, sender: str | None, search: str | None

@@ -28,6 +28,7 @@ from kheishctl.render.messages import format_message, name_author
 from kheishctl.shell.connection import ChatConnection
 from kheishctl.shell.status import ConversationStatus
 from protocol import __version__
+from protocol.text import one_line
 
 if TYPE_CHECKING:
     from kheishctl.contract import Json
@@ -107,6 +108,7 @@ class ConversationClient:
         self._is_up = asyncio.Event()
         self._has_outgoing = asyncio.Event()
         self._sessions: asyncio.Queue[str | None] = asyncio.Queue()
+        self._is_resumed = asyncio.Event()
         self._session_id: str | None = None
         self._subscription = ""
         self._subscriptions = 0
@@ -200,6 +202,16 @@ class ConversationClient:
         """Return the params that name the conversation."""
         return {"sender": self.sender} | ({"agent": self.agent} if self.agent else {})
 
+    async def resume(self, session_id: str) -> None:
+        """Continue an earlier session; return when its last messages are shown.
+
+        Errors: RequestRefused, ConnectionLost.
+        """
+        self._is_resumed.clear()
+        await self.call("conversation.resume", self.address() | {"session_id": session_id})
+        if session_id != self._session_id:
+            await self._is_resumed.wait()
+
     # The connection.
 
     async def stay_connected(self) -> None:
@@ -225,6 +237,7 @@ class ConversationClient:
             self._listener.redraw()
             while (session_id := await sessions.get()) is not None:
                 if session_id == self._session_id:
+                    self._is_resumed.set()
                     continue
                 earlier = await self._is_earlier(connection, session_id)
                 previous, self._follower = self._subscription, StreamFollower()
@@ -241,7 +254,9 @@ class ConversationClient:
                     await connection.call("journal.unsubscribe", {"subscription": previous})
                 if previous_children:
                     await connection.call("journal.unsubscribe", {"subscription": previous_children})
+                self._is_resumed.set()
         finally:
+            self._is_resumed.set()
             # A close by this side must not be reported as a loss.
             self._is_up.clear()
             connection.close()
@@ -322,8 +337,10 @@ class ConversationClient:
             if refused.reason != "conversation_not_found":
                 raise
             await connection.call("definition.get", {"name": self.agent})
-            await self._find_workspace(connection)
+            problem = await self._find_workspace(connection)
             self._listener.start([], has_more=False)
+            if problem:
+                self._listener.note(f"not in {one_line(self.directory or '')}: {one_line(problem)}", "yellow")
             return
         self._moves = False
         self.workspace = conversation.get("workspace")
@@ -359,16 +376,19 @@ class ConversationClient:
         await self._list_pending(connection, conversation["session_id"])
         await self._subscribe(connection, conversation["session_id"], self._follower.cursor)
 
-    async def _find_workspace(self, connection: ChatConnection) -> None:
-        """Find out where a new conversation will work. Errors: Failure if it may not work where it is to."""
+    async def _find_workspace(self, connection: ChatConnection) -> str:
+        """Find out where a new conversation will work; return why not in the person's directory.
+
+        Errors: Failure if it may not work where it is to.
+        """
         if self.directory is None:
-            return
+            return ""
         try:
             view = await connection.call("workspace.get", {"path": self.directory, "agent": self.agent})
         except RequestRefused as refused:
             if refused.reason not in _UNAVAILABLE:
                 raise
-            return
+            return ""
         self.workspace = str(view["workspace"])
         if self._moves:
             self._moves = False
@@ -376,6 +396,7 @@ class ConversationClient:
                 raise Failure(str(view["problem"]))
             self.workspace = str(view["path"])
             self.preset(workspace=self.workspace)
+        return str(view.get("problem", ""))
 
     async def _list_pending(self, connection: ChatConnection, session_id: str) -> None:
         """Report the pending requests of a session, before later events can change them."""

@@ -49,6 +49,10 @@ class KeyOwner(Protocol):
         """Stop the running run; whether there was something to stop."""
         ...
 
+    def note(self, text: str, style: str = "dim") -> None:
+        """Show a note."""
+        ...
+
     def cancel_line(self) -> bool:
         """Abandon the line for an approval; whether the line was one."""
         ...
@@ -201,8 +205,8 @@ class LineKeys:
         had_text = bool(buffer.text)
         buffer.reset()
         self.pastes.clear()
-        if not self._owner.cancel_line() and not had_text:
-            self._owner.interrupt()
+        if not self._owner.cancel_line() and not had_text and not self._owner.interrupt():
+            self._owner.note("Ctrl-D leaves")
 
     def _escape(self, event: KeyPressEvent) -> None:
         """Close a list or abandon the line for an approval, else stop the running run."""
@@ -238,12 +242,15 @@ def edit_text(text: str) -> str:
 
     Errors: ValueError with the reason if no editor can be started or the file is not UTF-8.
     """
+    if not (os.environ.get("VISUAL") or os.environ.get("EDITOR")):
+        # The system's own choice may be a menu.
+        raise ValueError("$EDITOR is not set; the line is unchanged")
     import click
 
     try:
         edited = click.edit(text, extension=".md", require_save=False)
     except (click.ClickException, UnicodeDecodeError) as error:
-        editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "the editor"
+        editor = os.environ.get("VISUAL") or os.environ["EDITOR"]
         reason = error.message if isinstance(error, click.ClickException) else "its file is not UTF-8"
         raise ValueError(f"{editor}: {reason}; the line is unchanged") from error
     # Editors end the last line, the prompt does not.

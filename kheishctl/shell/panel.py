@@ -10,7 +10,7 @@ from functools import partial
 
 from kheishctl.contract import Json
 from kheishctl.render.children import shorten_path
-from kheishctl.render.layout import count_columns, fit, fold, paint
+from kheishctl.render.layout import count_columns, fit, fold, fold_words, paint
 from kheishctl.render.pending import DIFF_STYLE
 from kheishctl.render.units import format_age
 from kheishctl.shell.pending import PendingRequest, PendingRequests
@@ -139,7 +139,7 @@ class RequestPanel:
             folded = [
                 bar + paint(part, style, self._color and bool(style))
                 for line, style in lines
-                for part in fold(show(line), width)
+                for part in (fold if is_prose else fold_words)(show(line), width)
             ]
             self._cache = (key, folded)
         return self._cache[1]
@@ -153,17 +153,20 @@ class RequestPanel:
         paging: list[Key] = []
         if pending.total_lines > pending.page_lines:
             end = min(pending.offset + pending.page_lines, pending.total_lines)
-            paging = [
-                ("space", f"more ({pending.offset + 1}-{end} of {pending.total_lines} lines)"),
-                ("b", "back"),
-            ]
+            lines = f"{pending.offset + 1}-{end} of {pending.total_lines} lines"
+            paging = [("space", f"more ({lines})"), ("b", "back")]
         keys = list_question_keys(first) if first.is_question else list_approval_keys(len(pending.approvals))
         rows = _break_rows([*paging, *keys], columns)
-        if len(rows) > max(1, max_rows) and not first.is_question:
+        is_brief = len(rows) > max(1, max_rows) and not first.is_question
+        if is_brief:
             rows = _break_rows([*paging[:1], *BRIEF_KEYS], columns)
         if paging and not first.is_question and not pending.is_read:
             unread = _break_rows([paging[0], ("a r s", "allow at its end"), ("d D", "deny")], columns)
             rows = [*unread, *[[]] * len(rows)][: len(rows)]
+        elif paging and end == pending.total_lines:
+            last = [("b", f"back ({lines})")]
+            final = _break_rows([*last, *(BRIEF_KEYS if is_brief else keys)], columns)
+            rows = [*final, *[[]] * len(rows)][: len(rows)]
         if not pending.is_armed:
             return [""] * len(rows)
         if not empty and not first.is_question:

@@ -25,6 +25,9 @@ GRACE_SECONDS = 0.4
 # The keys that may have a meaning on an empty line.
 KEYS = "arsdDeAXn123456789 b"
 
+# The keys that allow, which need a request of which the last line was on the screen.
+UNREAD_KEYS = "arsA"
+
 _REMEMBER = {"a": "once", "r": "run", "s": "session"}
 
 
@@ -199,6 +202,11 @@ class PendingRequests:
         """Whether the current line answers the shown question."""
         first = self.first
         return first is not None and first.is_question and self._accepts_line and self.is_armed
+
+    @property
+    def must_be_read(self) -> bool:
+        """Whether the last line of the shown approval was not on the screen yet."""
+        return self.first is not None and not self.first.is_question and not self.is_read
 
     # Keys.
 

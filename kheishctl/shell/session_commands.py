@@ -212,3 +212,17 @@ def _format_entry(entry: Json) -> str:
     text = (join_answer_text(message) if is_answer else format_message(message)).strip()
     author = "assistant" if is_answer else str(message.get("agent") or entry.get("sender") or "user")
     return f"## {one_line(author)}\n\n{text}\n" if text else ""
+
+
+async def find_model(conversation: ConversationHandle, session: Json) -> tuple[str, str]:
+    """Return the route and the model of a session: its own, else its agent's, else the default ones."""
+    route, model = session.get("route"), session.get("model")
+    if route is None:
+        agent = conversation.address().get("agent", "default")
+        definition = await conversation.call("definition.get", {"name": agent})
+        route, model = definition.get("route"), model or definition.get("model")
+    if route is None:
+        route = (await conversation.call("daemon.status")).get("default_route", "offline")
+    if model is None:
+        model = (await conversation.call("route.get", {"route_id": route}))["model"]
+    return route, model

@@ -14,7 +14,7 @@ from kheishctl.render.agent import format_tree
 from kheishctl.render.claims import format_claim
 from kheishctl.render.daemon import format_daemon_status
 from kheishctl.render.layout import wrap
-from kheishctl.shell.session_commands import SessionCommands
+from kheishctl.shell.session_commands import SessionCommands, find_model
 from kheishctl.shell.workspace_commands import WorkspaceCommands
 from protocol.structs import Value
 
@@ -66,7 +66,7 @@ KEYS = (
     ("PageUp, PageDown", "scroll the pending approval or question"),
     ("a r s d D e A X", "answer an approval, on an empty line; the panel explains the keys"),
     ("1-9 n", "answer a question, on an empty line"),
-    ("?", "show these keys, on an empty line"),
+    ("?", "show these keys, on an empty line; /help adds the commands"),
 )
 
 
@@ -124,6 +124,10 @@ class CommandTarget(Protocol):
 
     async def move(self, path: str) -> None:
         """Let the conversation work in a directory from now on. Errors: RequestRefused, ConnectionLost."""
+        ...
+
+    async def resume(self, session_id: str) -> None:
+        """Continue an earlier session. Errors: RequestRefused, ConnectionLost."""
         ...
 
     def address(self) -> Json:
@@ -607,9 +611,8 @@ class SlashHandler(WorkspaceCommands):
             session = self._conversation.presets
             if session_id is not None:
                 session = await self._conversation.call("session.get", {"session_id": session_id})
-            route = f"route {session['route']}" if session.get("route") else "the agent's route"
-            own = session.get("model") or "that of the route"
-            self._view.note(f"the model is {own}, on {route}; /route lists the routes")
+            route, model = await find_model(self._conversation, session)
+            self._view.note(f"the model is {model}, on route {route}; /route lists the routes")
 
     async def explain(self, argument: str) -> None:
         """Explain the verdict on a call, line by line."""
@@ -776,8 +779,9 @@ def escape(text: str) -> str:
 
 
 def format_help(columns: int | None = None, keys: Sequence[tuple[str, str]] = KEYS) -> str:
-    """Return all commands and keys, one per line, wrapped at words."""
-    return _format_rows([*((f"/{name}", row.summary) for name, row in COMMANDS.items()), *keys], columns)
+    """Return all keys and, after a blank line, all commands, one per line, wrapped at words."""
+    commands = [(f"/{name}", row.summary) for name, row in COMMANDS.items()]
+    return f"{_format_rows(keys, columns)}\n\n{_format_rows(commands, columns)}"
 
 
 def format_keys(columns: int | None = None) -> str:

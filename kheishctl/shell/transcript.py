@@ -146,7 +146,7 @@ class CallView:
                 assert_never(change)
 
     def _show_result(self, result: CallEnd) -> str:
-        self._running.pop(result.call_id, None)
+        running = self._running.pop(result.call_id, None)
         row = RESULTS.get(result.outcome, ("·", "dim", result.outcome))
         if row is None or (result.outcome == "denied" and result.denial_shown):
             return ""
@@ -164,6 +164,9 @@ class CallView:
             line = line.replace(output.end, paint(output.end, "red", self._color), 1)
         if result.outcome in ("failed", "denied"):
             return line + self.format_details(take_first_lines(result.text, MAX_ERROR_LINES))
+        if result.outcome == "stopped" and running is not None and not output.is_command:
+            # A stopped call has no result of its own: the end of its output is all there is.
+            return line + self.format_details(running.tail.lines(MAX_RESULT_LINES))
         return line + self._show_output(result.tool, output)
 
     def _show_output(self, tool: str, output: ResultText) -> str:

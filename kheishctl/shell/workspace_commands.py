@@ -37,6 +37,10 @@ class WorkTarget(Protocol):
         """Let the conversation work in a directory from now on. Errors: RequestRefused, ConnectionLost."""
         ...
 
+    async def resume(self, session_id: str) -> None:
+        """Continue an earlier session. Errors: RequestRefused, ConnectionLost."""
+        ...
+
     def address(self) -> Json:
         """Return the params that name the conversation."""
         ...
@@ -138,7 +142,7 @@ class WorkspaceCommands:
             if not 1 <= int(argument) <= len(self._sessions):
                 self._view.note("no such number; /sessions lists the sessions", "yellow")
                 return
-            await self._resume(self._sessions[int(argument) - 1])
+            await self._conversation.resume(self._sessions[int(argument) - 1])
             return
         now_ms = self._view.display().now_ms
         address = self._conversation.address()
@@ -162,17 +166,13 @@ class WorkspaceCommands:
             self._view.note(f"{number}  {line}", "")
         self._view.note("'/sessions NUMBER' returns to one" if lines else "no such session")
 
-    async def _resume(self, session_id: str) -> None:
-        params = self._conversation.address() | {"session_id": session_id}
-        await self._conversation.call("conversation.resume", params)
-
     async def fork(self, _: str) -> None:
         """Continue in a copy of the session; the session itself stays as it is."""
         if (session_id := self._conversation.session_id) is None:
             self._note_no_session()
             return
         fork = await self._conversation.call("session.fork", {"session_id": session_id})
-        await self._resume(fork["session_id"])
+        await self._conversation.resume(fork["session_id"])
         self._view.note("this is a fork; /sessions lists the session that it continues")
 
     async def rewind(self, argument: str) -> None:
@@ -205,7 +205,7 @@ class WorkspaceCommands:
         since: Json = {"session_id": session_id, "since": entry["cursor"]}
         fork_point = {"session_id": session_id, "at": entry["cursor"] - 1}
         fork = await self._conversation.call("session.fork", fork_point)
-        await self._resume(fork["session_id"])
+        await self._conversation.resume(fork["session_id"])
         self._messages, self._rewound = [], since
         self._view.edit_text(format_message(entry["message"]))
         try:

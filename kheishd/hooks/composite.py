@@ -178,6 +178,11 @@ class CompositeHook:
             return self._tools_of(owner).by_name.get(name)
         return next((tool for tool in self.tools() if tool.name == name), None)
 
+    def explain_missing(self, context: RunContext, name: str) -> str | None:
+        """Return a sentence why a tool that a run calls is missing; None without a known cause."""
+        owner = next((part for prefix, part in self._prefixes.items() if name.startswith(prefix)), None)
+        return None if owner is None else owner.explain_missing(context, name)
+
     def offer(self, context: RunContext) -> list[Tool]:
         """Return the tools that a run may call, in the order of their sub-hooks, within its scopes."""
         scopes = self._scopes_of(context)

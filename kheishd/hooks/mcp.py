@@ -136,6 +136,16 @@ class ServerTools(SubHook):
                 rows.append(current.row)
         return rows
 
+    def explain_missing(self, context: RunContext, name: str) -> str | None:
+        """Return a sentence about the tool's server if the session may use it and it is not ready."""
+        pool = self._holder.current
+        servers = (view.name for view in pool.views() if name.startswith(f"{self.prefix}{view.name}__"))
+        for server in servers:
+            problem = pool.find_problem(server)
+            if problem is not None and may_use(context, pool.find(server)):
+                return f"The MCP server '{server}' cannot be used: {problem}."
+        return None
+
     async def preview_resource(self, call: Invocation, arguments: ReadResource) -> Preview:
         """Show the server and the resource. Errors: ToolError."""
         spec = self._find_server(call, arguments.server)

@@ -535,6 +535,10 @@ class SubHook:
         """Return the tools that make sense in a context; the composite applies the scopes."""
         return self.tools
 
+    def explain_missing(self, context: RunContext, name: str) -> str | None:
+        """Return a sentence why a tool with the sub-hook's prefix is missing; None without a cause."""
+        return None
+
     def sections(self, context: RunContext) -> Sequence[str]:
         """Return the sub-hook's sections of a run's instructions.
 
@@ -645,6 +649,10 @@ class Hook(Protocol):
 
     def find_tool(self, name: str) -> Tool | None:
         """Return the tool of a name, offered or not; None if no tool has it now."""
+        ...
+
+    def explain_missing(self, context: RunContext, name: str) -> str | None:
+        """Return a sentence why a tool that a run calls is missing; None without a known cause."""
         ...
 
     async def begin(self, context: RunContext) -> bool:

@@ -10,7 +10,7 @@ class CheckpointNotFound(NotFound, reason="checkpoint_not_found"):
 
 
 class NothingToRestore(Conflict, reason="nothing_to_restore"):
-    """No checkpoint of the session has changes to restore."""
+    """There are no saved changes of files to undo."""
 
 
 class FilesChanged(Conflict, reason="files_changed"):

@@ -351,6 +351,19 @@ def test_output_of_an_allowed_command(daemon: Daemon, chat: Chat) -> None:
     assert text.count("│ 42 begun") == 1
 
 
+def test_output_of_a_stopped_command(daemon: Daemon, chat: Chat) -> None:
+    """The last lines of a command that Esc stops stay on the screen."""
+    terminal = chat(NO_COLOR="1")
+    terminal.sees("a new conversation")
+    terminal.say('/call bash {"command": "echo $((6 * 7)) begun; until [ -e go ]; do sleep 0.02; done"}')
+    terminal.sees(KEYS)
+    terminal.type("a")
+    terminal.sees("  │ 42 begun")
+    terminal.type("\x1b")
+    text = terminal.until(lambda text: "■ bash" in text and "answering" not in text, "the end")
+    assert re.search(r"■ bash  stopped.*\n  │ 42 begun\n", text)
+
+
 def test_another_client_answers(daemon: Daemon, chat: Chat) -> None:
     """The answer of one chat closes the request in the other one, which shows the name of the person."""
     first, second = chat(), chat()

@@ -119,6 +119,8 @@ def test_page_keys_scroll_a_request(daemon: ChatDaemon, chat: OpenChat) -> None:
     daemon.wait_for_call("conversation.send")
     request_approval(daemon, 1, "\n".join(f"line {number}" for number in range(40)))
     terminal.sees("more (1-")
+    terminal.type("a")
+    terminal.sees("the rest of the request must be shown first")
     terminal.type("draft")
     terminal.sees("> draft")
     for _ in range(5):

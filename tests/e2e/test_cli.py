@@ -119,6 +119,19 @@ def test_a_closed_pipe(shared_daemon: Daemon) -> None:
     assert "Exception" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments", [["journal", "read"], ["send", "--output-format", "stream-json", "default", "hello"]]
+)
+def test_the_code_of_a_closed_pipe(shared_daemon: Daemon, arguments: list[str]) -> None:
+    """A reader that closed the pipe is no failure: it has a code of its own."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "kheishctl", "--home", str(shared_daemon.home), *arguments]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (exit_codes.PIPE_CLOSED, b"")
+
+
 def test_the_daemon_is_killed_while_a_script_waits(daemon: Daemon) -> None:
     """The restarted daemon answers the waiting script, and the input is accepted once."""
     command = [*CTL, "--home", str(daemon.home), "send", "default", "/slow 20 50\nhello"]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from kheishctl.cli import App
-from kheishctl.client import NoDaemon
+from kheishctl.client import NoDaemon, RequestRefused
 from kheishctl.json_stream import JsonStream
 
 
@@ -36,3 +36,12 @@ def test_the_last_line_has_the_exit_code(capsys: pytest.CaptureFixture[str]) -> 
     result, error = map(json.loads, capsys.readouterr().out.splitlines())
     assert (result["exit_code"], result["result"]) == (0, {"status": "completed"})
     assert (error["exit_code"], error["error"]["data"]) == (3, {"reason": "no_daemon"})
+
+
+def test_an_error_has_the_hint_of_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """A refusal names the command that helps, as with ``--json``."""
+    app = App(None, None, as_json=True)
+    refused = RequestRefused({"code": 1404, "message": "no", "data": {"reason": "route_not_found"}})
+    JsonStream(app).end_with_failure(refused)
+    (line,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert line["error"]["data"]["hint"] == "kheishctl route list"

@@ -12,6 +12,7 @@ from msgspec.structs import fields
 from kheishctl.options import COMPLETIONS, Amount, Name, SchemaFile, make_contract
 from protocol.events.event import EventPublished
 from protocol.rpc.catalogue import METHODS
+from tests.support.ctl import Ctl
 
 
 def test_a_file_is_read(tmp_path: Path) -> None:
@@ -75,3 +76,9 @@ def test_an_empty_name_is_refused(text: str) -> None:
     with pytest.raises(click.UsageError, match="it is empty"):
         Name().convert(text, None, None)
     assert Name().convert("ann", None, None) == "ann"
+
+
+def test_a_limit_that_is_no_number(ctl: Ctl) -> None:
+    """The message about a limit says that it is a whole number, or names the range."""
+    assert "'x' is not a valid whole number." in ctl("run", "list", "--limit", "x").err
+    assert "0 is not in the range" in ctl("run", "list", "--limit", "0").err

@@ -34,6 +34,15 @@ class Asked:
         return {"rows": self._rows}
 
 
+def test_empty_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty answer is explained; each choice takes one line of the terminal."""
+    monkeypatch.setenv("COLUMNS", "40")
+    app = Asked(monkeypatch, "", "2")
+    assert pick(app, "agent", [("anna", "x" * 80), ("ben", "reads")]) == "ben"  # type: ignore[arg-type]
+    assert "Type a number, a name or a part of a line; Ctrl-C leaves." in app.notes
+    assert max(map(len, app.notes[:2])) == 40
+
+
 CHOICES = [("anna", "writes"), ("ben", "reads"), ("2", "a number as a name")]
 
 
@@ -104,6 +113,8 @@ def test_without_a_daemon(ctl: Ctl) -> None:
 
 
 def test_in_a_script(ctl: Ctl) -> None:
-    """Without a terminal nothing is asked: a missing name is a usage error."""
-    done = ctl("route", "show")
-    assert (done.code, "Missing argument 'ROUTE'" in done.err) == (2, True)
+    """Without a terminal nothing is asked: a missing name is a usage error that names the list."""
+    for noun in ("route", "run"):
+        done = ctl(noun, "show")
+        assert (done.code, f"Missing argument '{noun.upper()}'" in done.err) == (2, True)
+        assert f"kheishctl --home {ctl.home} {noun} list" in done.err

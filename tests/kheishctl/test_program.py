@@ -1,5 +1,6 @@
 """The program: its commands, its streams and its end."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +42,13 @@ def test_output_that_cannot_be_written() -> None:
     assert (full.returncode, "No space left" in full.stderr) == (exit_codes.FAILED, True)
     assert "Traceback" not in full.stderr
     assert run('exec "$@" >/dev/full 2>/dev/full', "--help").returncode == exit_codes.FAILED
-    assert run('"$@" | true', "completion", "bash").stderr == ""
+    for arguments in (["completion", "bash"], ["--help"]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        command = [sys.executable, "-m", "kheishctl", *arguments]
+        closed = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=60, check=False)
+        os.close(writer)
+        assert (closed.returncode, closed.stderr) == (exit_codes.PIPE_CLOSED, b"")
 
 
 def test_an_unexpected_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,6 +84,10 @@ class FakeOwner:
         self._has_acted.set()
         return self.is_running
 
+    def note(self, text: str, style: str = "dim") -> None:
+        """Record a note."""
+        self.acts.append(text)
+
     def cancel_line(self) -> bool:
         """Abandon the line for an approval."""
         had_line, self.has_line = self.has_line, False

@@ -291,7 +291,8 @@ def decide(cron: Cron, now_ms: int) -> CronDecision | None:
             row = replace(row, outcome="deferred", reason="quiet_hours", note=note)
             return CronDecision(row, fires=False, next_due_ms=following, deferred_until_ms=until_ms)
         if not defers and (is_quiet_now or quiet.contains(timetable, due)):
-            row = replace(row, outcome="skipped", reason="quiet_hours", note="it was in quiet hours")
+            note = f"it was in quiet hours ({cron.quiet_start} to {cron.quiet_end})"
+            row = replace(row, outcome="skipped", reason="quiet_hours", note=note)
             return CronDecision(row, fires=False, next_due_ms=following)
     return CronDecision(row, fires=True, next_due_ms=following)
 
@@ -341,3 +342,35 @@ def status_after_failure(cron: Cron, failures: int) -> tuple[CronStatus | None, 
     if failures < MAX_CRON_FAILURES or cron.status != "active":
         return None, ""
     return "disabled", f"{failures} firings in a row failed"
+
+
+# Sentences.
+
+
+def describe_entry(cron: Cron) -> str:
+    """Return the status and the schedule of an entry as a sentence."""
+    note = f": {cron.note}" if cron.note else ""
+    return f"the entry is {cron.status}{note}; it is due by '{cron.schedule}' in {cron.timezone}"
+
+
+def describe_occurrence(row: Occurrence) -> str:
+    """Return an occurrence as a sentence without its time."""
+    match row.outcome:
+        case "running" | "completed" | "failed" | "cancelled" | "interrupted":
+            text = f"it fired as {row.run_id}, which "
+            text += "has not ended" if row.outcome == LIVE else f"is {row.outcome}"
+            text += f" ({row.note})" if row.outcome == "failed" and row.note else ""
+            if row.reason == "late":
+                text += f"; it was {format_span(row.at_ms - row.due_ms)} late"
+            elif row.reason == "manual":
+                text += "; a client fired it"
+        case "refused":
+            text = f"it could not fire ({row.reason}): {row.note}"
+            text += "; a client fired it" if row.manual else ""
+        case _:
+            text = f"it was {row.outcome}" + (f", because {row.note}" if row.note else "")
+    if row.missed:
+        more = "at least " if row.missed == MAX_COUNTED_MISSES else ""
+        times = "due time was" if row.missed == 1 else "due times were"
+        text += f"; {more}{row.missed} earlier {times} missed"
+    return text

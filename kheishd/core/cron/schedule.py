@@ -255,7 +255,10 @@ class QuietHours(Value, frozen=True):
     def contains(self, timetable: Timetable, at_ms: int) -> bool:
         """Whether a time is in the quiet hours."""
         local = local_time(timetable, at_ms)
-        minute = local.hour * 60 + local.minute
+        return self.has_minute(local.hour * 60 + local.minute)
+
+    def has_minute(self, minute: int) -> bool:
+        """Whether a minute of the day is in the quiet hours."""
         if self.start < self.end:
             return self.start <= minute < self.end
         return minute >= self.start or minute < self.end
@@ -281,11 +284,23 @@ def parse_quiet(start: str | None, end: str | None) -> QuietHours | None:
         return None
     if start is None or end is None:
         name = "quiet_start" if start is None else "quiet_end"
-        raise ScheduleError(name, "quiet hours have both a start and an end")
+        raise ScheduleError(name, f"quiet hours have both a start and an end; '{name}' is missing")
     hours = QuietHours(parse_clock(start, "quiet_start"), parse_clock(end, "quiet_end"))
     if hours.start == hours.end:
         raise ScheduleError("quiet_end", "quiet hours that start and end at the same time are empty")
     return hours
+
+
+def require_audible(timetable: Timetable, quiet: QuietHours | None, policy: str) -> None:
+    """Reject an expression that is due only in quiet hours, if these skip it. Errors: ScheduleError."""
+    if quiet is None or policy != "skip" or timetable.kind != "cron":
+        return
+    from cronsim import CronSim
+
+    rules = CronSim(timetable.expression, local_time(timetable, 0))
+    if all(quiet.has_minute(hour * 60 + minute) for hour in rules.hours for minute in rules.minutes):
+        text = "the schedule is due only in the quiet hours, so that it would never fire"
+        raise ScheduleError("quiet_start", f"{text}; change one of them, or let quiet hours defer it")
 
 
 # Preview.

@@ -71,7 +71,7 @@ def get_definition(call: Call, params: DefinitionRef) -> Definition:
     """Show an agent. Errors: AgentNotFound, also for one that the caller's token does not cover."""
     agent = call.runtime.definitions.get(params.name)
     if agent is None or not call.caller.may_read_agent(params.name):
-        raise _not_found(params.name)
+        raise _not_found(call, params.name)
     with call.state.read() as store:
         return _with_warnings(store, call, agent)
 
@@ -82,10 +82,9 @@ def _with_warnings(store: Snapshot, call: Call, agent: Definition) -> Definition
     return replace(agent, warnings=warnings.get(agent.name, []))
 
 
-def _not_found(name: str) -> AgentNotFound:
-    return AgentNotFound(
-        f"there is no agent '{name}'; definition.list names the agents", field="$.params.name"
-    )
+def _not_found(call: Call, name: str) -> AgentNotFound:
+    names = ", ".join(sorted(filter(call.caller.may_read_agent, call.runtime.definitions))[:8]) or "none"
+    return AgentNotFound(f"there is no agent '{name}'; the agents are: {names}", field="$.params.name")
 
 
 # Change.
@@ -152,7 +151,7 @@ def delete_definition(tx: Transaction, call: Call, params: DefinitionDelete) -> 
         if agent is not None and agent.source == "built_in":
             text = f"the agent '{params.name}' is built in; a file or a stored definition replaces it"
             raise DefinitionReadOnly(text, field="$.params.name")
-        raise _not_found(params.name)
+        raise _not_found(call, params.name)
     writer = StreamWriter(tx, DAEMON_STREAM, origin=origin_of(call))
     writer.append(DefinitionDeleted(name=params.name))
     writer.write()

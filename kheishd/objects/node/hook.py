@@ -45,8 +45,10 @@ from protocol.objects.hook import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from kheishd.kernel.hook import ToolKind
     from kheishd.store.environment import Transaction
     from protocol.objects.hook import HookEvent
+    from protocol.transcript import InputOrigin
 
 SAMPLE_SUBJECTS = {
     "config_change": "reload",
@@ -56,10 +58,12 @@ SAMPLE_SUBJECTS = {
 }
 """Subjects of events that concern neither a tool nor an agent."""
 
+_ORIGINS: list[InputOrigin] = ["person"]
+_KIND: ToolKind = "execute"
 _RUN = {
     "agent": "default",
     "sender": "user",
-    "origins": ["user"],
+    "origins": _ORIGINS,
     "prompt": "Clean up the build directory.",
     "route": "main",
     "workspace": "/home/user/project",
@@ -68,9 +72,9 @@ _RUN = {
 _CALL = {
     "agent": "default",
     "sender": "user",
-    "origins": ["user"],
+    "origins": _ORIGINS,
     "tool": "bash",
-    "kind": "command",
+    "kind": _KIND,
     "call_id": "call_1",
     "arguments": {"command": "rm -rf build"},
     "workspace": "/home/user/project",

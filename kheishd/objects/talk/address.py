@@ -107,6 +107,8 @@ def find_binding(store: Snapshot, call: Call, agent: str | None, sender: str) ->
     # The store cannot look up a name that no agent can have: a zero byte separates the parts of a key.
     possible = re.fullmatch(ID_PATTERN, agent) is not None
     binding = store.get(CONVERSATIONS, agent, sender) if possible else None
+    if binding is None and agent not in call.runtime.definitions:
+        raise ConversationNotFound(f"there is no agent '{agent}'; definition.list names the agents")
     if binding is None:
         raise ConversationNotFound(f"'{agent}' and '{sender}' have no conversation; send something first")
     return agent, binding

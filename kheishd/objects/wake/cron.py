@@ -21,6 +21,7 @@ from kheishd.core.cron.schedule import (
     format_local,
     next_after,
     parse_schedule,
+    require_audible,
 )
 from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.objects.pages import PageTokens, page_of
@@ -59,10 +60,9 @@ from protocol.events.cron import (
     CronSettled,
     CronUpdated,
 )
-from protocol.journal.line import decode_event
+from protocol.journal.line import decode_envelope, decode_event
 from protocol.limits.cron import (
     DEFAULT_UPCOMING,
-    MAX_COUNTED_MISSES,
     MAX_CRON_FILE_BYTES,
     MAX_CRONS,
     MAX_OCCURRENCE_NOTE_BYTES,
@@ -85,6 +85,7 @@ from protocol.objects.cron import (
     CronRef,
     CronUpdate,
     CronView,
+    DueRange,
     Occurrence,
 )
 from protocol.objects.run import ENDED
@@ -94,6 +95,7 @@ from protocol.text import truncate
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from kheishd.core.cron.schedule import Timetable
     from kheishd.kernel.runtime import Runtime
     from kheishd.records.writer import Origin
     from kheishd.store.environment import Snapshot, Transaction
@@ -196,8 +198,7 @@ def explain(call: Call, params: CronExplain) -> CronExplanation:
         cron = find_cron(store, call, params.cron_id)
         occurrences = list(cron.recent)
         if params.at_ms is not None:
-            near = _find_occurrence(store, cron, params.at_ms)
-            occurrences = [near] if near is not None else []
+            occurrences = _find_occurrences(store, cron, params.at_ms)
         runs = {row.run_id: store.get(RUNS, row.run_id) for row in occurrences if row.run_id is not None}
     occurrences = [
         replace(row, note=f"{run.error.reason}: {run.error.message}")
@@ -207,17 +208,18 @@ def explain(call: Call, params: CronExplain) -> CronExplanation:
         else row
         for row in occurrences
     ]
-    lines = [_describe_entry(cron)]
+    lines = [entry.describe_entry(cron)]
     try:
         timetable = entry.timetable_of(cron)
     except ScheduleError as error:
         lines.append(error.message)
         return CronExplanation(cron_id=cron.cron_id, lines=lines, occurrences=occurrences, upcoming=[])
     if params.at_ms is not None:
-        lines += _explain_time(cron, params.at_ms, call.now_ms, occurrences)
+        with call.state.read() as store:
+            lines += _explain_time(store, cron, params.at_ms, call.now_ms, occurrences)
     else:
         lines += [
-            f"{format_local(timetable, row.due_ms)}: {_describe_occurrence(row)}"
+            f"{format_local(timetable, row.due_ms)}: {entry.describe_occurrence(row)}"
             for row in reversed(occurrences)
         ]
         if not occurrences:
@@ -230,87 +232,108 @@ def explain(call: Call, params: CronExplain) -> CronExplanation:
     )
 
 
-def _find_occurrence(store: Snapshot, cron: Cron, at_ms: int) -> Occurrence | None:
-    """Return the newest decision about the due time at a time, to the minute; older ones from the journal."""
+def _find_span(at_ms: int) -> DueRange:
+    """Return the due times that a time stands for: those of its minute, or of its second if it has one."""
+    size_ms = 1_000 if at_ms % 60_000 >= 1_000 else 60_000
+    start_ms = at_ms - at_ms % size_ms
+    return DueRange(start_ms, start_ms + size_ms - 1)
+
+
+def _find_occurrences(store: Snapshot, cron: Cron, at_ms: int) -> list[Occurrence]:
+    """Return the decisions about the due times at a time, the oldest first, at most MAX_EXPLAINED.
+
+    Older decisions come from the journal.
+    """
+    span = _find_span(at_ms)
 
     def covers(row: Occurrence) -> bool:
         first_ms = row.due_ms if row.since_ms is None else row.since_ms
-        return first_ms - 60_000 < at_ms < row.due_ms + 60_000
+        return first_ms <= span.end_ms and span.start_ms <= row.due_ms
 
-    row = next((row for row in reversed(cron.recent) if covers(row)), None)
-    if row is not None or not cron.recent or at_ms >= cron.recent[0].due_ms:
-        return row
-    for examined, (_, line) in enumerate(store.entries(stream_of(cron.cron_id), reverse=True)):
-        event = decode_event(line)
-        if isinstance(event, CronOccurred) and covers(event.occurrence):
+    rows = {(row.due_ms, row.manual): row for row in cron.recent if covers(row)}
+    if cron.recent and span.start_ms < cron.recent[0].due_ms:
+        for _, event in _read_events(store, cron):
+            if not isinstance(event, CronOccurred) or not covers(event.occurrence):
+                continue
             run = store.get(RUNS, event.occurrence.run_id) if event.occurrence.run_id else None
             outcome = run.status if run is not None and run.status in ENDED else event.occurrence.outcome
-            return replace(event.occurrence, outcome=outcome)
-        if examined >= MAX_EXAMINED_EVENTS:
-            break
-    return None
+            row = replace(event.occurrence, outcome=outcome)
+            # The newest decision about a due time counts.
+            rows.setdefault((row.due_ms, row.manual), row)
+            if len(rows) >= MAX_EXPLAINED:
+                break
+    return sorted(rows.values(), key=lambda row: row.due_ms)[-MAX_EXPLAINED:]
 
+
+def _read_events(store: Snapshot, cron: Cron) -> Iterator[tuple[int, Any]]:
+    """Yield the newest events of an entry with their times, the newest first."""
+    for _, line in islice(store.entries(stream_of(cron.cron_id), reverse=True), MAX_EXAMINED_EVENTS):
+        yield decode_envelope(line).at_ms, decode_event(line)
+
+
+def _describe_inactivity(store: Snapshot, cron: Cron, timetable: Timetable, at_ms: int) -> str:
+    """Return why an entry decided nothing at a time: its status then; empty if it was active."""
+    until_ms = None
+    for event_ms, event in _read_events(store, cron):
+        if event_ms > at_ms:
+            if isinstance(event, CronResumed):
+                until_ms = event_ms
+            continue
+        if isinstance(event, (CronResumed, CronCreated)):
+            return ""
+        status = "paused" if isinstance(event, CronPaused) else getattr(event, "status", None)
+        if status is None:
+            continue
+        text = f"it was {status} from {format_local(timetable, event_ms)}"
+        text += " on" if until_ms is None else f" to {format_local(timetable, until_ms)}"
+        note = getattr(event, "note", "")
+        return text + (f": {note}" if note else "")
+    return ""
+
+
+MAX_EXPLAINED = 32
+"""The occurrences that one explanation lists."""
 
 MAX_EXAMINED_EVENTS = 2_000
 """The events of an entry that one explanation reads, some 20 µs each."""
 
 
-def _describe_entry(cron: Cron) -> str:
-    note = f": {cron.note}" if cron.note else ""
-    return f"the entry is {cron.status}{note}; it is due by '{cron.schedule}' in {cron.timezone}"
-
-
-def _describe_occurrence(row: Occurrence) -> str:
-    """Return an occurrence as a sentence without its time."""
-    match row.outcome:
-        case "running" | "completed" | "failed" | "cancelled" | "interrupted":
-            text = f"it fired as {row.run_id}, which "
-            text += "has not ended" if row.outcome == entry.LIVE else f"is {row.outcome}"
-            text += f" ({row.note})" if row.outcome == "failed" and row.note else ""
-            if row.reason == "late":
-                text += f"; it was {entry.format_span(row.at_ms - row.due_ms)} late"
-            elif row.reason == "manual":
-                text += "; a client fired it"
-        case "refused":
-            text = f"it could not fire ({row.reason}): {row.note}"
-            text += "; a client fired it" if row.manual else ""
-        case _:
-            text = f"it was {row.outcome}" + (f", because {row.note}" if row.note else "")
-    if row.missed:
-        more = "at least " if row.missed == MAX_COUNTED_MISSES else ""
-        times = "due time was" if row.missed == 1 else "due times were"
-        text += f"; {more}{row.missed} earlier {times} missed"
-    return text
-
-
-def _explain_time(cron: Cron, at_ms: int, now_ms: int, occurrences: list[Occurrence]) -> list[str]:
+def _explain_time(
+    store: Snapshot, cron: Cron, at_ms: int, now_ms: int, occurrences: list[Occurrence]
+) -> list[str]:
     timetable, quiet = entry.timetable_of(cron), entry.quiet_of(cron)
     local = format_local(timetable, at_ms)
-    if occurrences:
-        row = occurrences[0]
-        lines = []
-        if row.since_ms is not None and at_ms < row.due_ms - 60_000:
-            lines.append(
-                f"{local}: it was missed; the next decision was about {format_local(timetable, row.due_ms)}:"
-            )
-        return [*lines, f"{format_local(timetable, row.due_ms)}: {_describe_occurrence(row)}"]
-    due = next_after(timetable, at_ms - 60_000)
-    if due is None or due >= at_ms + 60_000:
+    span = _find_span(at_ms)
+    due = next_after(timetable, span.start_ms - 1)
+    is_due = due is not None and due <= span.end_ms
+    # A row that covers a range of missed due times tells nothing about a time between two of them.
+    if occurrences and (is_due or occurrences[0].due_ms <= span.end_ms):
+        lines = [
+            f"{format_local(timetable, row.due_ms)}: {entry.describe_occurrence(row)}" for row in occurrences
+        ]
+        if occurrences[0].due_ms > span.end_ms:
+            next_local = format_local(timetable, occurrences[0].due_ms)
+            lines.insert(0, f"{local}: it was missed; the next decision was about {next_local}:")
+        return lines
+    if due is None or due > span.end_ms:
         text = f"{local}: the schedule is not due then"
         if due is not None:
             firing = describe_firing(timetable, due, quiet, cron.quiet)
             text += f"; the next due time after it is {firing.local}"
         return [text]
-    if at_ms < cron.created_at_ms:
+    local = format_local(timetable, due)
+    if due < cron.created_at_ms:
         return [f"{local}: the entry did not exist yet"]
-    if at_ms > now_ms:
+    if due > now_ms:
         if cron.status != "active":
             return [f"{local}: it will not fire, because the entry is {cron.status}"]
         note = describe_firing(timetable, due, quiet, cron.quiet).note
         return [f"{local}: it is due then" + (f" ({note})" if note else "")]
+    inactivity = _describe_inactivity(store, cron, timetable, due)
+    if inactivity:
+        return [f"{local}: {inactivity}"]
     return [
-        f"{local}: nothing was decided about it: the entry was paused, changed or had another schedule, or "
-        "the clock was set; the events of the entry tell"
+        f"{local}: nothing was decided about it: the entry had another schedule then, or the clock was set"
     ]
 
 
@@ -365,7 +388,7 @@ def require_valid(
     """Require a schedule that can be followed; return its first due time. Errors: CronInvalid."""
     try:
         timetable = parse_schedule(properties.schedule, properties.timezone, now_ms)
-        entry.quiet_of(properties)
+        require_audible(timetable, entry.quiet_of(properties), properties.quiet)
         due = next_after(timetable, now_ms)
         if due is None:
             raise ScheduleError("schedule", "the time has passed; choose a later one")
@@ -432,7 +455,8 @@ def update_cron(
         due = require_valid(changed, tx.now_ms)
     else:
         try:
-            entry.quiet_of(changed)
+            timetable = parse_schedule(changed.schedule, changed.timezone, cron.anchor_ms)
+            require_audible(timetable, entry.quiet_of(changed), changed.quiet)
         except ScheduleError as error:
             raise CronInvalid(error.message, field=f"$.params.{error.field}") from None
         due = cron.next_due_ms

@@ -47,7 +47,7 @@ from protocol.objects.permission import CallFacts, Verdict
 from protocol.text import truncate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from kheishd.core.permissions.claims import Claim
     from kheishd.core.permissions.judge import HookOpinion
@@ -60,6 +60,15 @@ if TYPE_CHECKING:
     from protocol.transcript import ToolCall
 
 MAX_LISTED_TOOLS = 40
+
+
+def list_names(names: Sequence[str]) -> str:
+    """Return the names of the tools as a sentence, with the number of those that are left out."""
+    if not names:
+        return "There are no tools."
+    count = len(names) - MAX_LISTED_TOOLS
+    more = f", and {count} more" if count > 0 else ""
+    return f"The tools are: {', '.join(names[:MAX_LISTED_TOOLS])}{more}."
 
 
 class CallJudge:
@@ -98,9 +107,9 @@ class CallJudge:
             text = f"These arguments cannot be used: {tool_call.invalid}. Nothing was run."
             return _reject(call, tool, text)
         if tool is None:
-            names = sorted(self.offered)[:MAX_LISTED_TOOLS]
-            listed = f"The tools are: {', '.join(names)}." if names else "There are no tools."
-            return _reject(call, None, f"There is no tool '{call.tool}'. {listed}")
+            problem = self.hooks.explain_missing(self.context, call.tool)
+            parts = [f"There is no tool '{call.tool}'.", problem, list_names(sorted(self.offered))]
+            return _reject(call, None, " ".join(filter(None, parts)))
         try:
             arguments = self.validate(tool, tool_call.arguments)
             invocation = Invocation(self.context, call.call_id, tool, arguments)

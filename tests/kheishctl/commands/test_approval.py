@@ -103,6 +103,15 @@ def test_all_approvals_of_a_run_or_session(ctl: Ctl, sender: str, verb: str, sta
     read_answer(ctl, first)
 
 
+@pytest.mark.parametrize("verb", ["list", "allow-all", "deny-all"])
+def test_nothing_is_pending(ctl: Ctl, sender: str, verb: str) -> None:
+    """In a pipe, standard output stays empty, and a note says that nothing is pending."""
+    session_id = ctl.json("send", "default", "hello", "--as", sender)["session_id"]
+    done = ctl("approval", verb, "--session", session_id)
+    assert (done.code, done.out, done.err) == (0, "", "No approvals are pending.\n")
+    assert ctl("approval", verb, "--session", session_id, "--json").err == ""
+
+
 def test_all_approvals_are_resolved_run_by_run(ctl: Ctl, sender: str) -> None:
     """Without a filter, every run with pending approvals is resolved by a request of its own."""
     runs = {waits(ctl, f"{sender}-{name}", writes("a.txt", "b.txt")) for name in ("x", "y")}

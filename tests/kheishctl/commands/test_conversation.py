@@ -37,6 +37,14 @@ def test_show_conversation_not_found(ctl: Ctl, sender: str) -> None:
     assert sender in done.err
 
 
+def test_history_of_no_agent(ctl: Ctl) -> None:
+    """A name that no agent has is reported as such, because a message could not be sent to it."""
+    done = ctl("conversation", "history", "nope")
+    assert done.code == 1
+    assert "there is no agent 'nope'; 'kheishctl" in done.err
+    assert "send something" not in done.err
+
+
 def test_history(ctl: Ctl, sender: str, session_id: str) -> None:
     """Messages are printed oldest first, from either end of the history."""
     assert [row[1] for row in ctl("conversation", "history", "--as", sender).rows] == ["user", "assistant"]

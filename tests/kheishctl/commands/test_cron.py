@@ -1,6 +1,8 @@
 """``kheishctl cron``."""
 
-from kheishctl.commands.cron import COLUMNS
+import re
+
+from kheishctl.commands.cron import COLUMNS, format_cron
 from kheishctl.render.layout import Display
 from tests.support.ctl import Ctl
 
@@ -42,8 +44,29 @@ def test_bad_arguments_are_named(ctl: Ctl) -> None:
     assert (done.code, "put the schedule and the prompt in quotes" in done.err) == (2, True)
     done = ctl("cron", "create", "0 9 * * mo-fr", "x")
     assert "the day-of-week 'mo-fr' is invalid: it is 0-7, or sun mon" in done.err
+    done = ctl("cron", "create", "0 9 * * mon-fri")
+    assert (done.code, "pass either PROMPT, the task in quotes, or --skill NAME" in done.err) == (2, True)
+    done = ctl("cron", "create", "@daily", "x", "--quiet-from", "22:00")
+    assert (done.code, "quiet hours need both --quiet-from and --quiet-until" in done.err) == (2, True)
+    done = ctl("cron", "update", "x", "--agent", "default")
+    assert (done.code, "pass either --prompt TEXT or --skill NAME" in done.err) == (2, True)
+    assert "The cron entry." in ctl("cron", "show", "--help").out
     done = ctl("cron", "create", "* * *", "x")
     assert (done.code, "3 fields" in done.err) == (1, True)
+
+
+def test_a_terminal_shows_due_times_in_the_zone_of_the_entry() -> None:
+    """On a terminal the due times are in the zone of the next firings; a pipe has UTC and wire names."""
+    cron = {
+        "timezone": "Asia/Tokyo",
+        "status": "active",
+        "next_due_ms": 86_400_000,
+        "recent": [{"due_ms": 0, "outcome": "skipped"}],
+    }
+    text = format_cron(cron, Display(width=100, color=False, now_ms=0))
+    assert re.search(r"^next due +1970-01-02 09:00:00\+09:00 \(", text, re.MULTILINE)
+    assert re.search(r"^1970-01-01 09:00:00\+09:00 +skipped", text, re.MULTILINE)
+    assert "next_due_ms\t1970-01-02" in format_cron(cron, Display(width=None, color=False, now_ms=0))
 
 
 def test_the_list_shows_the_time_of_a_deferred_firing() -> None:

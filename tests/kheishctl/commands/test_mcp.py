@@ -60,6 +60,8 @@ def test_put_without_dashes(ctl: Ctl) -> None:
     assert done.code == 2
     assert "No such option '-y'." in done.err
     assert "kheishctl mcp put SERVER -- PROGRAM ARGUMENTS" in done.err
+    text = ctl("mcp", "put", "Bad Name", "npx").err
+    assert ("server: expected 1-32 characters" in text, "$.params" in text) == (True, False)
     text = ctl("mcp", "put", "files", "--settings", '{"command": "npx -y some-package"}').err
     assert '["npx", "-y", "some-package"]' in text
 
@@ -93,6 +95,15 @@ def test_resources_and_prompts(servers: Ctl) -> None:
 def test_restart(servers: Ctl) -> None:
     """A restart shows the new state."""
     assert ["state", "ready"] in servers("mcp", "restart", "toy").rows
+
+
+def test_put_names_the_next_step(servers: Ctl) -> None:
+    """The server is not connected yet: a note names the list, and its command can be copied."""
+    done = servers("mcp", "put", "away", "--", "no-such-program", "-y", "a b")
+    assert ["command", "no-such-program -y 'a b'"] in done.rows
+    assert f"its state: kheishctl --home {servers.home} mcp list" in done.err
+    assert "no-such-program -y 'a b'" in servers("mcp", "show", "away").out
+    assert servers("mcp", "delete", "away").code == 0
 
 
 def test_put_and_delete(servers: Ctl) -> None:

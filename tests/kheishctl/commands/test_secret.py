@@ -73,11 +73,24 @@ def test_put_usage(ctl: Ctl, arguments: list[str], stdin: str | bytes) -> None:
     assert ctl("secret", "put", *arguments, stdin=stdin).code == exit_codes.USAGE
 
 
+def test_show_is_list(ctl: Ctl) -> None:
+    """There is no command that shows a slot; the message names the list."""
+    assert "Did you mean 'kheishctl secret list'?" in ctl("secret", "show").err
+
+
+def test_rotate_takes_no_slot(ctl: Ctl) -> None:
+    """The message about a slot names the command that replaces its value."""
+    done = ctl("secret", "rotate", "openai")
+    assert done.code == exit_codes.USAGE
+    assert "rotate replaces the master key; to replace a value: kheishctl" in done.err
+    assert "secret put openai --stdin" in done.err
+
+
 def test_rotate(ctl: Ctl) -> None:
     """The number of slots and the file are printed, and no key."""
     ctl.json("secret", "put", "ctl-e", "--stdin", stdin=VALUE)
     done = ctl("secret", "rotate")
-    assert (done.code, "sealed 1 slots by the new key in " in done.out) == (0, True)
+    assert (done.code, "sealed 1 slot by the new key in " in done.out) == (0, True)
     assert (ctl.home / "master.key").read_text().strip() not in done.out
 
 

@@ -106,13 +106,13 @@ def test_a_key_from_the_standard_input(ctl: Ctl) -> None:
 def test_missing_options(ctl: Ctl) -> None:
     """Without a terminal, the message names the option that is needed."""
     for arguments, option in (
-        ([], "--preset"),
-        (["--preset", "ollama"], "--model"),
+        ([], "--preset is needed: one of anthropic, openai, google, azure"),
+        (["--preset", "ollama"], "--model is needed: the provider's name of a model, such as qwen3"),
         (["--preset", "openai", "--model", "m", "--slot", "nothing"], "--key-stdin or --auth-ref"),
         (["--preset", "other", "--model", "m", "--skip", "key"], "--base-url"),
     ):
         done = ctl("setup", *arguments)
-        assert (done.code, option in done.err) == (2, True)
+        assert (done.code, option in " ".join(done.err.split())) == (2, True)
 
 
 def test_skipped_steps(ctl: Ctl) -> None:
@@ -125,10 +125,12 @@ def test_on_a_terminal(ctl: Ctl) -> None:
     """A person picks a provider, and answers a question for each step."""
     command = [sys.executable, "-m", "kheishctl", "--home", str(ctl.home), "setup", "--route", "picked"]
     with Terminal(command, {}, columns=120) as terminal:
+        terminal.sees("gemini      Gemini models, by Google's API with OpenAI's protocol")
         terminal.sees("Number or name")
+        terminal.say("")
+        terminal.sees("There is no default: type a number or a name of the list.")
         terminal.say("stand-in")
-        terminal.sees("Model:")
-        terminal.say("m")
+        # The stand-in has no model to choose.
         terminal.sees("Name of your first agent")
         terminal.say("helper")
         terminal.sees("Its instructions")
@@ -147,6 +149,8 @@ def test_only_the_wrong_answer_is_asked_for_again(ctl: Ctl) -> None:
         terminal.sees("There is no provider 'othr'")
         terminal.say("other")
         terminal.sees("Model:")
+        terminal.say("")
+        terminal.sees("There is no default: the provider's name of a model, such as qwen3.")
         terminal.say("m")
         terminal.sees("URL of the API:")
         terminal.say("nonsense")

@@ -24,4 +24,5 @@ def test_a_restore() -> None:
     """Each file has a line with what happened to it."""
     files = [{"path": "a", "action": "written"}, {"path": "b", "action": "unsaved", "problem": "too large"}]
     assert format_restored({"files": files}, PLAIN) == "a: restored\nb: not restored (too large)"
+    assert format_restored({"kind": "redo", "files": files[:1]}, PLAIN) == "a: redone"
     assert format_restored({"files": []}, PLAIN) == "no files were changed"

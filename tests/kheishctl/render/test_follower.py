@@ -29,7 +29,7 @@ from kheishctl.render.changes import (
     StartedInput,
     SteerText,
 )
-from kheishctl.render.follower import FOLLOW_UP_NOTES, StreamFollower
+from kheishctl.render.follower import FOLLOW_UP_NOTES, StreamFollower, list_failures
 from protocol.contract import FollowUp
 
 RUN, ITEM = "run_1", "itm_1"
@@ -531,3 +531,10 @@ def test_any_deltas_show_the_answer_once(text: str, cuts: list[tuple[int, int]])
         assert text.startswith(listener.said)
     listener.message(text)
     assert listener.said == text
+
+
+def test_failures_of_a_message() -> None:
+    """Of the results in a message of the history, the failed ones are listed."""
+    result: dict[str, Any] = {"kind": "tool_result", "call_id": "c", "name": "edit_file", "text": "no match"}
+    items = [{"kind": "text", "text": "x"}, result, result | {"is_error": True}]
+    assert list_failures({"items": items}) == [CallEnd("c", "edit_file", "", "failed", "no match")]

@@ -61,6 +61,8 @@ def test_a_full_daemon_fits_a_small_terminal() -> None:
     assert "\x1b" not in "".join(lines)
     assert any("more runs" in line for line in lines)
     assert "… and 196 more servers" in lines
+    five = [{"cron_id": f"cron_{number}", "next_due_ms": number} for number in range(5)]
+    assert "… and 1 more timer" in format_top(sample_of(crons=five), None, "age", SMALL, ROWS).split("\n")
 
 
 @pytest.mark.parametrize("sort", SORT_KEYS)

@@ -141,7 +141,7 @@ def test_commands(daemon: Daemon, sender: str) -> None:
             ("/model another", "the model is now another"),
             ("/model", "the model is another, on route offline"),
             ("/agent", "the agent is default"),
-            ("/agent nosuch", "no agent"),
+            ("/agent nosuch", "there is no agent 'nosuch'; the agents are: "),
             ("/cost", "no cost: the route has no prices"),
             ("/context", "the context of the last answer"),
             ("/permissions", "daemon: "),

@@ -103,13 +103,21 @@ Body = Callable[[ConversationClient, RecordingListener], Awaitable[None]]
 
 
 def run(
-    path: Path, sender: str, body: Body, *, agent: str | None = None, fresh: bool = False
+    path: Path,
+    sender: str,
+    body: Body,
+    *,
+    agent: str | None = None,
+    fresh: bool = False,
+    directory: str | None = None,
 ) -> RecordingListener:
     """Run a body with a client that stays connected and delivers its outbox."""
 
     async def main() -> RecordingListener:
         listener = RecordingListener()
-        conversation = ConversationClient(str(path), agent, sender, listener, fresh=fresh)
+        conversation = ConversationClient(
+            str(path), agent, sender, listener, fresh=fresh, directory=directory
+        )
         work = [
             asyncio.ensure_future(conversation.stay_connected()),
             asyncio.ensure_future(conversation.deliver()),
@@ -160,6 +168,35 @@ def test_new_conversation(daemon: Daemon, sender: str) -> None:
     assert listener.inputs == ["hello"]
     assert listener.answers.endswith("You say: “hello”")
     assert listener.count(MessageEnd) == 1
+
+
+def test_directory_in_which_no_agent_may_work(daemon: Daemon, sender: str) -> None:
+    """A new conversation that works elsewhere than its person says why."""
+
+    async def body(conversation: ConversationClient, listener: RecordingListener) -> None:
+        await listener.wait_for("not in /: ")
+        assert conversation.workspace not in (None, "/")
+
+    run(daemon.socket, sender, body, directory="/")
+
+
+def test_resumed_session(daemon: Daemon, sender: str) -> None:
+    """The last messages of a resumed session are shown when the call returns."""
+
+    async def body(conversation: ConversationClient, listener: RecordingListener) -> None:
+        await listener.wait_for("started 0")
+        conversation.send("first")
+        await listener.until(lambda: listener.count(RunEnd) == 1)
+        session_id = conversation.session_id
+        assert session_id is not None
+        await conversation.call("conversation.reset", conversation.address())
+        conversation.send("second")
+        await listener.until(lambda: listener.count(RunEnd) == 2)
+        await conversation.resume(session_id)
+        assert listener.history[0] == "first"
+        await conversation.resume(session_id)
+
+    run(daemon.socket, sender, body)
 
 
 def test_existing_conversation(daemon: Daemon, sender: str) -> None:

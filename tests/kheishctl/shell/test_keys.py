@@ -73,6 +73,8 @@ def test_interrupt(key: str, text: str, interrupts: int) -> None:
         owner.keyboard.send_text("more\r")
         assert await line == text
         assert owner.interrupts == interrupts
+        # Without an answer to stop, Ctrl-C names the key that leaves.
+        assert owner.acts == (["Ctrl-D leaves"] if key == "\x03" else [])
 
     run_prompt(body)
 
@@ -322,6 +324,13 @@ def editor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.delenv("VISUAL", raising=False)
     monkeypatch.setenv("EDITOR", str(path))
     return path
+
+
+def test_no_editor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an editor in the environment, none is started."""
+    monkeypatch.delenv("EDITOR")
+    with pytest.raises(ValueError, match="EDITOR is not set"):
+        edit_text("text")
 
 
 def test_edit() -> None:

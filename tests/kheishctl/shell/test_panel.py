@@ -102,7 +102,15 @@ def test_long_request() -> None:
         pending.press(" ")
     last_page = draw(pending, rows=12)
     assert last_page[-3] == f"{BAR}line 99"
-    assert "(92-100 of 100 lines)" in last_page[-2]
+    assert "b back (92-100 of 100 lines)" in last_page[-2]
+    assert "more" not in last_page[-2]
+
+
+def test_words_are_not_broken() -> None:
+    """A line is folded at its blanks, and nothing of it is removed."""
+    head = "in /srv/shop, in a sandbox, connecting only to hosts that rules allow:"
+    lines = draw(make_pending(make_command(f"{head}\nls")), columns=len(head) + len(BAR) - 1)
+    assert lines[1:4] == [f"{BAR}{head.removesuffix('allow:')}", f"{BAR}allow:", f"{BAR}ls"]
 
 
 def test_whole_command_is_visible() -> None:
@@ -225,4 +233,4 @@ def test_keys_in_a_low_terminal() -> None:
         pending.press(" ")
         lines = draw(pending, columns=44, rows=6)
     assert lines[1:4] == [f"{BAR}f", f"{BAR}g", f"{BAR}h"]
-    assert lines[4:] == ["space more (6-8 of 8 lines)  a r s allow", "d D deny  e edit  A X all"]
+    assert lines[4:] == ["b back (6-8 of 8 lines)  a r s allow", "d D deny  e edit  A X all"]

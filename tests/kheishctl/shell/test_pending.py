@@ -8,6 +8,7 @@ from kheishctl.contract import Json
 from kheishctl.shell.pending import (
     GRACE_SECONDS,
     KEYS,
+    UNREAD_KEYS,
     EditInput,
     LineEntry,
     PendingRequests,
@@ -241,7 +242,7 @@ def test_next_request_starts_at_its_first_line() -> None:
     assert viewer.pending.offset == 0
 
 
-@pytest.mark.parametrize("key", ["a", "r", "s", "A"])
+@pytest.mark.parametrize("key", UNREAD_KEYS)
 def test_an_approval_is_allowed_only_after_its_end_was_shown(key: str) -> None:
     """The keys that allow have no effect before the last line was on the screen; going back is fine then."""
     viewer = Viewer()
@@ -249,6 +250,7 @@ def test_an_approval_is_allowed_only_after_its_end_was_shown(key: str) -> None:
     viewer.pending.add(make_approval(1))
     viewer.look()
     assert viewer.press(key) == ()
+    assert viewer.pending.must_be_read
     for _ in range(2):
         viewer.press(" ")
         viewer.look()

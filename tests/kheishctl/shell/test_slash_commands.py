@@ -22,6 +22,7 @@ from kheishctl.shell.slash_commands import (
     UnknownCommand,
     escape,
     format_help,
+    format_keys,
     parse,
     unescape,
 )
@@ -62,6 +63,11 @@ class FakeChat:
     def address(self) -> Json:
         """Return the params that name the conversation."""
         return {"agent": self.agent, "sender": self.sender}
+
+    async def resume(self, session_id: str) -> None:
+        """Resume a session, whose replay is a line of the output."""
+        await self.call("conversation.resume", self.address() | {"session_id": session_id})
+        self.output.append(f"replay of {session_id}")
 
     def send(self, text: str) -> None:
         """Record a message."""
@@ -458,13 +464,21 @@ def test_route() -> None:
 
 
 def test_model() -> None:
-    """The command shows or changes the model of an existing session."""
+    """The command shows the model and the route of an existing session by their names, or changes them."""
     chat = FakeChat()
+    chat.results["route.get"] = {"model": "r"}
+    chat.results["daemon.status"] = {"default_route": "main"}
+    chat.run("model")
+    chat.results["definition.get"] = {"route": "claude", "model": "a"}
+    chat.run("model")
+    chat.results["session.get"] = {"route": "gpt"}
     chat.run("model")
     chat.results["session.get"] = {"route": "gpt", "model": "m"}
     chat.run("model")
     assert chat.output == [
-        "the model is that of the route, on the agent's route; /route lists the routes",
+        "the model is r, on route main; /route lists the routes",
+        "the model is a, on route claude; /route lists the routes",
+        "the model is r, on route gpt; /route lists the routes",
         "the model is m, on route gpt; /route lists the routes",
     ]
     chat.run("model n")
@@ -535,10 +549,11 @@ def test_route_and_model_before_the_first_message() -> None:
     """Without a session, they are kept for the first message, and shown; an unknown route is refused."""
     chat = FakeChat()
     chat.session_id = None
+    chat.results["route.get"] = {"model": "tiny"}
     for line in ("model", "route local", "model small", "model"):
         chat.run(line)
     assert chat.output == [
-        "the model is that of the route, on the agent's route; /route lists the routes",
+        "the model is tiny, on route offline; /route lists the routes",
         "the route is local, from the first message on",
         "the model is small, from the first message on",
         "the model is small, on route local; /route lists the routes",
@@ -712,6 +727,14 @@ def test_expand() -> None:
     usage = "usage: /expand [NUMBER]; 1 is the last text of which a part was shown"
     none = "there is no such text; Ctrl-O shows the whole conversation"
     assert chat.output == ["expand 1", "expand 2", "expand 3", none, usage, usage, "transcript"]
+
+
+def test_help_ends_with_the_commands() -> None:
+    """The keys come first and the commands last, so that a small screen shows commands."""
+    keys, commands = format_help(80).split("\n\n")
+    assert keys == format_keys(80)
+    assert "/help" in keys.split("\n")[-1]
+    assert commands.startswith("  /help ")
 
 
 def test_help_has_the_keys_of_the_chat() -> None:

@@ -91,6 +91,17 @@ def test_call_result() -> None:
     assert format_result(make_result("upended", "x")) == "· bash  upended · make\n"
 
 
+def test_stopped_call_keeps_its_output() -> None:
+    """The last lines of the output of a call that is stopped stay on the screen."""
+    calls = make_calls()
+    calls.show(make_start())
+    output = "".join(f"tick {number}\n" for number in range(1, 9))
+    calls.show(CallOutput(make_start().call_id, output, True))
+    end = CallEnd(make_start().call_id, "bash", "make", "stopped", "it was stopped")
+    lines = "".join(f"{BAR}tick {number}\n" for number in range(4, 9))
+    assert calls.show(end) == f"■ bash  stopped · make\n{lines}"
+
+
 def test_every_outcome_has_a_row() -> None:
     """The table of results covers every outcome of a call in the contract."""
     assert RESULTS.keys() == set(get_args(CallOutcome))

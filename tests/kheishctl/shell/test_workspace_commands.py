@@ -111,7 +111,7 @@ def test_rewind() -> None:
         ("conversation.resume", chat.address() | {"session_id": "ses_2"}),
         ("checkpoint.restore", since | {"check": True}),
     ]
-    assert chat.output[-3] == "a: changed since"
+    assert chat.output[-4:-2] == ["replay of ses_2", "a: changed since"]
     assert chat.output[-1] == "'/rewind files' restores the files"
     chat.run("rewind files")
     assert chat.calls[-1] == ("checkpoint.restore", since | {"force": False})

@@ -234,6 +234,21 @@ async def test_resources_of_a_server_that_fails() -> None:
     assert (outcome.is_error, outcome.text) == (True, "the MCP server 'files': it is away")
 
 
+async def test_a_missing_tool_of_a_server_that_is_down(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The model learns that the tool's server is down, unless the session may not use the server."""
+    pool = FakePool(spec_of("broken"), SECRET, states={"broken": "failed", "secret": "failed"})
+    pool.tools = ()
+    async with serving(tmp_path, pool) as desk:
+        result = await call(desk, "mcp__broken__x")
+    problem = "The MCP server 'broken' cannot be used: it is failed."
+    assert result.text == f"There is no tool 'mcp__broken__x'. {problem} There are no tools."
+    hooks = CompositeHook((ServerTools(holder_of(pool)),))
+    scoped = replace(run_context(), bounds=Bounds(CapabilityScope(mcp=["broken"])))
+    assert hooks.explain_missing(scoped, "mcp__broken__x") == problem
+    assert hooks.explain_missing(scoped, "mcp__secret__x") is None
+    assert hooks.explain_missing(scoped, "bash") is None
+
+
 def test_resource_tools_need_a_server_with_resources() -> None:
     """The tools for resources exist while a server has some, and are offered if the session may use it."""
     hooks, pool = hooks_with_resources()

@@ -431,7 +431,7 @@ async def test_a_login_by_a_code() -> None:
         ({"code": {**DEVICE, "verification_uri": "https://bank.example:port/"}}, "is no address"),
         ({PLACE[1:]: METADATA}, "offers no login by a code"),
         ({PLACE[1:]: {**DEVICE_METADATA, "device_authorization_endpoint": "https://[x/"}}, "is no address"),
-        ({PLACE[1:]: {**DEVICE_METADATA, "extra": float("nan")}}, "offers no login by a code"),
+        ({PLACE[1:]: {**DEVICE_METADATA, "extra": msgspec.Raw(b"NaN")}}, "offers no login by a code"),
     ],
 )
 async def test_a_code_that_leads_nowhere(documents: dict[str, Any], problem: str) -> None:

@@ -21,7 +21,7 @@ from kheishd.workers.cron import CronWorker
 from protocol.events.cron import CronReported
 from protocol.events.run import InputReceived
 from protocol.limits.cron import MAX_CRON_FAILURES, RETRY_MS
-from protocol.objects.cron import Cron, CronChange, CronCreate, CronFire, Occurrence
+from protocol.objects.cron import Cron, CronChange, CronCreate, CronExplain, CronFire, Occurrence
 from protocol.objects.wake import WakeTarget
 from tests.support.clocks import SetClock
 from tests.support.desk import Desk, Gate, Scripted, copy_at_commits, fails, open_desk, working
@@ -201,6 +201,11 @@ async def test_quiet_hours_skip_or_defer(
         await house.create(schedule, quiet=quiet, quiet_start="22:00", quiet_end="07:00")
         await house.desk.until(lambda: bool(house.rows()))
         assert house.rows() in ([("deferred", "quiet_hours")], [("skipped", "quiet_hours")])
+        assert (
+            quiet == "defer"
+            or schedule.startswith("at")
+            or "(22:00 to 07:00)" in house.entry().recent[0].note
+        )
         await house.desk.until(lambda: house.rows() == rows)
         row = house.entry().recent[-1]
         if rows == [("completed", "")]:
@@ -418,7 +423,7 @@ async def test_a_client_fires_an_entry_now(tmp_path: Path, autojump_clock: Any) 
     """It fires beside the schedule, which stays as it is; the overlap policy applies."""
     gate = Gate()
     async with cron_house(tmp_path, Scripted([gate])) as house:
-        created = await house.create(quiet_start="00:00", quiet_end="12:00")
+        created = await house.create("0 9,13 * * *", quiet_start="00:00", quiet_end="12:00")
         fired: Occurrence = await house.desk.do(handlers.fire, CronFire(cron_id="tidy"))
         assert (fired.outcome, fired.reason) == ("running", "manual")
         await gate.reached.wait()
@@ -427,6 +432,30 @@ async def test_a_client_fires_an_entry_now(tmp_path: Path, autojump_clock: Any) 
         assert house.entry().next_due_ms == created.next_due_ms
         gate.opened.set()
         await house.desk.until(lambda: house.entry().recent[0].outcome == "completed")
+
+
+async def test_a_pause_is_explained_with_its_times(tmp_path: Path, autojump_clock: Any) -> None:
+    """A due time that passed during a pause is explained by the pause: its begin, its end and its note."""
+    async with cron_house(tmp_path, start="2026-12-01T08:00+01:00") as house:
+        await house.create()
+        house.clock.set(ms("2026-12-01T08:30:05+01:00"))
+        await house.desk.do(handlers.pause, CronChange(cron_id="tidy", note="holiday"))
+
+        def explain(text: str) -> str:
+            params = CronExplain(cron_id="tidy", at_ms=ms(text))
+            return str(handlers.explain.answer(house.desk.call(), params).lines[-1])
+
+        await house.wake_at("2026-12-01T09:30:07+01:00")
+        assert explain("2026-12-01T09:00+01:00") == (
+            "2026-12-01 09:00:00+01:00: it was paused from 2026-12-01 08:30:05+01:00 on: holiday"
+        )
+        await house.desk.do(handlers.resume, CronChange(cron_id="tidy"))
+        await house.wake_at("2026-12-03T08:00+01:00")
+        await house.desk.do(handlers.pause, CronChange(cron_id="tidy"))
+        assert explain("2026-12-01T09:00+01:00") == (
+            "2026-12-01 09:00:00+01:00: it was paused from 2026-12-01 08:30:05+01:00 "
+            "to 2026-12-01 09:30:07+01:00: holiday"
+        )
 
 
 ROW = """[[cron]]

@@ -8,6 +8,7 @@ from typing import Any, get_args
 import pytest
 
 from kheishd.core.workspace import Workspaces
+from kheishd.kernel.hook import ToolKind
 from kheishd.kernel.lifecycle import HookSpec, HookSubject
 from kheishd.objects.node.hook import SAMPLE_PAYLOADS
 from protocol.errors.hook import (
@@ -19,6 +20,7 @@ from protocol.errors.hook import (
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.token import ScopeMissing, ScopeWouldWiden
 from protocol.objects.hook import HookEvent
+from protocol.transcript import InputOrigin
 from tests.support.hooked import answer_hook, shell_hook
 from tests.support.household import Household, household, pages, refusal_of
 
@@ -166,12 +168,21 @@ async def test_hook_test_ok(node: Household) -> None:
     sample = trial["payload"]["payload"]
     assert (sample["tool"], sample["kind"], sample["arguments"]) == (
         "ba",
-        "command",
+        "execute",
         {"command": "rm -rf build"},
     )
     trial = await node.call("hook.test", name="broken")
     assert (trial["problem"], trial["exit_code"]) == ("it ended with exit code 1: broken", 1)
     assert await pages(node.client, "hook.dead_letters", "dead_letters", state="any") == []
+
+
+def test_samples_have_real_values() -> None:
+    """A sample's origins and kind of tool are values that real events have."""
+    for event, payload in SAMPLE_PAYLOADS.items():
+        origins = payload.get("origins", [])
+        assert isinstance(origins, list)
+        assert set(origins) <= set(get_args(InputOrigin)), event
+        assert payload.get("kind", "read") in get_args(ToolKind), event
 
 
 def test_samples_are_documented() -> None:

@@ -25,8 +25,9 @@ from protocol.errors.definition import AgentForbidden, AgentNotFound
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.session import InputTooLarge, SessionNotFound
 from protocol.errors.skill import SkillNotFound
-from protocol.events.cron import CronCreated
+from protocol.events.cron import CronCreated, CronOccurred
 from protocol.limits.wake import MAX_WAKE_PROMPT_BYTES
+from protocol.objects.cron import Occurrence
 from protocol.objects.run import RunError
 from protocol.objects.wake import WakeTarget
 from tests.support.household import Household, household, pages, refusal_of
@@ -93,6 +94,7 @@ async def test_cron_create_cron_exists(idle: Household) -> None:
         ({"timezone": "Mars/Base"}, "timezone"),
         ({"quiet_start": "22:00"}, "quiet_end"),
         ({"quiet_start": "25:00", "quiet_end": "07:00"}, "quiet_start"),
+        ({"quiet_start": "08:00", "quiet_end": "10:00"}, "quiet_start"),
     ],
 )
 async def test_cron_create_cron_invalid(idle: Household, params: Any, field: str) -> None:
@@ -436,6 +438,52 @@ async def test_cron_explain_ok(idle: Household) -> None:
     await idle.call("cron.pause", cron_id="tidy", note="holiday")
     assert "it will not fire, because the entry is paused" in await lines(due)
     assert "the entry is paused: holiday" in (await idle.call("cron.explain", cron_id="tidy"))["lines"][0]
+
+
+async def test_cron_explain_names_the_firing_of_a_second(
+    idle: Household, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A time with seconds is explained by its own firing, and a minute by all of its firings."""
+    await create(idle, schedule="*/5 * * * * *", overlap="parallel")
+    start_ms = (await idle.call("cron.get", cron_id="tidy"))["created_at_ms"] // 60_000 * 60_000 - 600_000
+
+    def decide(tx: Transaction) -> None:
+        stored = tx.need(CRONS, "tidy")
+        for second in range(0, 120, 5):
+            row = Occurrence(
+                due_ms=start_ms + second * 1_000,
+                at_ms=tx.now_ms,
+                outcome="skipped",
+                reason="overlap",
+                note=f"second {second}",
+            )
+            cron._append(tx, CronOccurred(cron_id="tidy", occurrence=row, next_due_ms=stored.next_due_ms))
+
+    await idle.state.update(decide)
+
+    async def lines(second: int) -> list[str]:
+        at_ms = start_ms + second * 1_000
+        return list((await idle.call("cron.explain", cron_id="tidy", at_ms=at_ms))["lines"][1:])
+
+    async def require_lines() -> None:
+        (line,) = await lines(50)
+        assert line.endswith(":50+01:00: it was skipped, because second 50")
+        (line,) = await lines(52)
+        assert "the schedule is not due then; the next due time after it is" in line
+        assert [line.partition("second ")[2] for line in await lines(60)] == [
+            str(second) for second in range(60, 120, 5)
+        ]
+
+    await require_lines()
+
+    def forget(tx: Transaction) -> None:
+        stored = tx.need(CRONS, "tidy")
+        tx.put(CRONS, "tidy", value=replace(stored, recent=stored.recent[-3:]))
+
+    await idle.state.update(forget)
+    await require_lines()
+    monkeypatch.setattr(cron, "MAX_EXPLAINED", 2)
+    assert len(await lines(0)) == 2
 
 
 async def test_cron_explain_names_the_error_of_a_run(idle: Household) -> None:

@@ -24,6 +24,7 @@ from kheishd.store.blobs import read_blob
 from kheishd.store.commit import Group
 from kheishd.store.environment import Snapshot
 from kheishd.store.tables import SESSIONS
+from kheishd.workers.runs.judge import MAX_LISTED_TOOLS, list_names
 from protocol.events.approval import ApprovalRequested
 from protocol.events.call import ToolCalled, ToolObserved, ToolReturned
 from protocol.events.question import QuestionAsked
@@ -203,6 +204,14 @@ async def test_a_decided_outcome_mentions_a_changed_input(tmp_path: Path, autoju
 
 
 # Failures.
+
+
+def test_a_long_list_of_tools_states_the_rest() -> None:
+    """The list of tools that the model reads says how many names it leaves out."""
+    names = [f"t{number:02}" for number in range(MAX_LISTED_TOOLS + 2)]
+    assert list_names(names).endswith(", t39, and 2 more.")
+    assert list_names(names[:-2]).endswith(", t39.")
+    assert list_names([]) == "There are no tools."
 
 
 @pytest.mark.parametrize(
