@@ -14,15 +14,14 @@ from kheishctl.render.agent import format_tree
 from kheishctl.render.claims import format_claim
 from kheishctl.render.daemon import format_daemon_status
 from kheishctl.render.layout import wrap
-from kheishctl.shell.session_commands import SessionCommands, find_model
-from kheishctl.shell.workspace_commands import WorkspaceCommands
+from kheishctl.shell.session_commands import ConversationHandle, NoteView, SessionCommands, find_model
+from kheishctl.shell.workspace_commands import WorkspaceCommands, WorkTarget, WorkView
 from protocol.structs import Value
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from kheishctl.contract import Json
-    from kheishctl.render.layout import Display
     from kheishctl.shell.answers import AnswerSender
     from kheishctl.shell.pending import PendingRequest
 
@@ -109,30 +108,8 @@ class CommandRow(Value, frozen=True):
     in_background: bool = False
 
 
-class CommandTarget(Protocol):
+class CommandTarget(WorkTarget, ConversationHandle, Protocol):
     """The conversation that commands change."""
-
-    @property
-    def session_id(self) -> str | None:
-        """The current session; None before the first message."""
-        ...
-
-    @property
-    def workspace(self) -> str | None:
-        """The directory of the conversation's next run, as far as it is known."""
-        ...
-
-    async def move(self, path: str) -> None:
-        """Let the conversation work in a directory from now on. Errors: RequestRefused, ConnectionLost."""
-        ...
-
-    async def resume(self, session_id: str) -> None:
-        """Continue an earlier session. Errors: RequestRefused, ConnectionLost."""
-        ...
-
-    def address(self) -> Json:
-        """Return the params that name the conversation."""
-        ...
 
     def preset(self, **properties: Any) -> None:
         """Set properties of the session that the first message will start."""
@@ -152,29 +129,9 @@ class CommandTarget(Protocol):
         """Remove a message from the outbox; False if the daemon may have accepted it already."""
         ...
 
-    def switch_sender(self, sender: str, agent: str | None = None) -> bool:
-        """Continue as another sender, or with another agent; False while messages are unsent."""
-        ...
 
-    def send(self, text: str) -> None:
-        """Put a message into the outbox."""
-        ...
-
-    async def call(self, method: str, params: Json | None = None) -> Any:
-        """Call a method of the daemon. Errors: RequestRefused, ConnectionLost."""
-        ...
-
-
-class CommandView(Protocol):
+class CommandView(WorkView, NoteView, Protocol):
     """The display of the chat."""
-
-    def note(self, text: str, style: str = "dim") -> None:
-        """Show a note."""
-        ...
-
-    def print(self, text: str) -> None:
-        """Show finished text."""
-        ...
 
     def print_messages(self, messages: list[Json]) -> None:
         """Show messages of the history, oldest first."""
@@ -188,17 +145,9 @@ class CommandView(Protocol):
         """Show a call in doubt."""
         ...
 
-    def display(self) -> Display:
-        """Return the current properties of the terminal."""
-        ...
-
     @property
     def keys(self) -> Sequence[tuple[str, str]]:
         """The keys of the chat, each with its meaning."""
-        ...
-
-    def copy(self, text: str) -> None:
-        """Put a text into the clipboard of the terminal."""
         ...
 
     def interrupt(self) -> bool:
@@ -228,10 +177,6 @@ class CommandView(Protocol):
 
     def leave(self) -> None:
         """End the chat."""
-        ...
-
-    def edit_text(self, text: str) -> None:
-        """Put a text into the prompt, unless the person has typed meanwhile."""
         ...
 
 

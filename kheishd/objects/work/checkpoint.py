@@ -216,7 +216,7 @@ class _Selection(Value, frozen=True):
 
     @property
     def note(self) -> str:
-        """What the checkpoints do not cover."""
+        """The changes that the checkpoints do not cover."""
         return "; ".join(dict.fromkeys(record.note for record in self.records if record.note))
 
 
